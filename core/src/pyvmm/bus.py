@@ -1,0 +1,177 @@
+"""An ordered map from address ranges to devices: one for port I/O, one for MMIO."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import Final
+
+from pyvmm.errors import PyvmmError
+
+log = logging.getLogger(__name__)
+
+ADDRESS_SPACE_END: Final = 1 << 64
+
+
+class BusError(PyvmmError):
+    """A range cannot be put on a bus."""
+
+
+class DeviceOverlap(BusError):
+    """A range overlaps one that is already on the bus."""
+
+
+class BusDevice:
+    """A device that answers accesses to a range of ports or of physical addresses.
+
+    The handlers are called on the thread of the vCPU that made the access, and never two at a time for one
+    device: the bus holds the device's lock.
+    """
+
+    name: str = "device"
+
+    def read(self, offset: int, data: memoryview) -> None:
+        """Answer a read of ``len(data)`` bytes (1, 2, 4 or 8) at ``offset`` from the range's start.
+
+        ``data`` is writable and holds all ones: what is left alone reads as if nobody answered.
+        """
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Take a write of ``len(data)`` bytes (1, 2, 4 or 8) at ``offset`` from the range's start.
+
+        ``data`` is read-only and valid during the call only.
+        """
+
+    def interrupt(self, irq_mask: int) -> None:
+        """Raise the device's interrupt for the causes in ``irq_mask`` (the device's own bits)."""
+
+
+@dataclass(frozen=True, order=True)
+class BusRange:
+    """``size`` addresses from ``base`` on."""
+
+    base: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """The first address behind the range."""
+        return self.base + self.size
+
+    def __contains__(self, address: object) -> bool:
+        return isinstance(address, int) and self.base <= address < self.end
+
+    def overlaps(self, other: BusRange) -> bool:
+        """Whether the two ranges have an address in common."""
+        return self.base < other.end and other.base < self.end
+
+    def __str__(self) -> str:
+        return f"{self.base:#x}..{self.end - 1:#x}"
+
+
+class _Slot:
+    """One device on a bus: its range, its lock, and whether it failed."""
+
+    __slots__ = ("base", "device", "end", "failed", "lock")
+
+    def __init__(self, range_: BusRange, device: BusDevice) -> None:
+        self.base = range_.base
+        self.end = range_.end
+        self.device = device
+        self.lock = threading.Lock()
+        self.failed = False
+
+
+class Bus:
+    """Devices by address.
+
+    An access that nobody claims, or that straddles the end of a range, reads all ones and writes nothing, as
+    on a PC. A device whose handler raises is logged once, with its name and the traceback, marked failed, and
+    answers all ones from then on.
+    """
+
+    def __init__(self, name: str, end: int = ADDRESS_SPACE_END) -> None:
+        self.name = name
+        self.end = end
+        self._bases: list[int] = []
+        self._slots: list[_Slot] = []
+
+    def insert(self, device: BusDevice, base: int, size: int) -> BusRange:
+        """Put ``device`` at ``size`` addresses from ``base`` on.
+
+        Raises :class:`BusError` for an empty range or one that does not fit the address space and
+        :class:`DeviceOverlap` where another device is.
+        """
+        range_ = BusRange(base, size)
+        if size <= 0:
+            raise BusError(f"{device.name}: a range on the {self.name} bus needs a size above 0, not {size}")
+        if base < 0 or range_.end > self.end:
+            raise BusError(f"{device.name}: {range_} is outside the {self.name} bus, which ends at {self.end - 1:#x}")
+        at = bisect_right(self._bases, base)
+        for neighbour in self._slots[max(at - 1, 0) : at + 1]:
+            if range_.overlaps(BusRange(neighbour.base, neighbour.end - neighbour.base)):
+                raise DeviceOverlap(
+                    f"{device.name}: {range_} on the {self.name} bus overlaps {neighbour.device.name} at "
+                    f"{neighbour.base:#x}..{neighbour.end - 1:#x}"
+                )
+        # vCPU threads look up without a lock: the slots grow first, so an index is never past their end.
+        slots, bases = self._slots.copy(), self._bases.copy()
+        slots.insert(at, _Slot(range_, device))
+        bases.insert(at, base)
+        self._slots, self._bases = slots, bases
+        return range_
+
+    def devices(self) -> list[tuple[BusRange, BusDevice]]:
+        """All ranges and their devices, by address."""
+        return [(BusRange(slot.base, slot.end - slot.base), slot.device) for slot in self._slots]
+
+    def device_at(self, address: int) -> BusDevice | None:
+        """The device that claims ``address``."""
+        slot = self._find(address, 1)
+        return slot.device if slot else None
+
+    def read(self, address: int, data: memoryview) -> bool:
+        """Fill ``data`` from the device at ``address``; whether one answered."""
+        data[:] = _ALL_ONES[: len(data)]
+        slot = self._find(address, len(data))
+        if slot is None or slot.failed:
+            return False
+        try:
+            with slot.lock:
+                slot.device.read(address - slot.base, data)
+        except Exception:
+            self._fail(slot, "read", address)
+            data[:] = _ALL_ONES[: len(data)]
+            return False
+        return True
+
+    def write(self, address: int, data: memoryview) -> bool:
+        """Hand ``data`` to the device at ``address``; whether one took it."""
+        slot = self._find(address, len(data))
+        if slot is None or slot.failed:
+            return False
+        try:
+            with slot.lock:
+                slot.device.write(address - slot.base, data)
+        except Exception:
+            self._fail(slot, "write", address)
+            return False
+        return True
+
+    def _find(self, address: int, size: int) -> _Slot | None:
+        at = bisect_right(self._bases, address) - 1
+        if at < 0:
+            return None
+        slot = self._slots[at]
+        return slot if address + size <= slot.end else None
+
+    def _fail(self, slot: _Slot, what: str, address: int) -> None:
+        slot.failed = True
+        log.exception(
+            "%s: %s at %#x on the %s bus failed; the device answers no more", slot.device.name, what, address, self.name
+        )
+
+
+_ALL_ONES: Final = b"\xff" * 4096

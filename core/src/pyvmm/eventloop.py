@@ -1,0 +1,195 @@
+"""The event loop that devices live on: one thread, epoll(7), callbacks that do not block."""
+
+from __future__ import annotations
+
+import logging
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from pyvmm.eventfd import EventFd
+
+log = logging.getLogger(__name__)
+
+READABLE: Final = select.EPOLLIN
+WRITABLE: Final = select.EPOLLOUT
+
+T = TypeVar("T")
+
+
+class _Call:
+    """A function that another thread wants run on the loop, and what came of it."""
+
+    __slots__ = ("done", "error", "function", "result")
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        self.function = function
+        self.result: object = None
+        self.error: BaseException | None = None
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        try:
+            self.result = self.function()
+        except BaseException as error:
+            self.error = error
+        self.done.set()
+
+
+class EventLoop:
+    """Calls a function when a file descriptor is ready.
+
+    All methods but :meth:`call`, :meth:`post` and :meth:`stop` belong to the loop's own thread: the one that is
+    in :meth:`run`, or any one before that.
+    """
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll(-1)
+        self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._posted: deque[Callable[[], object]] = deque()
+        self._wake = EventFd()
+        self._thread: int | None = None
+        self._stopping = False
+        self._closed = False
+        self._lock = threading.Lock()
+        self.add(self._wake.fd, self._run_posted)
+
+    def add(self, fd: int, callback: Callable[[int], None], events: int = READABLE) -> None:
+        """Call ``callback(ready)`` whenever ``fd`` is ready for one of ``events``, level-triggered.
+
+        ``ready`` has the bits of <sys/epoll.h>. A regular file raises :class:`PermissionError`: it is always
+        ready.
+        """
+        self._epoll.register(fd, events)
+        self._callbacks[fd] = callback
+
+    def modify(self, fd: int, events: int) -> None:
+        """Wait for other ``events``; 0 pauses the descriptor, but for hang-up and errors."""
+        self._epoll.modify(fd, events)
+
+    def remove(self, fd: int) -> None:
+        """Forget ``fd``, before it is closed; an fd that is not there is ignored."""
+        if self._callbacks.pop(fd, None) is not None:
+            try:
+                self._epoll.unregister(fd)
+            except OSError:
+                pass  # closed already: the kernel forgot it with the last reference
+
+    def post(self, function: Callable[[], object]) -> None:
+        """Run ``function`` on the loop's thread, soon. From any thread."""
+        self._posted.append(function)
+        self._wake.signal()
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run ``function`` on the loop's thread and return or raise what it does. From any thread.
+
+        Where no thread is in :meth:`run`, it runs at once, here.
+        """
+        with self._lock:
+            direct = self._thread is None or self._thread == threading.get_ident()
+            if not direct:
+                call = _Call(function)
+                self._posted.append(call.run)
+                self._wake.signal()
+        if direct:
+            return function()
+        call.done.wait()
+        if call.error is not None:
+            raise call.error
+        return call.result  # type: ignore[return-value]
+
+    def run(self) -> None:
+        """Serve until :meth:`stop`."""
+        with self._lock:
+            self._thread = threading.get_ident()
+        try:
+            while not self._stopping:
+                self.run_once()
+        finally:
+            with self._lock:
+                self._thread = None
+            self._run_posted()
+            self._stopping = False
+
+    def run_once(self, timeout: float | None = None) -> int:
+        """Wait up to ``timeout`` seconds (for ever when None) and serve what is ready; how many were."""
+        ready = self._epoll.poll(timeout)
+        for fd, events in ready:
+            callback = self._callbacks.get(fd)
+            if callback is not None:  # an earlier callback of this round may have removed it
+                callback(events)
+        return len(ready)
+
+    def stop(self) -> None:
+        """End :meth:`run` after the present round. From any thread and from a signal handler."""
+        self._stopping = True
+        self._wake.signal()
+
+    def close(self) -> None:
+        """Release the loop's descriptors, not those that were added."""
+        if not self._closed:
+            self._closed = True
+            self._epoll.close()
+            self._wake.close()
+
+    def _run_posted(self, _: int = 0) -> None:
+        self._wake.drain()
+        while self._posted:
+            self._posted.popleft()()
+
+
+class LoopScope:
+    """One device's share of an event loop: what it added goes when the scope is closed.
+
+    A callback that raises does not end the loop: ``on_error`` hears of it. After each callback ``after`` is
+    called, when given.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        on_error: Callable[[BaseException], None],
+        after: Callable[[], None] | None = None,
+    ) -> None:
+        self.loop = loop
+        self._on_error = on_error
+        self._after = after
+        self._fds: set[int] = set()
+
+    def add(self, fd: int, callback: Callable[[int], None], events: int = READABLE) -> None:
+        """As :meth:`EventLoop.add`."""
+
+        def guarded(ready: int) -> None:
+            self.guard(lambda: callback(ready))
+
+        self.loop.add(fd, guarded, events)
+        self._fds.add(fd)
+
+    def modify(self, fd: int, events: int) -> None:
+        """As :meth:`EventLoop.modify`."""
+        self.loop.modify(fd, events)
+
+    def remove(self, fd: int) -> None:
+        """As :meth:`EventLoop.remove`."""
+        self.loop.remove(fd)
+        self._fds.discard(fd)
+
+    def post(self, function: Callable[[], object]) -> None:
+        """As :meth:`EventLoop.post`."""
+        self.loop.post(lambda: self.guard(function))
+
+    def guard(self, function: Callable[[], object]) -> None:
+        """Run ``function`` as a callback of this scope is run."""
+        try:
+            function()
+            if self._after is not None:
+                self._after()
+        except Exception as error:
+            self._on_error(error)
+
+    def close(self) -> None:
+        """Remove everything that was added."""
+        for fd in list(self._fds):
+            self.remove(fd)

@@ -1,0 +1,191 @@
+"""The guest's physical memory: a memfd, mapped here and in whatever process serves a device."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import struct
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from pyvmm._native import ffi
+from pyvmm.errors import HostError
+
+GuestAddress: TypeAlias = int
+"""A guest-physical address, in bytes from 0."""
+
+PAGE_SIZE: Final = 4096
+
+_MAP_NORESERVE: Final = 0x4000  # <asm-generic/mman.h>; the mmap module names it from Python 3.13 on
+_U16, _U32, _U64 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<Q")
+
+
+class GuestMemoryError(Exception):
+    """An access that is not inside one region of guest memory."""
+
+    def __init__(self, address: GuestAddress, length: int) -> None:
+        super().__init__(f"no guest memory at {address:#x}, {length:#x} bytes")
+        self.address = address
+        self.length = length
+
+
+@dataclass(frozen=True)
+class GuestRegion:
+    """``size`` bytes of guest memory from ``base`` on, found at ``offset`` in the memfd.
+
+    ``base``, ``size`` and ``offset`` are in bytes and multiples of 4 KiB.
+    """
+
+    base: GuestAddress
+    size: int
+    offset: int
+
+    @property
+    def end(self) -> GuestAddress:
+        """The first address behind the region."""
+        return self.base + self.size
+
+
+class GuestMemory:
+    """Guest memory in one memfd, one mapping a region.
+
+    Memory is reserved and not touched: a page costs the host nothing before the guest or a device writes it.
+    All numbers are little-endian. Every access is checked: it lies inside one region or raises
+    :class:`GuestMemoryError`.
+    """
+
+    def __init__(self, fd: int, regions: Sequence[GuestRegion]) -> None:
+        """Map ``regions`` of the memfd ``fd``, which becomes this object's to close."""
+        self.fd = fd
+        self.regions = tuple(sorted(regions, key=lambda region: region.base))
+        self._bases = [region.base for region in self.regions]
+        self._maps: list[mmap.mmap] = []
+        try:
+            for region in self.regions:
+                self._maps.append(
+                    mmap.mmap(fd, region.size, flags=mmap.MAP_SHARED | _MAP_NORESERVE, offset=region.offset)
+                )
+        except BaseException:
+            self.close()
+            raise
+        self._views = [memoryview(mapping) for mapping in self._maps]
+
+    @classmethod
+    def create(cls, ranges: Sequence[tuple[GuestAddress, int]]) -> GuestMemory:
+        """New memory, all zeros, at ``ranges`` of (base, size).
+
+        Raises :class:`HostError` where the host refuses so much memory.
+        """
+        regions = []
+        offset = 0
+        for base, size in ranges:
+            if size <= 0 or size % PAGE_SIZE or base % PAGE_SIZE:
+                raise ValueError(f"not a range of whole pages: {size:#x} bytes at {base:#x}")
+            regions.append(GuestRegion(base, size, offset))
+            offset += size
+        fd = os.memfd_create("guest-memory", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, offset)
+        except OSError as error:
+            os.close(fd)
+            raise HostError(f"memory: the host refuses {offset >> 20} MiB for the guest: {error.strerror}") from error
+        try:
+            return cls(fd, regions)
+        except OSError as error:
+            if error.errno == errno.ENOMEM:
+                message = f"memory: the host cannot map {offset >> 20} MiB for the guest; give a smaller --memory"
+                raise HostError(message) from error
+            raise
+
+    @property
+    def size(self) -> int:
+        """All regions' bytes."""
+        return sum(region.size for region in self.regions)
+
+    @property
+    def end(self) -> GuestAddress:
+        """The first address behind the last region."""
+        return self.regions[-1].end
+
+    def host_address(self, region: GuestRegion) -> int:
+        """Where ``region`` is mapped in this process, for the kernel and for native code."""
+        mapping = self._maps[self.regions.index(region)]
+        return int(ffi.cast("uintptr_t", ffi.from_buffer(mapping)))
+
+    def slice(self, address: GuestAddress, length: int) -> memoryview:
+        """A writable view of ``length`` bytes at ``address``; nothing is copied."""
+        at = bisect_right(self._bases, address) - 1
+        if at >= 0 and length >= 0:
+            region = self.regions[at]
+            offset = address - region.base
+            if offset + length <= region.size:
+                return self._views[at][offset : offset + length]
+        raise GuestMemoryError(address, length)
+
+    def contains(self, address: GuestAddress, length: int) -> bool:
+        """Whether ``length`` bytes at ``address`` lie inside one region."""
+        at = bisect_right(self._bases, address) - 1
+        return at >= 0 and 0 <= length <= self.regions[at].end - address
+
+    def read(self, address: GuestAddress, length: int) -> bytes:
+        """A copy of ``length`` bytes at ``address``."""
+        return bytes(self.slice(address, length))
+
+    def write(self, address: GuestAddress, data: bytes | bytearray | memoryview) -> None:
+        """Copy ``data`` to ``address``."""
+        self.slice(address, len(data))[:] = data
+
+    def read_u8(self, address: GuestAddress) -> int:
+        """The byte at ``address``."""
+        return self.slice(address, 1)[0]
+
+    def read_u16(self, address: GuestAddress) -> int:
+        """The 16-bit number at ``address``, which need not be aligned."""
+        return int(_U16.unpack(self.slice(address, 2))[0])
+
+    def read_u32(self, address: GuestAddress) -> int:
+        """The 32-bit number at ``address``, which need not be aligned."""
+        return int(_U32.unpack(self.slice(address, 4))[0])
+
+    def read_u64(self, address: GuestAddress) -> int:
+        """The 64-bit number at ``address``, which need not be aligned."""
+        return int(_U64.unpack(self.slice(address, 8))[0])
+
+    def write_u8(self, address: GuestAddress, value: int) -> None:
+        """Write ``value``, 0 to 2⁸−1."""
+        self.slice(address, 1)[0] = value
+
+    def write_u16(self, address: GuestAddress, value: int) -> None:
+        """Write ``value``, 0 to 2¹⁶−1."""
+        _U16.pack_into(self.slice(address, 2), 0, value)
+
+    def write_u32(self, address: GuestAddress, value: int) -> None:
+        """Write ``value``, 0 to 2³²−1."""
+        _U32.pack_into(self.slice(address, 4), 0, value)
+
+    def write_u64(self, address: GuestAddress, value: int) -> None:
+        """Write ``value``, 0 to 2⁶⁴−1."""
+        _U64.pack_into(self.slice(address, 8), 0, value)
+
+    def close(self) -> None:
+        """Unmap and close. A mapping that somebody still holds a slice of goes when the slice does."""
+        for view in getattr(self, "_views", []):
+            view.release()
+        for mapping in self._maps:
+            try:
+                mapping.close()
+            except BufferError:
+                pass
+        self._maps, self._views = [], []
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> GuestMemory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

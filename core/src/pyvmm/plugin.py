@@ -1,0 +1,57 @@
+"""What a plugin needs to offer devices: the hook marker and the records that its hooks return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import pluggy
+
+from pyvmm.bus import BusDevice
+from pyvmm.options import option
+from pyvmm.virtio.device import VirtioDevice
+
+__all__ = ["CmdlineRequest", "DeviceKind", "hookimpl", "option"]
+
+hookimpl = pluggy.HookimplMarker("pyvmm")
+"""Marks a function as the implementation of a hook of pyvmm."""
+
+O = TypeVar("O")  # noqa: E741 - the options' type, as the field writes it
+
+
+@dataclass(frozen=True)
+class CmdlineRequest(Generic[O]):
+    """What a kind is told when it may add to the kernel's command line."""
+
+    options: Sequence[O]
+    """The options of all devices of this kind, in the order that the guest finds them."""
+
+    user: str
+    """What the user gave with --cmdline."""
+
+    has_initrd: bool
+
+
+@dataclass(frozen=True)
+class DeviceKind(Generic[O]):
+    """One kind of device that a package offers: ``--device NAME:…``."""
+
+    name: str
+    """As on the command line: lower case letters, digits and ``-``."""
+
+    options: type[O]
+    """A frozen dataclass; its fields are made with :func:`option`."""
+
+    make: Callable[[O], BusDevice | VirtioDevice]
+    """Makes one device from its options; often the device's class. Raises :class:`PyvmmError` for what the user
+    can mend."""
+
+    help: str
+    """One line for ``--device help``."""
+
+    kernel_config: str = ""
+    """The CONFIG_ symbol of the driver that a guest needs, named when no driver came up."""
+
+    cmdline: Callable[[CmdlineRequest[Any]], str] | None = None
+    """What this kind's devices add to the kernel's command line, if anything."""

@@ -1,0 +1,107 @@
+"""The contract between a virtio device and whatever transport carries it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from pyvmm.device import DeviceContext
+from pyvmm.memory import GuestMemory
+from pyvmm.virtio.interrupt import Interrupt
+from pyvmm.virtio.queue import Queue
+
+
+class VirtioDevice:
+    """A virtio device, whatever the transport (virtio 1.2, section 2).
+
+    A device's life: made from its options; :meth:`attach`; then, as often as the driver wants, feature
+    negotiation, :meth:`activate`, :meth:`on_kick` and the device's own callbacks, :meth:`reset`; at last
+    :meth:`close`. All of it on the thread of ``context.loop``, one call at a time, so a device needs no locks
+    and must not block. An exception that leaves a method fails the device, not the machine: the driver sees
+    DEVICE_NEEDS_RESET and the log has the traceback.
+
+    A subclass sets ``device_type`` and ``queue_max_sizes``, usually ``device_features`` and ``config``, and
+    writes :meth:`on_kick`; the other methods have defaults that are right for most.
+    """
+
+    device_type: ClassVar[int]
+    """The device's virtio ID (virtio 1.2, section 5; <linux/virtio_ids.h>)."""
+
+    queue_max_sizes: Sequence[int] = ()
+    """For each queue, the largest size that the driver may choose: a power of two up to 32768."""
+
+    device_features: int = 0
+    """The device's own feature bits, as one number. The transport adds those of ring and transport."""
+
+    acked_features: int = 0
+    """What the driver accepted of all features, set during negotiation."""
+
+    config: bytes | bytearray = b""
+    """The device's configuration space, little-endian, as the driver reads it."""
+
+    context: DeviceContext
+    memory: GuestMemory
+    interrupt: Interrupt
+    queues: Sequence[Queue] = ()
+    """Set while the device is active. A queue that the driver did not enable is there, with ``ready`` false."""
+
+    @property
+    def name(self) -> str:
+        """The device's id in its machine."""
+        return self.context.name
+
+    def has_feature(self, bit: int) -> bool:
+        """Whether the driver accepted feature ``bit``."""
+        return bool(self.acked_features >> bit & 1)
+
+    def attach(self, context: DeviceContext) -> None:
+        """Take the place in the machine. Called once, before anything else."""
+        self.context = context
+
+    def features(self, page: int) -> int:
+        """Feature bits ``32 * page`` to ``32 * page + 31`` that the device offers."""
+        return self.device_features >> 32 * page & 0xFFFFFFFF
+
+    def ack_features(self, page: int, value: int) -> None:
+        """Take the driver's choice for one page of features; the transport lets only offered ones through."""
+        mask = 0xFFFFFFFF << 32 * page
+        self.acked_features = self.acked_features & ~mask | value << 32 * page
+
+    def read_config(self, offset: int, data: memoryview) -> None:
+        """Fill ``data`` (any length) from the configuration space; what is past its end reads as zeros."""
+        part = bytes(self.config[offset : offset + len(data)])
+        data[:] = part + bytes(len(data) - len(part))
+
+    def write_config(self, offset: int, data: memoryview) -> None:
+        """Take the driver's write to the configuration space. Ignored here: most fields are read-only."""
+
+    def activate(self, mem: GuestMemory, interrupt: Interrupt, queues: Sequence[Queue]) -> None:
+        """Start to serve: the driver has set DRIVER_OK. By default each ready queue's kick calls on_kick."""
+        self.memory = mem
+        self.interrupt = interrupt
+        self.queues = queues
+        for queue in queues:
+            if queue.ready:
+                self.context.loop.add(queue.event.fd, lambda _, queue=queue: self._kicked(queue))  # type: ignore[misc]
+
+    def on_kick(self, queue: Queue) -> None:
+        """The driver has (probably) put buffers into ``queue``. What is completed here is published on return."""
+        raise NotImplementedError(f"{type(self).__name__} has queues and no on_kick")
+
+    def reset(self) -> bool:
+        """Stop: no access to guest memory after the return. Whether it could; then activate may come again.
+
+        A subclass that has I/O in flight waits for it or cancels it first, then calls this.
+        """
+        for queue in self.queues:
+            self.context.loop.remove(queue.event.fd)
+        self.queues = ()
+        self.acked_features = 0
+        return True
+
+    def close(self) -> None:
+        """Release what the device holds of the host. The last call, after a reset."""
+
+    def _kicked(self, queue: Queue) -> None:
+        queue.event.drain()
+        self.on_kick(queue)

@@ -1,0 +1,38 @@
+"""How a virtio device tells its driver something (virtio 1.2, sections 2.9 and 4.2.3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyvmm.eventfd import EventFd
+
+
+class Interrupt:
+    """The device's line to the driver: an eventfd that is an irqfd, and what goes with a config change.
+
+    From any thread.
+    """
+
+    def __init__(
+        self,
+        event: EventFd,
+        on_config_change: Callable[[], None] = lambda: None,
+        on_failure: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        self.event = event
+        self._on_config_change = on_config_change
+        self._on_failure = on_failure
+
+    def signal_used_queue(self) -> None:
+        """Say that a used ring has new entries; :class:`Queue` calls it where the driver wants to know."""
+        self.event.signal()
+
+    def signal_config_change(self) -> None:
+        """Say that the configuration space has changed, after it has."""
+        self._on_config_change()
+        self.event.signal()
+
+    def signal_needs_reset(self, reason: str) -> None:
+        """Set DEVICE_NEEDS_RESET for ``reason``, which goes to the log (virtio 1.2, section 2.1.2)."""
+        self._on_failure(reason)
+        self.event.signal()

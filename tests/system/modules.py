@@ -1,0 +1,48 @@
+"""Kernel modules for an initramfs: which, in which order, and their contents."""
+
+from __future__ import annotations
+
+import lzma
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from system.kernels import PreparationError, release
+
+
+def in_load_order(kernel: Path, names: Iterable[str]) -> list[Path]:
+    """The files of the modules ``names`` and of what they need, needed ones first.
+
+    What the kernel has built in is left out.
+    """
+    files: dict[Path, None] = {}
+    for name in names:
+        result = subprocess.run(
+            ["modprobe", "-d", str(kernel), "-S", release(kernel), "--show-depends", name],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+        )
+        if result.returncode != 0:
+            raise PreparationError(f"kernel {release(kernel)} has no module {name}")
+        for line in result.stdout.splitlines():
+            kind, _, rest = line.strip().partition(" ")
+            if kind == "insmod":
+                files[Path(rest.split()[0])] = None
+    return list(files)
+
+
+def module_name(file: Path) -> str:
+    """``virtio_mmio`` for ``.../virtio_mmio.ko.xz``, as /proc/modules has it."""
+    return file.name.partition(".ko")[0].replace("-", "_")
+
+
+def contents(file: Path) -> bytes:
+    """The module as the kernel's loader takes it, decompressed."""
+    data = file.read_bytes()
+    if file.suffix == ".xz":
+        return lzma.decompress(data)
+    if file.suffix == ".zst":
+        return subprocess.run(["zstd", "-dc"], input=data, capture_output=True, check=True).stdout
+    return data
