@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pyvmm.errors import PyvmmError
+
+if TYPE_CHECKING:
+    from pyvmm.device import DeviceContext
 
 log = logging.getLogger(__name__)
 
@@ -21,31 +25,6 @@ class BusError(PyvmmError):
 
 class DeviceOverlap(BusError):
     """A range overlaps one that is already on the bus."""
-
-
-class BusDevice:
-    """A device that answers accesses to a range of ports or of physical addresses.
-
-    The handlers are called on the thread of the vCPU that made the access, and never two at a time for one
-    device: the bus holds the device's lock.
-    """
-
-    name: str = "device"
-
-    def read(self, offset: int, data: memoryview) -> None:
-        """Answer a read of ``len(data)`` bytes (1, 2, 4 or 8) at ``offset`` from the range's start.
-
-        ``data`` is writable and holds all ones: what is left alone reads as if nobody answered.
-        """
-
-    def write(self, offset: int, data: memoryview) -> None:
-        """Take a write of ``len(data)`` bytes (1, 2, 4 or 8) at ``offset`` from the range's start.
-
-        ``data`` is read-only and valid during the call only.
-        """
-
-    def interrupt(self, irq_mask: int) -> None:
-        """Raise the device's interrupt for the causes in ``irq_mask`` (the device's own bits)."""
 
 
 @dataclass(frozen=True, order=True)
@@ -71,12 +50,75 @@ class BusRange:
         return f"{self.base:#x}..{self.end - 1:#x}"
 
 
+@dataclass(frozen=True)
+class Placement:
+    """One way to put a :class:`BusDevice` into a machine."""
+
+    ports: BusRange | None = None
+    """Fixed ports, below 65536."""
+
+    mmio_size: int = 0
+    """Bytes of physical address space, wherever the machine has room: whole pages of 4 KiB."""
+
+    irq: int | None = None
+    """The fixed interrupt line (GSI) that it needs."""
+
+    any_irq: bool = False
+    """Whether it needs an interrupt line, whichever is free."""
+
+    acpi_hid: str = ""
+    """The ACPI hardware ID by which the guest finds it, such as ``PNP0501``; none when empty."""
+
+
+class BusDevice:
+    """A device that answers accesses to a range of ports or of physical addresses.
+
+    ``read``, ``write`` and ``interrupt`` are called on the thread of the vCPU that made the access, and never
+    two at a time for one device: the bus holds the device's lock. ``attach`` and ``close`` are called on the
+    event loop's thread, before the first access and after the last.
+    """
+
+    name: str = "device"
+
+    placements: Sequence[Placement] = ()
+    """Where a machine may put it: the first one that is free is taken. None for a device that somebody else
+    puts on a bus."""
+
+    context: DeviceContext
+
+    def attach(self, context: DeviceContext) -> None:
+        """Take the place in the machine."""
+        self.context = context
+        self.name = context.name
+
+    def close(self) -> None:
+        """Release what the device holds of the host."""
+
+    def read(self, offset: int, data: memoryview) -> None:
+        """Answer a read of ``len(data)`` bytes (1, 2, 4 or 8) at ``offset`` from the range's start.
+
+        ``data`` is writable and holds all ones: what is left alone reads as if nobody answered.
+        """
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Take a write of ``len(data)`` bytes (1, 2, 4 or 8) at ``offset`` from the range's start.
+
+        ``data`` is read-only and valid during the call only.
+        """
+
+    def interrupt(self, irq_mask: int) -> None:
+        """Raise the device's interrupt for the causes in ``irq_mask`` (the device's own bits): one edge."""
+        if self.context.irq is not None:
+            self.context.irq.signal()
+
+
 class _Slot:
     """One device on a bus: its range, its lock, and whether it failed."""
 
-    __slots__ = ("base", "device", "end", "failed", "lock")
+    __slots__ = ("base", "device", "end", "failed", "lock", "range")
 
     def __init__(self, range_: BusRange, device: BusDevice) -> None:
+        self.range = range_
         self.base = range_.base
         self.end = range_.end
         self.device = device
@@ -95,8 +137,8 @@ class Bus:
     def __init__(self, name: str, end: int = ADDRESS_SPACE_END) -> None:
         self.name = name
         self.end = end
-        self._bases: list[int] = []
-        self._slots: list[_Slot] = []
+        # vCPU threads look up without a lock, so the two lists are replaced together and never changed.
+        self._map: tuple[list[int], list[_Slot]] = ([], [])
 
     def insert(self, device: BusDevice, base: int, size: int) -> BusRange:
         """Put ``device`` at ``size`` addresses from ``base`` on.
@@ -109,23 +151,22 @@ class Bus:
             raise BusError(f"{device.name}: a range on the {self.name} bus needs a size above 0, not {size}")
         if base < 0 or range_.end > self.end:
             raise BusError(f"{device.name}: {range_} is outside the {self.name} bus, which ends at {self.end - 1:#x}")
-        at = bisect_right(self._bases, base)
-        for neighbour in self._slots[max(at - 1, 0) : at + 1]:
-            if range_.overlaps(BusRange(neighbour.base, neighbour.end - neighbour.base)):
+        bases, slots = self._map[0].copy(), self._map[1].copy()
+        at = bisect_right(bases, base)
+        for neighbour in slots[max(at - 1, 0) : at + 1]:
+            if range_.overlaps(neighbour.range):
                 raise DeviceOverlap(
                     f"{device.name}: {range_} on the {self.name} bus overlaps {neighbour.device.name} at "
-                    f"{neighbour.base:#x}..{neighbour.end - 1:#x}"
+                    f"{neighbour.range}"
                 )
-        # vCPU threads look up without a lock: the slots grow first, so an index is never past their end.
-        slots, bases = self._slots.copy(), self._bases.copy()
-        slots.insert(at, _Slot(range_, device))
         bases.insert(at, base)
-        self._slots, self._bases = slots, bases
+        slots.insert(at, _Slot(range_, device))
+        self._map = (bases, slots)
         return range_
 
     def devices(self) -> list[tuple[BusRange, BusDevice]]:
         """All ranges and their devices, by address."""
-        return [(BusRange(slot.base, slot.end - slot.base), slot.device) for slot in self._slots]
+        return [(slot.range, slot.device) for slot in self._map[1]]
 
     def device_at(self, address: int) -> BusDevice | None:
         """The device that claims ``address``."""
@@ -161,10 +202,11 @@ class Bus:
         return True
 
     def _find(self, address: int, size: int) -> _Slot | None:
-        at = bisect_right(self._bases, address) - 1
+        bases, slots = self._map
+        at = bisect_right(bases, address) - 1
         if at < 0:
             return None
-        slot = self._slots[at]
+        slot = slots[at]
         return slot if address + size <= slot.end else None
 
     def _fail(self, slot: _Slot, what: str, address: int) -> None:
