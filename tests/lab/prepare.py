@@ -15,10 +15,8 @@ LAB = prepared.CACHE / "lab"
 # The cloud kernel has neither 9p nor kvm_amd.
 FLAVOUR = "amd64"
 
-# Loaded in this order. The first ones make the root, the others are for the command.
-FIRST_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
-MODULES = ("virtio_console", "kvm_amd", "tun", "vhost_net", "vhost_vsock")
-MODULE_OPTIONS: dict[str, str] = {}
+ROOT_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
+COMMAND_MODULES = ("virtio_console", "kvm_amd", "tun", "vhost_net", "vhost_vsock")
 
 
 def kernel() -> Path:
@@ -48,14 +46,14 @@ def static_busybox() -> Path:
 
 
 def _make_initramfs(file: Path, directory: Path, busybox: Path) -> None:
-    first = modules.in_load_order(directory, FIRST_MODULES)
-    others = [m for m in modules.in_load_order(directory, MODULES) if m not in first]
+    root = modules.in_load_order(directory, ROOT_MODULES)
+    command = [m for m in modules.in_load_order(directory, COMMAND_MODULES) if m not in root]
     with file.open("wb") as out:
         archive = newc.Newc(out)
         archive.file("bin/busybox", busybox.read_bytes(), 0o755)
         archive.file("init", (HERE / "init").read_bytes(), 0o755)
         archive.file("lab/session", (HERE / "session").read_bytes())
-        for listing, files in (("modules.first", first), ("modules", others)):
+        for listing, files in (("modules.root", root), ("modules.command", command)):
             names = "".join(f"{modules.module_name(m)}.ko\n" for m in files)
             archive.file(f"lab/{listing}", names.encode())
             for module in files:

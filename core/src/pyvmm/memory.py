@@ -9,7 +9,7 @@ import struct
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from pyvmm._native import ffi
 from pyvmm.errors import HostError
@@ -63,6 +63,7 @@ class GuestMemory:
         self.regions = tuple(sorted(regions, key=lambda region: region.base))
         self._bases = [region.base for region in self.regions]
         self._maps: list[mmap.mmap] = []
+        self._native: Any = None
         try:
             for region in self.regions:
                 self._maps.append(
@@ -113,7 +114,20 @@ class GuestMemory:
     def host_address(self, region: GuestRegion) -> int:
         """Where ``region`` is mapped in this process, for the kernel and for native code."""
         mapping = self._maps[self.regions.index(region)]
-        return int(ffi.cast("uintptr_t", ffi.from_buffer(mapping)))
+        # The buffer is let go at once: holding it would keep the mapping from closing.
+        with memoryview(mapping) as view:
+            return int(ffi.cast("uintptr_t", ffi.from_buffer(view)))
+
+    def native(self) -> Any:
+        """The regions as a ``struct pyvmm_memory *`` for native code of this process."""
+        if self._native is None:
+            self._native = ffi.new("struct pyvmm_memory *")
+            self._native.count = len(self.regions)
+            for i, region in enumerate(self.regions):
+                native = self._native.regions[i]
+                native.base, native.size = region.base, region.size
+                native.host = ffi.cast("uint8_t *", self.host_address(region))
+        return self._native
 
     def slice(self, address: GuestAddress, length: int) -> memoryview:
         """A writable view of ``length`` bytes at ``address``; nothing is copied."""

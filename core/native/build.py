@@ -1,0 +1,31 @@
+"""Builds pyvmm._native: cffi in API mode, one fragment (NAME.cdef, NAME.h, NAME.c) an area."""
+
+from pathlib import Path
+
+from cffi import FFI
+
+HERE = Path(__file__).parent
+AREAS = {"kvm": "vcpu", "ring": "ring"}
+"""The fragment of declarations for each C file."""
+
+HEADERS = """
+#include <linux/kvm.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_ids.h>
+#include <linux/virtio_mmio.h>
+#include <linux/virtio_ring.h>
+"""
+
+ffibuilder = FFI()
+for area in AREAS:
+    ffibuilder.cdef((HERE / "cdef" / f"{area}.cdef").read_text())
+ffibuilder.set_source(
+    "pyvmm._native",
+    HEADERS + "".join(f'#include "{name}.h"\n' for name in AREAS.values()),
+    # Relative to the folder of setup.py, as setuptools wants its sources.
+    sources=[f"native/{name}.c" for name in AREAS.values()],
+    depends=[f"native/{name}.h" for name in AREAS.values()],
+    include_dirs=["native"],
+    extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fvisibility=hidden"],
+    py_limited_api=True,
+)

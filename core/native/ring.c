@@ -1,0 +1,231 @@
+#include "ring.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+#include <linux/virtio_ring.h>
+
+/* Guest memory is shared with vCPUs that run: plain loads could be torn or repeated by the compiler. */
+#define LOAD16(p) atomic_load_explicit((_Atomic uint16_t *)(p), memory_order_relaxed)
+#define LOAD16_ACQUIRE(p) atomic_load_explicit((_Atomic uint16_t *)(p), memory_order_acquire)
+#define LOAD64(p) atomic_load_explicit((_Atomic uint64_t *)(p), memory_order_relaxed)
+#define STORE16(p, v) atomic_store_explicit((_Atomic uint16_t *)(p), (v), memory_order_relaxed)
+#define STORE16_RELEASE(p, v) atomic_store_explicit((_Atomic uint16_t *)(p), (v), memory_order_release)
+#define STORE32(p, v) atomic_store_explicit((_Atomic uint32_t *)(p), (v), memory_order_relaxed)
+#define FULL_FENCE() atomic_thread_fence(memory_order_seq_cst)
+
+/* struct vring_avail: flags, idx, ring[size], used_event. struct vring_used: flags, idx, ring[size] of 8
+ * bytes, avail_event. */
+static inline uint8_t *avail_flags(const struct pyvmm_queue *q) { return q->avail; }
+static inline uint8_t *avail_idx(const struct pyvmm_queue *q) { return q->avail + 2; }
+static inline uint8_t *avail_ring(const struct pyvmm_queue *q, uint16_t i) { return q->avail + 4 + 2 * (size_t)(i & (q->size - 1)); }
+static inline uint8_t *used_event(const struct pyvmm_queue *q) { return q->avail + 4 + 2 * (size_t)q->size; }
+static inline uint8_t *used_flags(const struct pyvmm_queue *q) { return q->used; }
+static inline uint8_t *used_idx(const struct pyvmm_queue *q) { return q->used + 2; }
+static inline uint8_t *used_ring(const struct pyvmm_queue *q, uint16_t i) { return q->used + 4 + 8 * (size_t)(i & (q->size - 1)); }
+static inline uint8_t *avail_event(const struct pyvmm_queue *q) { return q->used + 4 + 8 * (size_t)q->size; }
+
+static inline int is_in_flight(const struct pyvmm_queue *q, uint16_t head) { return q->in_flight[head / 64] >> (head % 64) & 1; }
+static inline void flip_in_flight(struct pyvmm_queue *q, uint16_t head) { q->in_flight[head / 64] ^= 1ULL << (head % 64); }
+
+/* `length` bytes at a guest address, or NULL when they are not inside one region. */
+static uint8_t *translate(const struct pyvmm_memory *memory, uint64_t address, uint64_t length)
+{
+    for (uint32_t i = 0; i < memory->count; i++) {
+        const struct pyvmm_region *region = &memory->regions[i];
+        uint64_t offset = address - region->base;
+        if (address >= region->base && offset < region->size && length <= region->size - offset)
+            return region->host + offset;
+    }
+    return NULL;
+}
+
+static int overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) { return a < b + b_size && b < a + a_size; }
+
+int pyvmm_queue_setup(struct pyvmm_queue *q, struct pyvmm_memory *memory, uint32_t size, uint32_t max_size,
+                      uint64_t desc, uint64_t avail, uint64_t used, int event_idx, int indirect)
+{
+    memset(q, 0, sizeof *q);
+    if (size == 0 || size > max_size || size > PYVMM_MAX_QUEUE_SIZE || (size & (size - 1)))
+        return -PYVMM_RULE_QUEUE_SIZE;
+    if (desc % VRING_DESC_ALIGN_SIZE || avail % VRING_AVAIL_ALIGN_SIZE || used % VRING_USED_ALIGN_SIZE)
+        return -PYVMM_RULE_RING_ALIGNMENT;
+    uint64_t desc_size = 16 * (uint64_t)size, avail_size = 6 + 2 * (uint64_t)size, used_size = 6 + 8 * (uint64_t)size;
+    q->desc = translate(memory, desc, desc_size);
+    q->avail = translate(memory, avail, avail_size);
+    q->used = translate(memory, used, used_size);
+    if (!q->desc || !q->avail || !q->used)
+        return -PYVMM_RULE_RING_ADDRESS;
+    if (overlap(desc, desc_size, avail, avail_size) || overlap(desc, desc_size, used, used_size) ||
+        overlap(avail, avail_size, used, used_size))
+        return -PYVMM_RULE_RING_OVERLAP;
+    q->memory = memory;
+    q->size = (uint16_t)size;
+    q->event_idx = event_idx != 0;
+    q->indirect = indirect != 0;
+    return 0;
+}
+
+/* Walks the chain at `head`, filling `chain` and the buffers from iov[chain->first] on: 0, 1 when the buffers do
+ * not fit into `max_buffers`, or a rule negated. */
+static int walk(const struct pyvmm_queue *q, uint16_t head, struct pyvmm_chain *chain, struct iovec *iov,
+                uint64_t *addresses, int max_buffers)
+{
+    const uint8_t *table = q->desc;
+    uint32_t table_size = q->size, index = head, visited = 0;
+    uint64_t readable_length = 0, writable_length = 0;
+    int indirect = 0, buffers = (int)chain->first;
+
+    chain->head = head;
+    chain->readable = chain->writable = 0;
+    for (;;) {
+        /* A chain visits a table's entry once at most: more is a loop. */
+        if (visited++ >= table_size)
+            return -PYVMM_RULE_CHAIN_LENGTH;
+        const uint8_t *entry = table + 16 * (size_t)index;
+        uint64_t address = LOAD64(entry), rest = LOAD64(entry + 8);
+        uint32_t length = (uint32_t)rest;
+        uint16_t flags = (uint16_t)(rest >> 32), next = (uint16_t)(rest >> 48);
+
+        if (flags & VRING_DESC_F_INDIRECT) {
+            if (!q->indirect)
+                return -PYVMM_RULE_INDIRECT_NOT_NEGOTIATED;
+            if (indirect)
+                return -PYVMM_RULE_INDIRECT_NESTED;
+            if (flags & VRING_DESC_F_NEXT)
+                return -PYVMM_RULE_INDIRECT_NEXT;
+            uint32_t limit = q->size > PYVMM_MAX_CHAIN ? q->size : PYVMM_MAX_CHAIN;
+            if (length == 0 || length % 16 || length / 16 > limit)
+                return -PYVMM_RULE_INDIRECT_SIZE;
+            table = translate(q->memory, address, length);
+            if (!table)
+                return -PYVMM_RULE_INDIRECT_ADDRESS;
+            table_size = length / 16;
+            index = visited = 0;
+            indirect = 1;
+            continue;
+        }
+        if (length == 0)
+            return -PYVMM_RULE_BUFFER_EMPTY;
+        uint8_t *host = translate(q->memory, address, length);
+        if (!host)
+            return -PYVMM_RULE_BUFFER_ADDRESS;
+        if (flags & VRING_DESC_F_WRITE) {
+            chain->writable++;
+            writable_length += length;
+        } else {
+            if (chain->writable)
+                return -PYVMM_RULE_BUFFER_ORDER;
+            chain->readable++;
+            readable_length += length;
+        }
+        if (readable_length + writable_length > UINT32_MAX)
+            return -PYVMM_RULE_TOTAL_LENGTH;
+        if (buffers >= max_buffers)
+            return 1;
+        iov[buffers].iov_base = host;
+        iov[buffers].iov_len = length;
+        addresses[buffers] = address;
+        buffers++;
+        if (!(flags & VRING_DESC_F_NEXT))
+            break;
+        if (next >= table_size)
+            return -PYVMM_RULE_NEXT;
+        index = next;
+    }
+    chain->readable_length = (uint32_t)readable_length;
+    chain->writable_length = (uint32_t)writable_length;
+    return 0;
+}
+
+int pyvmm_queue_take(struct pyvmm_queue *q, struct pyvmm_chain *chains, int max_chains, struct iovec *iov,
+                     uint64_t *addresses, int max_buffers)
+{
+    /* Acquire: the entries and descriptors that the index covers are read after it. */
+    uint16_t available = (uint16_t)(LOAD16_ACQUIRE(avail_idx(q)) - q->next_avail);
+    int taken = 0, buffers = 0, rule = 0;
+
+    if (available > q->size)
+        return -PYVMM_RULE_AVAIL_INDEX;
+    while (taken < max_chains && taken < available) {
+        uint16_t head = LOAD16(avail_ring(q, q->next_avail));
+        struct pyvmm_chain *chain = &chains[taken];
+        if (head >= q->size) {
+            rule = -PYVMM_RULE_HEAD;
+            break;
+        }
+        if (is_in_flight(q, head)) {
+            rule = -PYVMM_RULE_HEAD_IN_FLIGHT;
+            break;
+        }
+        chain->first = (uint32_t)buffers;
+        rule = walk(q, head, chain, iov, addresses, max_buffers);
+        if (rule > 0 && taken == 0)
+            rule = -PYVMM_RULE_CHAIN_LENGTH; /* it will never fit */
+        if (rule)
+            break;
+        buffers += chain->readable + chain->writable;
+        flip_in_flight(q, head);
+        q->next_avail++;
+        taken++;
+    }
+    return taken == 0 && rule < 0 ? rule : taken;
+}
+
+void pyvmm_queue_untake(struct pyvmm_queue *q, uint16_t head)
+{
+    if (head < q->size && is_in_flight(q, head)) {
+        flip_in_flight(q, head);
+        q->next_avail--;
+    }
+}
+
+int pyvmm_queue_complete(struct pyvmm_queue *q, uint16_t head, uint32_t written)
+{
+    if (head >= q->size || !is_in_flight(q, head))
+        return -1;
+    flip_in_flight(q, head);
+    uint8_t *entry = used_ring(q, q->next_used);
+    STORE32(entry, head);
+    STORE32(entry + 4, written);
+    q->next_used++;
+    return 0;
+}
+
+int pyvmm_queue_publish(struct pyvmm_queue *q)
+{
+    uint16_t old = q->published;
+    if (q->next_used == old)
+        return 0;
+    /* Release: the entries, and what the device wrote into buffers, are seen before the index. */
+    STORE16_RELEASE(used_idx(q), q->next_used);
+    q->published = q->next_used;
+    /* The index must be visible before the driver's wish is read, or both sides sleep (2.7.7.2). */
+    FULL_FENCE();
+    if (!q->event_idx)
+        return !(LOAD16(avail_flags(q)) & VRING_AVAIL_F_NO_INTERRUPT);
+    return vring_need_event(LOAD16(used_event(q)), q->published, old);
+}
+
+int pyvmm_queue_enable_kick(struct pyvmm_queue *q)
+{
+    if (q->event_idx)
+        STORE16(avail_event(q), q->next_avail);
+    else
+        STORE16(used_flags(q), 0);
+    /* The wish must be visible before the index is read again, or a kick is lost (2.7.10.1). */
+    FULL_FENCE();
+    return LOAD16_ACQUIRE(avail_idx(q)) != q->next_avail;
+}
+
+void pyvmm_queue_disable_kick(struct pyvmm_queue *q)
+{
+    /* With EVENT_IDX the stale avail_event does it. */
+    if (!q->event_idx)
+        STORE16(used_flags(q), VRING_USED_F_NO_NOTIFY);
+}
+
+uint16_t pyvmm_queue_used_idx(struct pyvmm_queue *q)
+{
+    return LOAD16(used_idx(q));
+}

@@ -1,0 +1,85 @@
+#include "vcpu.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+static int kick_signal(void) { return SIGRTMIN + 4; }
+
+static void on_kick(int signal) { (void)signal; }
+
+int pyvmm_vcpu_init_kick(void)
+{
+    /* No SA_RESTART: the signal is there to end KVM_RUN. */
+    struct sigaction action = {.sa_handler = on_kick};
+    sigemptyset(&action.sa_mask);
+    return sigaction(kick_signal(), &action, NULL) ? errno : 0;
+}
+
+int pyvmm_vcpu_kick(struct kvm_run *run, unsigned long thread)
+{
+    /* A vCPU on its way into KVM_RUN sees the flag, one that is inside gets the signal: no race is left. */
+    atomic_store((_Atomic uint8_t *)&run->immediate_exit, 1);
+    return pthread_kill((pthread_t)thread, kick_signal());
+}
+
+int pyvmm_vcpu_run(int fd, struct kvm_run *run, struct pyvmm_exit *out)
+{
+    if (ioctl(fd, KVM_RUN, 0) < 0) {
+        int error = errno;
+        if (error == EINTR || error == EAGAIN) {
+            atomic_store((_Atomic uint8_t *)&run->immediate_exit, 0);
+            return EINTR;
+        }
+        return error;
+    }
+    out->reason = run->exit_reason;
+    switch (run->exit_reason) {
+    case KVM_EXIT_MMIO:
+        out->address = run->mmio.phys_addr;
+        out->size = run->mmio.len;
+        out->count = 1;
+        out->is_write = run->mmio.is_write;
+        out->data_offset = offsetof(struct kvm_run, mmio.data);
+        break;
+    case KVM_EXIT_IO:
+        out->address = run->io.port;
+        out->size = run->io.size;
+        out->count = run->io.count;
+        out->is_write = run->io.direction == KVM_EXIT_IO_OUT;
+        out->data_offset = run->io.data_offset;
+        break;
+    }
+    return 0;
+}
+
+long pyvmm_ioctl(int fd, unsigned long request, void *argument)
+{
+    int result = ioctl(fd, request, argument);
+    return result < 0 ? -errno : result;
+}
+
+long pyvmm_ioctl_int(int fd, unsigned long request, unsigned long argument)
+{
+    int result = ioctl(fd, request, argument);
+    return result < 0 ? -errno : result;
+}
+
+uint64_t pyvmm_exit_detail(struct kvm_run *run)
+{
+    switch (run->exit_reason) {
+    case KVM_EXIT_INTERNAL_ERROR:
+        return run->internal.suberror;
+    case KVM_EXIT_FAIL_ENTRY:
+        return run->fail_entry.hardware_entry_failure_reason;
+    case KVM_EXIT_SYSTEM_EVENT:
+        return run->system_event.type;
+    case KVM_EXIT_UNKNOWN:
+        return run->hw.hardware_exit_reason;
+    }
+    return 0;
+}

@@ -1,0 +1,35 @@
+/* Running a vCPU (Documentation/virt/kvm/api.rst, KVM_RUN and struct kvm_run). */
+#ifndef PYVMM_VCPU_H
+#define PYVMM_VCPU_H
+
+#include <stdint.h>
+
+#include <linux/kvm.h>
+
+/* What a run ended with, flat: reading it from Python costs one look-up a field. */
+struct pyvmm_exit {
+    uint32_t reason;  /* KVM_EXIT_* */
+    uint32_t size;    /* bytes of one access */
+    uint32_t count;   /* accesses; above 1 for string I/O */
+    uint32_t is_write;
+    uint64_t address; /* the port or the physical address */
+    uint64_t data_offset; /* where the data is in struct kvm_run */
+};
+
+/* Runs the vCPU up to its next exit: 0, or an errno; EINTR after a kick. */
+int pyvmm_vcpu_run(int fd, struct kvm_run *run, struct pyvmm_exit *out);
+
+/* Makes the present or next run of the vCPU in `thread` (a pthread_t) return EINTR; 0 or an errno. */
+int pyvmm_vcpu_kick(struct kvm_run *run, unsigned long thread);
+
+/* Makes a signal that only interrupts; 0 or an errno. Once a process, before any kick. */
+int pyvmm_vcpu_init_kick(void);
+
+/* An ioctl by number with a pointer or an integer for argument: its result, or an errno negated. */
+long pyvmm_ioctl(int fd, unsigned long request, void *argument);
+long pyvmm_ioctl_int(int fd, unsigned long request, unsigned long argument);
+
+/* The number that says more about the last exit: suberror, entry failure, event type; 0 where there is none. */
+uint64_t pyvmm_exit_detail(struct kvm_run *run);
+
+#endif

@@ -1,0 +1,277 @@
+"""Split virtqueues as a device sees them: an iterator of finished chains (virtio 1.2, section 2.7).
+
+The ring itself (walking, checks, barriers) is native code; here are its batches, as Python objects.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from pyvmm._native import ffi, lib
+from pyvmm.eventfd import EventFd
+from pyvmm.memory import GuestAddress, GuestMemory
+
+if TYPE_CHECKING:
+    from pyvmm.virtio.interrupt import Interrupt
+
+MAX_QUEUE_SIZE: Final[int] = lib.PYVMM_MAX_QUEUE_SIZE
+"""The largest size that a queue can have (virtio 1.2, section 2.7)."""
+
+_BATCH: Final = 64
+"""Chains taken by one native call."""
+
+_RULES: Final = {
+    lib.PYVMM_RULE_QUEUE_SIZE: "the queue's size is 0, not a power of two or above the maximum",
+    lib.PYVMM_RULE_RING_ALIGNMENT: "descriptor table, available or used ring is misaligned",
+    lib.PYVMM_RULE_RING_ADDRESS: "descriptor table, available or used ring is not in guest memory",
+    lib.PYVMM_RULE_RING_OVERLAP: "descriptor table, available and used ring overlap",
+    lib.PYVMM_RULE_AVAIL_INDEX: "the available index is more than a ring ahead",
+    lib.PYVMM_RULE_HEAD: "the head of a chain is outside the descriptor table",
+    lib.PYVMM_RULE_HEAD_IN_FLIGHT: "a chain was made available again before it was used",
+    lib.PYVMM_RULE_NEXT: "a next field is outside the descriptor table",
+    lib.PYVMM_RULE_CHAIN_LENGTH: "a chain loops or is too long",
+    lib.PYVMM_RULE_INDIRECT_NOT_NEGOTIATED: "an indirect descriptor without VIRTIO_F_INDIRECT_DESC",
+    lib.PYVMM_RULE_INDIRECT_NEXT: "a descriptor with INDIRECT and NEXT",
+    lib.PYVMM_RULE_INDIRECT_NESTED: "an indirect descriptor in an indirect table",
+    lib.PYVMM_RULE_INDIRECT_SIZE: "an indirect table is empty, of odd length or too long",
+    lib.PYVMM_RULE_INDIRECT_ADDRESS: "an indirect table is not in guest memory",
+    lib.PYVMM_RULE_BUFFER_EMPTY: "a buffer has no length",
+    lib.PYVMM_RULE_BUFFER_ADDRESS: "a buffer is not in guest memory",
+    lib.PYVMM_RULE_BUFFER_ORDER: "a buffer to read comes after one to write",
+    lib.PYVMM_RULE_TOTAL_LENGTH: "a chain has 4 GiB or more",
+}
+
+
+class QueueError(Exception):
+    """The driver broke a rule of the ring; the queue is served no more until a reset."""
+
+    def __init__(self, queue: int, reason: str) -> None:
+        super().__init__(f"queue {queue}: {reason}")
+        self.queue = queue
+        self.reason = reason
+
+
+class DescriptorChain:
+    """One request: buffers for the device to read, then buffers for it to write.
+
+    The buffers are views into guest memory; a guest may change what is in them at any time, so what is decided
+    on is copied first (:meth:`read` does).
+    """
+
+    __slots__ = ("_queue", "_readable", "_writable", "head", "readable_length", "writable_length")
+
+    def __init__(
+        self,
+        queue: Queue,
+        head: int,
+        readable: Sequence[memoryview],
+        writable: Sequence[memoryview],
+        readable_length: int,
+        writable_length: int,
+    ) -> None:
+        self._queue = queue
+        self._readable = readable
+        self._writable = writable
+        self.head = head
+        self.readable_length = readable_length
+        self.writable_length = writable_length
+
+    @property
+    def readable(self) -> Sequence[memoryview]:
+        """The buffers for the device to read, in order."""
+        return self._readable
+
+    @property
+    def writable(self) -> Sequence[memoryview]:
+        """The buffers for the device to write, in order."""
+        return self._writable
+
+    def read(self, offset: int, length: int) -> bytes:
+        """A copy of ``length`` readable bytes from ``offset`` on; fewer where the chain has fewer."""
+        return b"".join(self.readable_views(offset, length))
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> int:
+        """Copy ``data`` to the writable bytes from ``offset`` on; how many there was room for."""
+        done = 0
+        for view in self.writable_views(offset, len(data)):
+            view[:] = data[done : done + len(view)]
+            done += len(view)
+        return done
+
+    def readable_views(self, offset: int, length: int) -> list[memoryview]:
+        """Views of ``length`` readable bytes from ``offset`` on, for os.pwritev and the like."""
+        return _cut(self._readable, offset, length)
+
+    def writable_views(self, offset: int, length: int) -> list[memoryview]:
+        """Views of ``length`` writable bytes from ``offset`` on, for os.preadv and the like."""
+        return _cut(self._writable, offset, length)
+
+    def complete(self, written: int = 0) -> None:
+        """Give the chain back: the device wrote ``written`` bytes at the start of the writable buffers.
+
+        Once for each chain, in any order, then or later. The driver sees it when the queue is published, which
+        happens by itself when the device's callback returns.
+        """
+        self._queue._complete(self.head, written)
+
+
+class Queue:
+    """One virtqueue: ``for chain in queue`` takes what the driver made available."""
+
+    def __init__(self, index: int, max_size: int, event: EventFd) -> None:
+        self.index = index
+        self.max_size = max_size
+        self.event = event
+        """Signalled when the driver kicks; an ioeventfd."""
+        self.size = max_size
+        self.ready = False
+        self.descriptor_table: GuestAddress = 0
+        self.available_ring: GuestAddress = 0
+        self.used_ring: GuestAddress = 0
+        self._memory: GuestMemory | None = None
+        self._interrupt: Interrupt | None = None
+        self._native: Any = None
+        self._taken: deque[DescriptorChain] = deque()
+        self._pending = 0
+
+    def activate(self, memory: GuestMemory, interrupt: Interrupt, event_idx: bool, indirect: bool) -> None:
+        """Check the rings and start to serve them; raises :class:`QueueError`."""
+        self._native = ffi.new("struct pyvmm_queue *")
+        self._native_memory = memory.native()
+        self._chains = ffi.new("struct pyvmm_chain[]", _BATCH)
+        # Room for the longest chain there can be, so that one always fits.
+        self._max_buffers = max(self.size, lib.PYVMM_MAX_CHAIN) + self.size
+        self._iov = ffi.new("struct iovec[]", self._max_buffers)
+        self._addresses = ffi.new("uint64_t[]", self._max_buffers)
+        self._check(
+            lib.pyvmm_queue_setup(
+                self._native,
+                self._native_memory,
+                self.size,
+                self.max_size,
+                self.descriptor_table,
+                self.available_ring,
+                self.used_ring,
+                event_idx,
+                indirect,
+            )
+        )
+        self._memory = memory
+        self._interrupt = interrupt
+
+    def reset(self) -> None:
+        """Back to what it was before the driver knew it."""
+        self._native = None
+        self._memory = None
+        self._interrupt = None
+        self._taken.clear()
+        self._pending = 0
+        self.size = self.max_size
+        self.ready = False
+        self.descriptor_table = self.available_ring = self.used_ring = 0
+        self.event.drain()
+
+    @property
+    def next_avail(self) -> int:
+        """The index of the next available entry to take, modulo 2¹⁶."""
+        return int(self._native.next_avail) - len(self._taken) & 0xFFFF if self._native else 0
+
+    def __iter__(self) -> Iterator[DescriptorChain]:
+        """Chains until the ring is empty, but no more than twice the ring at a time.
+
+        Where more are left, the queue kicks itself, so that other devices on the loop get their turn.
+        """
+        for _ in range(2 * self.size):
+            chain = self.pop()
+            if chain is None:
+                return
+            yield chain
+        self.event.signal()
+
+    def pop(self) -> DescriptorChain | None:
+        """The next available chain; None when there is none: then the driver will kick again."""
+        if not self._taken and not self._take():
+            return None
+        return self._taken.popleft()
+
+    def unpop(self, chain: DescriptorChain) -> None:
+        """Put back ``chain``, the one that was popped last and not completed: the next pop returns it."""
+        self._taken.appendleft(chain)
+
+    def publish(self) -> None:
+        """Show completed chains to the driver, and interrupt it if it wants that."""
+        if self._pending:
+            self._pending = 0
+            if lib.pyvmm_queue_publish(self._native) and self._interrupt is not None:
+                self._interrupt.signal_used_queue()
+
+    def used_idx(self) -> int:
+        """The used index in guest memory."""
+        return int(lib.pyvmm_queue_used_idx(self._native)) if self._native else 0
+
+    def _take(self) -> bool:
+        """Take a batch; with none there, ask for a kick and look once more."""
+        native = self._native
+        if native is None:
+            return False
+        take = lib.pyvmm_queue_take
+        count = take(native, self._chains, _BATCH, self._iov, self._addresses, self._max_buffers)
+        if count == 0:
+            self.publish()
+            if not lib.pyvmm_queue_enable_kick(native):
+                return False
+            count = take(native, self._chains, _BATCH, self._iov, self._addresses, self._max_buffers)
+        self._check(count)
+        lib.pyvmm_queue_disable_kick(native)
+        assert self._memory is not None
+        slice_ = self._memory.slice
+        iov, addresses = self._iov, self._addresses
+        for i in range(count):
+            chain = self._chains[i]
+            middle = chain.first + chain.readable
+            views = [
+                slice_(addresses[j], iov[j].iov_len) for j in range(chain.first, middle + chain.writable)
+            ]
+            self._taken.append(
+                DescriptorChain(
+                    self,
+                    chain.head,
+                    views[: chain.readable],
+                    views[chain.readable :],
+                    chain.readable_length,
+                    chain.writable_length,
+                )
+            )
+        return True
+
+    def _complete(self, head: int, written: int) -> None:
+        if self._native is None:
+            return  # the driver reset the device while the request was under way
+        if lib.pyvmm_queue_complete(self._native, head, written):
+            raise RuntimeError(f"queue {self.index}: chain {head} was completed before")
+        self._pending += 1
+
+    def _check(self, result: int) -> None:
+        if result < 0:
+            raise QueueError(self.index, _RULES[-result])
+
+
+def _cut(views: Sequence[memoryview], offset: int, length: int) -> list[memoryview]:
+    """Of ``views`` end to end, ``length`` bytes from ``offset`` on."""
+    if offset == 0 and len(views) == 1 and len(views[0]) == length:
+        return [views[0]]
+    cut = []
+    for view in views:
+        size = len(view)
+        if offset >= size:
+            offset -= size
+            continue
+        if length <= 0:
+            break
+        part = view[offset : offset + length]
+        cut.append(part)
+        length -= len(part)
+        offset = 0
+    return cut
