@@ -10,10 +10,11 @@ from pathlib import Path
 from system.kernels import PreparationError, release
 
 
-def in_load_order(kernel: Path, names: Iterable[str]) -> list[Path]:
+def in_load_order(kernel: Path, names: Iterable[str], *, optional: bool = False) -> list[Path]:
     """The files of the modules ``names`` and of what they need, needed ones first.
 
-    What the kernel has built in is left out.
+    What the kernel has built in is left out. A name it does not know is an error,
+    or with ``optional`` left out too.
     """
     files: dict[Path, None] = {}
     for name in names:
@@ -24,7 +25,7 @@ def in_load_order(kernel: Path, names: Iterable[str]) -> list[Path]:
             check=False,
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
         )
-        if result.returncode != 0:
+        if result.returncode != 0 and not optional:
             raise PreparationError(f"kernel {release(kernel)} has no module {name}")
         for line in result.stdout.splitlines():
             kind, _, rest = line.strip().partition(" ")
