@@ -60,7 +60,7 @@ class DescriptorChain:
     on is copied first (:meth:`read` does).
     """
 
-    __slots__ = ("_queue", "_readable", "_writable", "head", "readable_length", "writable_length")
+    __slots__ = ("_native", "_queue", "_readable", "_writable", "head", "readable_length", "writable_length")
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class DescriptorChain:
         Once for each chain, in any order, then or later. The driver sees it when the queue is published, which
         happens by itself when the device's callback returns.
         """
-        self._queue._complete(self.head, written)
+        self._queue._complete(self._native, self.head, written)
 
 
 class Queue:
@@ -246,8 +246,8 @@ class Queue:
             )
         return True
 
-    def _complete(self, head: int, written: int) -> None:
-        if self._native is None:
+    def _complete(self, native: Any, head: int, written: int) -> None:
+        if native is not self._native:
             return  # the driver reset the device while the request was under way
         if lib.pyvmm_queue_complete(self._native, head, written):
             raise RuntimeError(f"queue {self.index}: chain {head} was completed before")
