@@ -1,0 +1,8 @@
+"""Linux KVM: the only place that sees an ioctl (Documentation/virt/kvm/api.rst)."""
+
+from pyvmm.kvm.ioctl import KvmError
+from pyvmm.kvm.kvm import CpuidEntry, Kvm
+from pyvmm.kvm.vcpu import Vcpu, VcpuExit
+from pyvmm.kvm.vm import Vm
+
+__all__ = ["CpuidEntry", "Kvm", "KvmError", "Vcpu", "VcpuExit", "Vm"]

@@ -1,0 +1,34 @@
+"""One ioctl: the only way from Python to KVM."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+from pyvmm._native import ffi, lib
+from pyvmm.errors import HostError
+
+
+class KvmError(HostError):
+    """An ioctl of KVM failed."""
+
+    def __init__(self, request: str, error: int) -> None:
+        super().__init__(f"{request}: {os.strerror(error)} ({errno.errorcode.get(error, error)})")
+        self.request = request
+        self.errno = error
+
+
+def ioctl(fd: int, request: str, argument: Any = 0) -> int:
+    """Do the ioctl named ``request`` (``KVM_…``) with a C pointer or an integer; its result.
+
+    Raises :class:`KvmError` with the request's name and the errno.
+    """
+    number = getattr(lib, request)
+    if isinstance(argument, int):
+        result = lib.pyvmm_ioctl_int(fd, number, argument)
+    else:
+        result = lib.pyvmm_ioctl(fd, number, ffi.cast("void *", argument))
+    if result < 0:
+        raise KvmError(request, -result)
+    return int(result)

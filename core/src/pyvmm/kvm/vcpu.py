@@ -1,0 +1,200 @@
+"""A virtual CPU: its registers, and running it."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from pyvmm._native import ffi, lib
+from pyvmm.kvm.ioctl import KvmError, ioctl
+
+if TYPE_CHECKING:
+    from pyvmm.kvm.kvm import CpuidEntry
+
+
+class VcpuExit(IntEnum):
+    """Why a vCPU came back (KVM_EXIT_* of <linux/kvm.h>); INTERRUPTED where a kick brought it back."""
+
+    INTERRUPTED = -1
+    UNKNOWN = lib.KVM_EXIT_UNKNOWN
+    EXCEPTION = lib.KVM_EXIT_EXCEPTION
+    IO = lib.KVM_EXIT_IO
+    HYPERCALL = lib.KVM_EXIT_HYPERCALL
+    DEBUG = lib.KVM_EXIT_DEBUG
+    HLT = lib.KVM_EXIT_HLT
+    MMIO = lib.KVM_EXIT_MMIO
+    IRQ_WINDOW_OPEN = lib.KVM_EXIT_IRQ_WINDOW_OPEN
+    SHUTDOWN = lib.KVM_EXIT_SHUTDOWN
+    FAIL_ENTRY = lib.KVM_EXIT_FAIL_ENTRY
+    INTR = lib.KVM_EXIT_INTR
+    INTERNAL_ERROR = lib.KVM_EXIT_INTERNAL_ERROR
+    SYSTEM_EVENT = lib.KVM_EXIT_SYSTEM_EVENT
+
+
+class Vcpu:
+    """A virtual CPU. All methods but :meth:`kick` belong to the thread that runs it."""
+
+    def __init__(self, fd: int, index: int, run_size: int) -> None:
+        """Take over ``fd``; ``run_size`` is the size of its struct kvm_run, in bytes."""
+        self.fd = fd
+        self.index = index
+        self._thread = 0
+        try:
+            self._map = mmap.mmap(fd, run_size)
+        except OSError:
+            os.close(fd)
+            raise
+        self.run_area = memoryview(self._map)
+        """struct kvm_run and the pages behind it, as bytes: where an exit's data is."""
+        self._buffer = ffi.from_buffer(self._map)
+        self._run = ffi.cast("struct kvm_run *", self._buffer)
+        self.exit: Any = ffi.new("struct pyvmm_exit *")
+        """The last exit's fields: reason, address, size, count, is_write, data_offset."""
+
+    def run(self) -> int:
+        """Run the guest up to the next exit; a :class:`VcpuExit`'s value, details in :attr:`exit`.
+
+        An I/O exit is finished by the next run: what was written to its data until then is what the guest reads.
+        """
+        error = lib.pyvmm_vcpu_run(self.fd, self._run, self.exit)
+        if error == 0:
+            return int(self.exit.reason)
+        if error == errno.EINTR:
+            return VcpuExit.INTERRUPTED
+        raise KvmError("KVM_RUN", error)
+
+    def enter_thread(self) -> None:
+        """Say that the calling thread is the one that runs this vCPU, so that :meth:`kick` reaches it."""
+        _init_kick()
+        self._thread = threading.get_ident()
+
+    def leave_thread(self) -> None:
+        """Say that the thread runs it no more."""
+        self._thread = 0
+
+    def kick(self) -> None:
+        """Make the present run, or the next one, return INTERRUPTED at once. From any thread."""
+        thread = self._thread
+        if thread:
+            lib.pyvmm_vcpu_kick(self._run, thread)
+
+    def exit_detail(self) -> int:
+        """The number that says more: suberror, hardware's reason or event type."""
+        return int(lib.pyvmm_exit_detail(self._run))
+
+    def set_cpuid(self, entries: Sequence[CpuidEntry]) -> None:
+        """Set what CPUID answers (KVM_SET_CPUID2); before the first run."""
+        cpuid = ffi.new("struct kvm_cpuid2 *", {"entries": len(entries)})
+        cpuid.nent = len(entries)
+        for native, entry in zip(cpuid.entries, entries, strict=True) if entries else ():
+            native.function, native.index, native.flags = entry.function, entry.index, entry.flags
+            native.eax, native.ebx, native.ecx, native.edx = entry.eax, entry.ebx, entry.ecx, entry.edx
+        ioctl(self.fd, "KVM_SET_CPUID2", cpuid)
+
+    def get_regs(self) -> Any:
+        """The general registers: a struct kvm_regs."""
+        regs = ffi.new("struct kvm_regs *")
+        ioctl(self.fd, "KVM_GET_REGS", regs)
+        return regs
+
+    def set_regs(self, **registers: int) -> None:
+        """Set the general registers by name; those that are not named become 0, rflags 2."""
+        regs = ffi.new("struct kvm_regs *")
+        regs.rflags = 2
+        for name, value in registers.items():
+            setattr(regs, name, value)
+        ioctl(self.fd, "KVM_SET_REGS", regs)
+
+    def get_sregs(self) -> Any:
+        """The segment, control and descriptor-table registers: a struct kvm_sregs, for :meth:`set_sregs`."""
+        sregs = ffi.new("struct kvm_sregs *")
+        ioctl(self.fd, "KVM_GET_SREGS", sregs)
+        return sregs
+
+    def set_sregs(self, sregs: Any) -> None:
+        """Set what :meth:`get_sregs` gave, changed."""
+        ioctl(self.fd, "KVM_SET_SREGS", sregs)
+
+    def set_msrs(self, values: Mapping[int, int]) -> None:
+        """Set model-specific registers; one that KVM refuses raises with its number."""
+        msrs = ffi.new("struct kvm_msrs *", {"entries": len(values)})
+        msrs.nmsrs = len(values)
+        for i, (index, value) in enumerate(values.items()):
+            msrs.entries[i].index, msrs.entries[i].data = index, value
+        done = ioctl(self.fd, "KVM_SET_MSRS", msrs)
+        if done < len(values):
+            raise KvmError(f"KVM_SET_MSRS of {list(values)[done]:#x}", errno.EINVAL)
+
+    def get_msr(self, index: int) -> int:
+        """One model-specific register."""
+        msrs = ffi.new("struct kvm_msrs *", {"entries": 1})
+        msrs.nmsrs = 1
+        msrs.entries[0].index = index
+        if ioctl(self.fd, "KVM_GET_MSRS", msrs) != 1:
+            raise KvmError(f"KVM_GET_MSRS of {index:#x}", errno.EINVAL)
+        return int(msrs.entries[0].data)
+
+    def set_fpu(self, fcw: int, mxcsr: int) -> None:
+        """Set the floating-point control words; everything else of the FPU becomes 0."""
+        fpu = ffi.new("struct kvm_fpu *")
+        fpu.fcw, fpu.mxcsr = fcw, mxcsr
+        ioctl(self.fd, "KVM_SET_FPU", fpu)
+
+    def get_lapic(self) -> bytearray:
+        """The local APIC's register page, KVM_APIC_REG_SIZE bytes."""
+        state = ffi.new("struct kvm_lapic_state *")
+        ioctl(self.fd, "KVM_GET_LAPIC", state)
+        return bytearray(ffi.buffer(state))
+
+    def set_lapic(self, registers: bytes | bytearray) -> None:
+        """Set what :meth:`get_lapic` gave, changed."""
+        state = ffi.new("struct kvm_lapic_state *")
+        ffi.buffer(state)[:] = bytes(registers)
+        ioctl(self.fd, "KVM_SET_LAPIC", state)
+
+    def describe(self) -> str:
+        """The registers, for a person who looks for the cause of a crash."""
+        r, s = self.get_regs(), self.get_sregs()
+        return "\n".join(
+            (
+                f"vCPU {self.index}:",
+                f"  rip {r.rip:016x}  rflags {r.rflags:016x}",
+                f"  rax {r.rax:016x}  rbx {r.rbx:016x}  rcx {r.rcx:016x}  rdx {r.rdx:016x}",
+                f"  rsi {r.rsi:016x}  rdi {r.rdi:016x}  rbp {r.rbp:016x}  rsp {r.rsp:016x}",
+                f"  r8  {r.r8:016x}  r9  {r.r9:016x}  r10 {r.r10:016x}  r11 {r.r11:016x}",
+                f"  r12 {r.r12:016x}  r13 {r.r13:016x}  r14 {r.r14:016x}  r15 {r.r15:016x}",
+                f"  cr0 {s.cr0:016x}  cr2 {s.cr2:016x}  cr3 {s.cr3:016x}  cr4 {s.cr4:016x}",
+                f"  efer {s.efer:016x}  cs {s.cs.selector:04x}  ss {s.ss.selector:04x}",
+                f"  gdt {s.gdt.base:016x}+{s.gdt.limit:04x}  idt {s.idt.base:016x}+{s.idt.limit:04x}",
+            )
+        )
+
+    def close(self) -> None:
+        """Unmap and close; closing twice does nothing."""
+        if self.fd >= 0:
+            self._thread = 0
+            self.run_area.release()
+            ffi.release(self._buffer)
+            self._map.close()
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Vcpu:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@cache
+def _init_kick() -> None:
+    """Install the signal that kicks send, once a process."""
+    error = lib.pyvmm_vcpu_init_kick()
+    if error:
+        raise OSError(error, "sigaction")
