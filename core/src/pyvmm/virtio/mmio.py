@@ -1,0 +1,313 @@
+"""The transport of virtio over MMIO, version 2 (virtio 1.2, section 4.2)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from pyvmm._native import lib
+from pyvmm.bus import BusDevice
+from pyvmm.device import DeviceContext
+from pyvmm.eventfd import EventFd
+from pyvmm.eventloop import EventLoop, LoopScope
+from pyvmm.exit_reason import ExitReason
+from pyvmm.memory import GuestMemory
+from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.interrupt import Interrupt
+from pyvmm.virtio.queue import Queue, QueueError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MMIO_WINDOW_SIZE: Final = 0x1000
+"""Bytes of physical address space of one device."""
+
+_MAGIC: Final = 0x74726976  # "virt"
+_VERSION: Final = 2
+_VENDOR: Final = 0x4D4D5650  # "PVMM"
+
+_ACKNOWLEDGE: Final[int] = lib.VIRTIO_CONFIG_S_ACKNOWLEDGE
+_DRIVER: Final[int] = lib.VIRTIO_CONFIG_S_DRIVER
+_DRIVER_OK: Final[int] = lib.VIRTIO_CONFIG_S_DRIVER_OK
+_FEATURES_OK: Final[int] = lib.VIRTIO_CONFIG_S_FEATURES_OK
+_NEEDS_RESET: Final[int] = lib.VIRTIO_CONFIG_S_NEEDS_RESET
+_FAILED: Final[int] = lib.VIRTIO_CONFIG_S_FAILED
+
+_STEPS: Final = {
+    _ACKNOWLEDGE: 0,
+    _DRIVER: _ACKNOWLEDGE,
+    _FEATURES_OK: _ACKNOWLEDGE | _DRIVER,
+    _DRIVER_OK: _ACKNOWLEDGE | _DRIVER | _FEATURES_OK,
+}
+"""Each step of the initialization and what must have come before it (section 3.1.1)."""
+
+_RING_FEATURES: Final = 1 << lib.VIRTIO_RING_F_INDIRECT_DESC | 1 << lib.VIRTIO_RING_F_EVENT_IDX
+_TRANSPORT_FEATURES: Final = 1 << lib.VIRTIO_F_VERSION_1 | _RING_FEATURES
+
+_CONFIG: Final[int] = lib.VIRTIO_MMIO_CONFIG
+_INT_VRING: Final[int] = lib.VIRTIO_MMIO_INT_VRING
+_INT_CONFIG: Final[int] = lib.VIRTIO_MMIO_INT_CONFIG
+_ADDRESS_REGISTERS: Final = {
+    lib.VIRTIO_MMIO_QUEUE_DESC_LOW: ("descriptor_table", 0),
+    lib.VIRTIO_MMIO_QUEUE_DESC_HIGH: ("descriptor_table", 32),
+    lib.VIRTIO_MMIO_QUEUE_AVAIL_LOW: ("available_ring", 0),
+    lib.VIRTIO_MMIO_QUEUE_AVAIL_HIGH: ("available_ring", 32),
+    lib.VIRTIO_MMIO_QUEUE_USED_LOW: ("used_ring", 0),
+    lib.VIRTIO_MMIO_QUEUE_USED_HIGH: ("used_ring", 32),
+}
+
+
+class MmioDevice(BusDevice):
+    """A 4 KiB window of registers through which the guest drives one :class:`VirtioDevice`.
+
+    Registers are answered on the vCPU's thread; every method of the device is called on the event loop's. What
+    the driver does out of order, at the wrong width or to a register that is not there is ignored.
+    """
+
+    def __init__(
+        self,
+        mem: GuestMemory,
+        device: VirtioDevice,
+        name: str,
+        loop: EventLoop,
+        stop: Callable[[ExitReason], None] = lambda reason: None,
+    ) -> None:
+        self.name = name
+        self.mem = mem
+        self.device = device
+        self.device_activated = False
+        self.features_select = 0
+        self.acked_features_select = 0
+        self.acked_features = 0
+        self.queue_select = 0
+        self.driver_status = 0
+        self.config_generation = 0
+        self.needs_reset = False
+        self.driver_was_ok = False
+        """Whether a driver ever brought the device up."""
+        self.queues = [Queue(index, size, EventFd()) for index, size in enumerate(device.queue_max_sizes)]
+        self.interrupt_event = EventFd()
+        self._interrupt = Interrupt(self.interrupt_event, self._config_changed, self._device_failed)
+        self._config_interrupt = False
+        self._used_seen = [0] * len(self.queues)
+        self._used_acked = [0] * len(self.queues)
+        self._loop = loop
+        self._scope = LoopScope(loop, self._callback_failed, self._publish)
+        loop.call(lambda: device.attach(DeviceContext(name, self._scope, stop)))
+        self._device_features = self._offered_features()
+
+    @property
+    def interrupt_status(self) -> int:
+        """Why the driver was interrupted last (InterruptStatus, section 4.2.2).
+
+        A used ring tells by itself that it has moved since the driver's last look, so whoever serves the queue,
+        also in another process, has nothing to set here.
+        """
+        status = _INT_CONFIG if self._config_interrupt else 0
+        if self.device_activated:
+            self._used_seen = [queue.used_idx() for queue in self.queues]
+            if self._used_seen != self._used_acked:
+                status |= _INT_VRING
+        return status
+
+    def read(self, offset: int, data: memoryview) -> None:
+        """Answer a register (4 bytes, aligned) or part of the configuration space (any width)."""
+        if offset >= _CONFIG:
+            data[:] = bytes(len(data))
+            self._call(lambda: self.device.read_config(offset - _CONFIG, data))
+        elif len(data) == 4 and offset % 4 == 0:
+            data[:] = self._read_register(offset).to_bytes(4, "little")
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Take a write to a register (4 bytes, aligned) or to the configuration space (any width)."""
+        if offset >= _CONFIG:
+            if self.driver_status & _DRIVER and not self.driver_status & _FAILED:
+                copy = memoryview(bytes(data))
+                self._call(lambda: self.device.write_config(offset - _CONFIG, copy))
+        elif len(data) == 4 and offset % 4 == 0:
+            self._write_register(offset, int.from_bytes(data, "little"))
+
+    def close(self) -> None:
+        """Stop the device and release its eventfds. On the loop's thread, after the last vCPU's run."""
+        try:
+            if self.device_activated:
+                self.device.reset()
+            self.device.close()
+        except Exception:
+            log.exception("%s: closing it failed", self.name)
+        self._scope.close()
+        for queue in self.queues:
+            queue.event.close()
+        self.interrupt_event.close()
+
+    def _read_register(self, offset: int) -> int:
+        queue = self.queues[self.queue_select] if self.queue_select < len(self.queues) else None
+        match offset:
+            case lib.VIRTIO_MMIO_INTERRUPT_STATUS:
+                return self.interrupt_status
+            case lib.VIRTIO_MMIO_MAGIC_VALUE:
+                return _MAGIC
+            case lib.VIRTIO_MMIO_VERSION:
+                return _VERSION
+            case lib.VIRTIO_MMIO_DEVICE_ID:
+                return self.device.device_type
+            case lib.VIRTIO_MMIO_VENDOR_ID:
+                return _VENDOR
+            case lib.VIRTIO_MMIO_DEVICE_FEATURES:
+                return self._device_features >> 32 * self.features_select & 0xFFFFFFFF if self.features_select < 4 else 0
+            case lib.VIRTIO_MMIO_QUEUE_NUM_MAX:
+                return queue.max_size if queue else 0
+            case lib.VIRTIO_MMIO_QUEUE_READY:
+                return int(queue.ready) if queue else 0
+            case lib.VIRTIO_MMIO_STATUS:
+                return self.driver_status | (_NEEDS_RESET if self.needs_reset and self.driver_status else 0)
+            case lib.VIRTIO_MMIO_CONFIG_GENERATION:
+                return self.config_generation
+            case lib.VIRTIO_MMIO_SHM_LEN_LOW | lib.VIRTIO_MMIO_SHM_LEN_HIGH:
+                return 0xFFFFFFFF  # no shared memory region has this id (section 4.2.2)
+            case lib.VIRTIO_MMIO_SHM_BASE_LOW | lib.VIRTIO_MMIO_SHM_BASE_HIGH:
+                return 0xFFFFFFFF
+        return 0
+
+    def _write_register(self, offset: int, value: int) -> None:
+        match offset:
+            case lib.VIRTIO_MMIO_INTERRUPT_ACK:
+                if value & _INT_VRING:
+                    self._used_acked = self._used_seen
+                if value & _INT_CONFIG:
+                    self._config_interrupt = False
+            case lib.VIRTIO_MMIO_QUEUE_NOTIFY:
+                # Usually KVM takes it, as an ioeventfd.
+                if value < len(self.queues):
+                    self.queues[value].event.signal()
+            case lib.VIRTIO_MMIO_DEVICE_FEATURES_SEL:
+                self.features_select = value
+            case lib.VIRTIO_MMIO_DRIVER_FEATURES_SEL:
+                self.acked_features_select = value
+            case lib.VIRTIO_MMIO_DRIVER_FEATURES:
+                if self.driver_status & (_DRIVER | _FEATURES_OK) == _DRIVER and self.acked_features_select < 4:
+                    shift = 32 * self.acked_features_select
+                    self.acked_features = self.acked_features & ~(0xFFFFFFFF << shift) | value << shift
+            case lib.VIRTIO_MMIO_QUEUE_SEL:
+                self.queue_select = value
+            case lib.VIRTIO_MMIO_STATUS:
+                self._write_status(value)
+            case _:
+                self._write_queue_register(offset, value)
+
+    def _write_queue_register(self, offset: int, value: int) -> None:
+        settable = self.driver_status & (_FEATURES_OK | _DRIVER_OK | _FAILED) == _FEATURES_OK
+        if not settable or self.queue_select >= len(self.queues):
+            return
+        queue = self.queues[self.queue_select]
+        if offset == lib.VIRTIO_MMIO_QUEUE_READY:
+            queue.ready = bool(value & 1)
+        elif queue.ready:
+            return  # a queue that is in use does not move
+        elif offset == lib.VIRTIO_MMIO_QUEUE_NUM:
+            queue.size = value
+        elif offset in _ADDRESS_REGISTERS:
+            field, shift = _ADDRESS_REGISTERS[offset]
+            setattr(queue, field, getattr(queue, field) & ~(0xFFFFFFFF << shift) | value << shift)
+
+    def _write_status(self, value: int) -> None:
+        if value == 0:
+            self._reset()
+            return
+        new = value & ~self.driver_status & ~_NEEDS_RESET
+        if self.driver_status & ~value or self.driver_status & _FAILED:
+            return  # only a reset takes bits back (section 2.1.1)
+        if new & _FAILED:
+            self.driver_status |= _FAILED
+            return
+        if new not in _STEPS or self.driver_status != _STEPS[new]:
+            return
+        if new == _FEATURES_OK and not self._accept_features():
+            return
+        self.driver_status |= new
+        if new == _DRIVER_OK:
+            self._call(self._activate)
+
+    def _offered_features(self) -> int:
+        offered = _TRANSPORT_FEATURES
+        for page in range(4):
+            offered |= (self._call(lambda page=page: self.device.features(page)) or 0) << 32 * page  # type: ignore[misc]
+        return offered
+
+    def _accept_features(self) -> bool:
+        acked = self.acked_features
+        if acked & ~self._device_features or not acked >> lib.VIRTIO_F_VERSION_1 & 1:
+            return False
+
+        def tell() -> bool:
+            for page in range(4):
+                self.device.ack_features(page, acked >> 32 * page & 0xFFFFFFFF)
+            return True
+
+        return bool(self._call(tell))
+
+    def _activate(self) -> None:
+        event_idx = bool(self.acked_features >> lib.VIRTIO_RING_F_EVENT_IDX & 1)
+        indirect = bool(self.acked_features >> lib.VIRTIO_RING_F_INDIRECT_DESC & 1)
+        for queue in self.queues:
+            if queue.ready:
+                queue.activate(self.mem, self._interrupt, event_idx, indirect)
+        self.driver_was_ok = True
+        self.device_activated = True
+        self._used_seen = self._used_acked = [queue.used_idx() for queue in self.queues]
+        self.device.activate(self.mem, self._interrupt, self.queues)
+        log.info("%s: active, features %#x, queues %s", self.name, self.acked_features, [q.size for q in self.queues if q.ready])
+
+    def _reset(self) -> None:
+        if self.driver_status == 0:
+            return
+
+        def reset() -> bool:
+            done = not self.device_activated or self.device.reset()
+            if done:
+                for queue in self.queues:
+                    queue.reset()
+            return done
+
+        if not self._call(reset):
+            self.driver_status |= _FAILED
+            self.needs_reset = True
+            return
+        self.device_activated = False
+        self.needs_reset = False
+        self.driver_status = 0
+        self.acked_features = 0
+        self.features_select = self.acked_features_select = self.queue_select = 0
+        self._config_interrupt = False
+        self.interrupt_event.drain()
+
+    def _call(self, function: Callable[[], T]) -> T | None:
+        """Run a call of the device on the loop's thread; None when it raised, which fails the device."""
+        try:
+            return self._loop.call(function)
+        except Exception as error:
+            self._loop.call(lambda: self._callback_failed(error))
+            return None
+
+    def _publish(self) -> None:
+        for queue in self.queues:
+            queue.publish()
+
+    def _config_changed(self) -> None:
+        self.config_generation = self.config_generation + 1 & 0xFFFFFFFF
+        self._config_interrupt = True
+
+    def _device_failed(self, reason: str) -> None:
+        log.error("%s: %s; it is served no more until the driver resets it", self.name, reason)
+        self.needs_reset = True
+        self._config_changed()
+
+    def _callback_failed(self, error: BaseException) -> None:
+        self._scope.close()
+        if isinstance(error, QueueError):
+            self._interrupt.signal_needs_reset(str(error))
+        else:
+            log.error("%s: the device failed", self.name, exc_info=error)
+            self._interrupt.signal_needs_reset(f"{type(error).__name__}: {error}")
