@@ -1,0 +1,21 @@
+"""A virtual machine monitor on Linux KVM whose devices are Python packages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyvmm.machine import Machine, MachineConfig
+
+__all__ = ["Machine", "MachineConfig", "__version__"]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    # PEP 562: a plugin that imports pyvmm.options does not pay for the machine.
+    if name in ("Machine", "MachineConfig"):
+        from pyvmm import machine
+
+        return getattr(machine, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

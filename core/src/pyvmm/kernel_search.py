@@ -1,0 +1,97 @@
+"""Which kernel is booted when the user names none."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from pyvmm.errors import UsageError
+
+
+class KernelChoice(NamedTuple):
+    """A kernel, and the initrd that belongs to it."""
+
+    kernel: Path
+    initrd: Path | None
+
+
+def find_kernel(
+    environ: Mapping[str, str] = os.environ, boot: Path = Path("/boot"), with_initrd: bool = True
+) -> KernelChoice:
+    """The first that there is of ``$PYVMM_KERNEL``, the host's own kernel in ``boot``, and the newest there.
+
+    A kernel from ``boot`` comes with the initrd beside it, if there is one and ``with_initrd`` asks for it. Raises
+    :class:`UsageError` with every path that was tried; also where ``$PYVMM_KERNEL`` names what cannot be read,
+    since that is what the user meant.
+    """
+    chosen = environ.get("PYVMM_KERNEL")
+    if chosen:
+        kernel = Path(chosen)
+        check_file(kernel, "PYVMM_KERNEL")
+        return KernelChoice(kernel, None)
+    tried: dict[Path, str] = {}
+    for kernel in _candidates(boot):
+        if kernel in tried:
+            continue
+        initrd = _initrd_beside(kernel) if with_initrd else None
+        fault = file_fault(kernel)
+        if not fault and initrd and file_fault(initrd):
+            fault = f"its {initrd.name} is {file_fault(initrd)}"
+        if not fault:
+            return KernelChoice(kernel, initrd)
+        tried[kernel] = fault
+    if not any(path.name != f"vmlinuz-{os.uname().release}" for path in tried):
+        tried[boot / "vmlinuz-*"] = "no such file"
+    faults = ", ".join(f"{path} ({fault})" for path, fault in tried.items())
+    raise UsageError(
+        f"no kernel to boot; tried $PYVMM_KERNEL (not set), {faults}; give one with --kernel FILE or PYVMM_KERNEL"
+    )
+
+
+def check_file(path: Path, what: str) -> None:
+    """Raise :class:`UsageError` where ``path``, given as ``what``, is not a file that can be read."""
+    fault = file_fault(path)
+    if fault:
+        raise UsageError(f"{what}: {str(path)!r}: {fault}")
+
+
+def file_fault(path: Path) -> str:
+    """Why ``path`` cannot be read as a file; empty where it can."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "no such file"
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    if stat.S_ISDIR(mode):
+        return "a directory, not a file"
+    if not os.access(path, os.R_OK):
+        return f"not readable for this user (mode {stat.S_IMODE(mode):04o})"
+    return ""
+
+
+def version_key(name: str) -> list[tuple[int, int, str]]:
+    """Sorts file names by the versions in them: 6.9 before 6.10, 6.1-rc1 before 6.1."""
+    parts = re.findall(r"\d+|~|rc|[^\d]+?(?=rc\d|\d|~|$)", name)
+    key = [(2, int(part), "") if part.isdigit() else (-1 if part in ("~", "rc") else 1, 0, part) for part in parts]
+    return [*key, (0, 0, "")]
+
+
+def _candidates(boot: Path) -> Iterator[Path]:
+    yield boot / f"vmlinuz-{os.uname().release}"
+    names = [path.name for path in boot.glob("vmlinuz-*")]
+    for name in sorted(names, key=version_key, reverse=True):
+        yield boot / name
+
+
+def _initrd_beside(kernel: Path) -> Path | None:
+    """The initrd of a kernel called vmlinuz-VERSION, by the names that distributions give it."""
+    version = kernel.name.removeprefix("vmlinuz-")
+    for name in (f"initrd.img-{version}", f"initramfs-{version}.img", f"initrd-{version}"):
+        if kernel.with_name(name).exists():
+            return kernel.with_name(name)
+    return None
