@@ -1,0 +1,109 @@
+"""Tables of Intel's MultiProcessor Specification 1.4, for guests without ACPI: CPUs, the IOAPIC and its pins."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final
+
+from pyvmm.errors import UsageError
+from pyvmm.x86_64.acpi import checksum, ioapic_id
+from pyvmm.x86_64.layout import EBDA_ADDRESS, EBDA_END, IOAPIC_ADDRESS, IOAPIC_PINS, LAPIC_ADDRESS
+
+if TYPE_CHECKING:
+    from pyvmm.memory import GuestAddress, GuestMemory
+
+SPEC_REVISION: Final = 4
+"""Version 1.4."""
+
+# Entry types (section 4.3)
+PROCESSOR: Final = 0
+BUS: Final = 1
+IOAPIC: Final = 2
+IO_INTERRUPT: Final = 3
+LOCAL_INTERRUPT: Final = 4
+
+# Interrupt types (table 4-11)
+INT: Final = 0
+NMI: Final = 1
+EXT_INT: Final = 3
+
+CPU_ENABLED: Final = 1 << 0
+CPU_BOOTSTRAP: Final = 1 << 1
+IOAPIC_ENABLED: Final = 1 << 0
+
+LAPIC_VERSION: Final = 0x14
+"""KVM's (arch/x86/kvm/lapic.c)."""
+
+IOAPIC_VERSION: Final = 0x11
+"""KVM's (arch/x86/kvm/ioapic.h)."""
+
+CPU_FEATURES: Final = 1 << 0 | 1 << 9
+"""An FPU and an APIC: nobody reads more of it than that."""
+
+ISA_BUS: Final = 0
+CONFORMS_TO_BUS: Final = 0
+"""Edge-triggered and active high, as on ISA."""
+
+ALL_APICS: Final = 0xFF
+
+
+def build(cpus: int, address: GuestAddress = EBDA_ADDRESS) -> bytes:
+    """Floating pointer and configuration table for ``address``: APIC ids 0 to ``cpus`` - 1, one ISA bus, and each
+    of its interrupts at the IOAPIC's pin of the same number.
+
+    Raises :class:`UsageError` for more CPUs than fit the KiB that these tables are looked for in.
+    """
+    ioapic = ioapic_id(cpus)
+    entries = [
+        struct.pack(
+            "<BBBBII8x",
+            PROCESSOR,
+            apic_id & 0xFF,
+            LAPIC_VERSION,
+            CPU_ENABLED | (0 if apic_id else CPU_BOOTSTRAP),
+            0,
+            CPU_FEATURES,
+        )
+        for apic_id in range(cpus)
+    ]
+    entries.append(struct.pack("<BB6s", BUS, ISA_BUS, b"ISA   "))
+    entries.append(struct.pack("<BBBBI", IOAPIC, ioapic, IOAPIC_VERSION, IOAPIC_ENABLED, IOAPIC_ADDRESS))
+    entries += [
+        struct.pack("<BBHBBBB", IO_INTERRUPT, INT, CONFORMS_TO_BUS, ISA_BUS, irq, ioapic, irq)
+        for irq in range(IOAPIC_PINS)
+    ]
+    entries += [
+        struct.pack("<BBHBBBB", LOCAL_INTERRUPT, kind, CONFORMS_TO_BUS, ISA_BUS, 0, ALL_APICS, lint)
+        for lint, kind in enumerate((EXT_INT, NMI))
+    ]
+    pointer = bytearray(struct.pack("<4sIBBB5B", b"_MP_", address + 16, 1, SPEC_REVISION, 0, 0, 0, 0, 0, 0))
+    pointer[10] = checksum(pointer)
+
+    body = b"".join(entries)
+    table = bytearray(
+        struct.pack(
+            "<4sHBB8s12sIHHIHBx",
+            b"PCMP",
+            44 + len(body),
+            SPEC_REVISION,
+            0,
+            b"PYVMM   ",
+            b"PYVMM       ",
+            0,
+            0,
+            len(entries),
+            LAPIC_ADDRESS,
+            0,
+            0,
+        )
+        + body
+    )
+    table[7] = checksum(table)
+    if len(pointer) + len(table) > EBDA_END - EBDA_ADDRESS:
+        raise UsageError(f"cpus: {cpus} CPUs are too many for a guest without ACPI; give it fewer")
+    return bytes(pointer + table)
+
+
+def write(mem: GuestMemory, cpus: int) -> None:
+    """Write the tables to where a guest looks for them."""
+    mem.write(EBDA_ADDRESS, build(cpus))

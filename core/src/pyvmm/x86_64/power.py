@@ -1,0 +1,80 @@
+"""The registers that end a run: ACPI sleep control and status, the reset register, the keyboard controller's reset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from pyvmm.bus import BusDevice
+from pyvmm.x86_64.layout import POWER_PORT, RESET_PORT, SLEEP_CONTROL_PORT
+
+S5_SLP_TYP: Final = 5
+r"""What ``\_S5`` in the DSDT says that the guest has to write as SLP_TYP to power off."""
+
+RESET_VALUE: Final = 1
+"""What the FADT says that the guest has to write to the reset register."""
+
+# Sleep control register, ACPI 6.5, section 4.8.3.7
+SLP_TYP_SHIFT: Final = 2
+SLP_TYP_MASK: Final = 0x1C
+SLP_EN: Final = 0x20
+
+KEYBOARD_RESET_COMMAND: Final = 0xFE
+"""Pulses line 0 of the 8042's output port, which a PC wires to the CPU's reset."""
+
+OUTPUT_BUFFER_FULL: Final = 0x01
+
+
+class PowerRegisters(BusDevice):
+    """The sleep and reset registers of hardware-reduced ACPI (ACPI 6.5, sections 4.8.3.6 and 4.8.3.7).
+
+    For ``POWER_PORT_SIZE`` ports from ``POWER_PORT`` on. All of them read 0: a sleep status with WAK_STS clear
+    is a machine that sleeps.
+    """
+
+    name = "power"
+
+    def __init__(self, on_poweroff: Callable[[], None], on_reboot: Callable[[], None]) -> None:
+        """Both are called on the vCPU's thread, possibly more than once, and have to return soon."""
+        self.on_poweroff = on_poweroff
+        self.on_reboot = on_reboot
+
+    def read(self, offset: int, data: memoryview) -> None:
+        """All zeros."""
+        data[:] = bytes(len(data))
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Power off or reset where a register is told to; a wider write goes to each register in turn."""
+        for port, value in enumerate(data, POWER_PORT + offset):
+            if port == SLEEP_CONTROL_PORT and value & SLP_EN:
+                if (value & SLP_TYP_MASK) >> SLP_TYP_SHIFT == S5_SLP_TYP:
+                    self.on_poweroff()
+            elif port == RESET_PORT and value == RESET_VALUE:
+                self.on_reboot()
+
+
+class KeyboardReset(BusDevice):
+    """The one thing that a machine without a keyboard controller needs of it: the reset command at port 0x64.
+
+    For one port, ``I8042_STATUS_PORT``, where nothing else claims it.
+
+    Its status always says that a byte waits to be read and that a command may be written. Linux's i8042 driver
+    (``i8042_flush`` in drivers/input/serio/i8042.c) reads 16 of those and finds that there is no controller; with
+    an empty status it would wait half a second for an answer to its first command, and with all ones Linux would
+    wait another before each reset (``kb_wait`` in arch/x86/kernel/reboot.c).
+    """
+
+    name = "keyboard-reset"
+
+    def __init__(self, on_reboot: Callable[[], None]) -> None:
+        """``on_reboot`` is called on the vCPU's thread, possibly more than once, and has to return soon."""
+        self.on_reboot = on_reboot
+
+    def read(self, offset: int, data: memoryview) -> None:
+        """The status register."""
+        data[0] = OUTPUT_BUFFER_FULL
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Reset at the command for it."""
+        if data[0] == KEYBOARD_RESET_COMMAND:
+            self.on_reboot()
