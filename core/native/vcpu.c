@@ -1,12 +1,13 @@
 #include "vcpu.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 static int kick_signal(void) { return SIGRTMIN + 4; }
 
@@ -20,11 +21,11 @@ int pyvmm_vcpu_init_kick(void)
     return sigaction(kick_signal(), &action, NULL) ? errno : 0;
 }
 
-int pyvmm_vcpu_kick(struct kvm_run *run, unsigned long thread)
+int pyvmm_vcpu_kick(struct kvm_run *run, int thread)
 {
     /* A vCPU on its way into KVM_RUN sees the flag, one that is inside gets the signal: no race is left. */
     atomic_store((_Atomic uint8_t *)&run->immediate_exit, 1);
-    return pthread_kill((pthread_t)thread, kick_signal());
+    return syscall(SYS_tgkill, getpid(), thread, kick_signal()) ? errno : 0;
 }
 
 int pyvmm_vcpu_run(int fd, struct kvm_run *run, struct pyvmm_exit *out)

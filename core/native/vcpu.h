@@ -19,8 +19,8 @@ struct pyvmm_exit {
 /* Runs the vCPU up to its next exit: 0, or an errno; EINTR after a kick. */
 int pyvmm_vcpu_run(int fd, struct kvm_run *run, struct pyvmm_exit *out);
 
-/* Makes the present or next run of the vCPU in `thread` (a pthread_t) return EINTR; 0 or an errno. */
-int pyvmm_vcpu_kick(struct kvm_run *run, unsigned long thread);
+/* Makes the present or next run of the vCPU in `thread` (a kernel's thread ID) return EINTR; 0 or an errno. */
+int pyvmm_vcpu_kick(struct kvm_run *run, int thread);
 
 /* Makes a signal that only interrupts; 0 or an errno. Once a process, before any kick. */
 int pyvmm_vcpu_init_kick(void);

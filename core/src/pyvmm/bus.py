@@ -182,8 +182,8 @@ class Bus:
         try:
             with slot.lock:
                 slot.device.read(address - slot.base, data)
-        except Exception:
-            self._fail(slot, "read", address)
+        except Exception as error:
+            self.fail(slot.device, error)
             data[:] = _ALL_ONES[: len(data)]
             return False
         return True
@@ -196,8 +196,8 @@ class Bus:
         try:
             with slot.lock:
                 slot.device.write(address - slot.base, data)
-        except Exception:
-            self._fail(slot, "write", address)
+        except Exception as error:
+            self.fail(slot.device, error)
             return False
         return True
 
@@ -209,11 +209,12 @@ class Bus:
         slot = slots[at]
         return slot if address + size <= slot.end else None
 
-    def _fail(self, slot: _Slot, what: str, address: int) -> None:
-        slot.failed = True
-        log.exception(
-            "%s: %s at %#x on the %s bus failed; the device answers no more", slot.device.name, what, address, self.name
-        )
+    def fail(self, device: BusDevice, error: BaseException) -> None:
+        """Take ``device`` out of service for ``error``: logged once, all ones from then on."""
+        for slot in self._map[1]:
+            if slot.device is device and not slot.failed:
+                slot.failed = True
+                log.error("%s: the device failed and answers no more (%s)", device.name, slot.range, exc_info=error)
 
 
 _ALL_ONES: Final = b"\xff" * 4096

@@ -1,7 +1,8 @@
 """Linux KVM: the only place that sees an ioctl (Documentation/virt/kvm/api.rst)."""
 
+from pyvmm.kvm.cpuid_entry import CpuidEntry
 from pyvmm.kvm.ioctl import KvmError
-from pyvmm.kvm.kvm import CpuidEntry, Kvm
+from pyvmm.kvm.kvm import Kvm
 from pyvmm.kvm.vcpu import Vcpu, VcpuExit
 from pyvmm.kvm.vm import Vm
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Final
 
 from pyvmm._native import ffi, lib
 from pyvmm.errors import HostError
+from pyvmm.kvm.cpuid_entry import CpuidEntry
 from pyvmm.kvm.ioctl import ioctl
 from pyvmm.kvm.vm import Vm
 
@@ -24,19 +24,6 @@ REQUIRED: Final = (
 """What a machine needs of KVM; the youngest, immediate exits, came with Linux 4.11."""
 
 _MAX_CPUID_ENTRIES: Final = 256
-
-
-@dataclass
-class CpuidEntry:
-    """One CPUID leaf (struct kvm_cpuid_entry2): what it answers to EAX = function, ECX = index."""
-
-    function: int
-    index: int
-    flags: int
-    eax: int
-    ebx: int
-    ecx: int
-    edx: int
 
 
 class Kvm:

@@ -15,7 +15,7 @@ from pyvmm._native import ffi, lib
 from pyvmm.kvm.ioctl import KvmError, ioctl
 
 if TYPE_CHECKING:
-    from pyvmm.kvm.kvm import CpuidEntry
+    from pyvmm.kvm.cpuid_entry import CpuidEntry
 
 
 class VcpuExit(IntEnum):
@@ -72,7 +72,7 @@ class Vcpu:
     def enter_thread(self) -> None:
         """Say that the calling thread is the one that runs this vCPU, so that :meth:`kick` reaches it."""
         _init_kick()
-        self._thread = threading.get_ident()
+        self._thread = threading.get_native_id()
 
     def leave_thread(self) -> None:
         """Say that the thread runs it no more."""

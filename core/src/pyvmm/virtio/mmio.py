@@ -96,7 +96,7 @@ class MmioDevice(BusDevice):
         self._loop = loop
         self._scope = LoopScope(loop, self._callback_failed, self._publish)
         loop.call(lambda: device.attach(DeviceContext(name, self._scope, stop)))
-        self._device_features = self._offered_features()
+        self._offered: int = self._offered_features()
 
     @property
     def interrupt_status(self) -> int:
@@ -156,7 +156,7 @@ class MmioDevice(BusDevice):
             case lib.VIRTIO_MMIO_VENDOR_ID:
                 return _VENDOR
             case lib.VIRTIO_MMIO_DEVICE_FEATURES:
-                return self._device_features >> 32 * self.features_select & 0xFFFFFFFF if self.features_select < 4 else 0
+                return self._offered >> 32 * self.features_select & 0xFFFFFFFF if self.features_select < 4 else 0
             case lib.VIRTIO_MMIO_QUEUE_NUM_MAX:
                 return queue.max_size if queue else 0
             case lib.VIRTIO_MMIO_QUEUE_READY:
@@ -231,14 +231,14 @@ class MmioDevice(BusDevice):
             self._call(self._activate)
 
     def _offered_features(self) -> int:
-        offered = _TRANSPORT_FEATURES
+        offered: int = _TRANSPORT_FEATURES
         for page in range(4):
             offered |= (self._call(lambda page=page: self.device.features(page)) or 0) << 32 * page  # type: ignore[misc]
         return offered
 
     def _accept_features(self) -> bool:
         acked = self.acked_features
-        if acked & ~self._device_features or not acked >> lib.VIRTIO_F_VERSION_1 & 1:
+        if acked & ~self._offered or not acked >> lib.VIRTIO_F_VERSION_1 & 1:
             return False
 
         def tell() -> bool:

@@ -60,6 +60,8 @@ class DescriptorChain:
     on is copied first (:meth:`read` does).
     """
 
+    _native: Any
+
     __slots__ = ("_native", "_queue", "_readable", "_writable", "head", "readable_length", "writable_length")
 
     def __init__(

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
+
+from pyvmm.kvm.cpuid_entry import CpuidEntry
 
 SIGNIFICANT_INDEX: Final = 1 << 0
 """KVM_CPUID_FLAG_SIGNIFCANT_INDEX (<asm/kvm.h>): the entry is for one value of ECX."""
@@ -30,19 +32,6 @@ CORE_LEVEL: Final = 2
 AMD_EXTENDED_TOPOLOGY: Final = 0x8000_0026
 
 _MASK32: Final = 0xFFFF_FFFF
-
-
-@dataclass(frozen=True)
-class CpuidEntry:
-    """``struct kvm_cpuid_entry2`` (<asm/kvm.h>): the answer to ``function``, with ``index`` in ECX."""
-
-    function: int
-    index: int
-    flags: int
-    eax: int
-    ebx: int
-    ecx: int
-    edx: int
 
 
 def for_vcpu(

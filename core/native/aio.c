@@ -1,0 +1,262 @@
+#include "aio_backend.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/stat.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* A copy of 64 KiB takes about as long as handing it over. */
+#define INLINE_LENGTH (64 * 1024)
+#define INLINE_COUNT 8
+
+struct pyvmm_aio *pyvmm_aio_new(uint32_t depth, uint32_t threads, int *error)
+{
+    struct pyvmm_aio *aio = NULL;
+    *error = EINVAL;
+    if (depth == 0 || depth > PYVMM_AIO_MAX_DEPTH || threads > PYVMM_AIO_MAX_THREADS)
+        return NULL;
+    aio = calloc(1, sizeof *aio);
+    if (aio)
+        aio->slots = calloc(depth, sizeof *aio->slots);
+    if (!aio || !aio->slots) {
+        free(aio);
+        *error = ENOMEM;
+        return NULL;
+    }
+    aio->fd = -1;
+    aio->depth = depth;
+    aio->inline_length = INLINE_LENGTH;
+    aio->inline_count = INLINE_COUNT;
+    aio->owner = getpid();
+    for (uint32_t i = 0; i < depth; i++)
+        pyvmm_aio_push(&aio->unused, &aio->slots[i]);
+    *error = threads ? pyvmm_aio_pool_open(aio, threads) : pyvmm_aio_uring_open(aio);
+    if (*error) {
+        free(aio->slots);
+        free(aio);
+        return NULL;
+    }
+    return aio;
+}
+
+int pyvmm_aio_prepare(struct pyvmm_aio *aio, struct pyvmm_aio_file *file, int op, uint32_t flags, uint64_t offset,
+                      uint64_t length, const struct iovec *iov, uint32_t iov_count, uint64_t tag)
+{
+    struct pyvmm_aio_request *request = aio->unused.first;
+    int transfer = op == PYVMM_AIO_READ || op == PYVMM_AIO_WRITE;
+    if (op < PYVMM_AIO_READ || op > PYVMM_AIO_FALLOCATE)
+        return -EINVAL;
+    if (!request)
+        return -EAGAIN;
+    if (!transfer)
+        iov_count = 0;
+    if (iov_count > request->iov_room) {
+        /* Grown rarely and kept: a slot soon has room for the longest request of its device. */
+        uint32_t room = iov_count < 4 ? 4 : iov_count;
+        struct iovec *store = realloc(request->iov_store, room * sizeof *store);
+        if (!store)
+            return -ENOMEM;
+        request->iov_store = store;
+        request->iov_room = room;
+    }
+    if (transfer) {
+        length = 0;
+        for (uint32_t i = 0; i < iov_count; i++) {
+            request->iov_store[i] = iov[i];
+            length += iov[i].iov_len;
+        }
+    }
+    pyvmm_aio_pop(&aio->unused);
+    request->file = file;
+    request->tag = tag;
+    request->offset = offset;
+    request->length = length;
+    request->done = 0;
+    request->result = 0;
+    request->flags = flags;
+    request->op = (uint8_t)op;
+    request->retries = 0;
+    request->iov = request->iov_store;
+    request->iov_count = iov_count;
+    pyvmm_aio_push(&aio->pending, request);
+    aio->in_use++;
+    aio->prepared++;
+    return 0;
+}
+
+int pyvmm_aio_fd(const struct pyvmm_aio_request *request)
+{
+    const struct pyvmm_aio_file *file = request->file;
+    uint32_t memory = 0;
+    if (!file->memory_mask && !file->offset_mask)
+        return file->fd;
+    if (request->op != PYVMM_AIO_READ && request->op != PYVMM_AIO_WRITE)
+        return file->fd;
+    for (uint32_t i = 0; i < request->iov_count; i++)
+        memory |= (uint32_t)(uintptr_t)request->iov[i].iov_base | (uint32_t)request->iov[i].iov_len;
+    if (memory & file->memory_mask ||
+        ((uint32_t)(request->offset + request->done) | (uint32_t)(request->length - request->done)) & file->offset_mask)
+        return file->unaligned_fd;
+    return file->fd;
+}
+
+int pyvmm_aio_advance(struct pyvmm_aio_request *request, int64_t returned, int cancelling)
+{
+    if (returned == -EINTR || returned == -EAGAIN) {
+        if (cancelling)
+            returned = -ECANCELED;
+        else if (returned == -EINTR || request->retries++ < 3)
+            return 0;
+    }
+    if (returned < 0) {
+        request->result = returned;
+        return 1;
+    }
+    if (request->op != PYVMM_AIO_READ && request->op != PYVMM_AIO_WRITE)
+        return 1;
+    request->done += (uint64_t)returned;
+    request->result = (int64_t)request->done;
+    if (returned == 0 || request->done >= request->length)
+        return 1;
+    /* What was moved is taken off the vector, so that the rest is never a replay. */
+    uint64_t moved = (uint64_t)returned;
+    while (request->iov_count && moved >= request->iov->iov_len) {
+        moved -= request->iov->iov_len;
+        request->iov++;
+        request->iov_count--;
+    }
+    if (request->iov_count) {
+        request->iov->iov_base = (uint8_t *)request->iov->iov_base + moved;
+        request->iov->iov_len -= moved;
+    }
+    if (cancelling) {
+        request->result = -ECANCELED;
+        return 1;
+    }
+    return 0;
+}
+
+/* Reads what the page cache has: 1 when the request has its result. */
+static int try_at_once(struct pyvmm_aio_request *request)
+{
+    ssize_t moved = preadv2(request->file->fd, request->iov, (int)pyvmm_aio_iov_now(request), (off_t)request->offset,
+                            (int)request->flags | RWF_NOWAIT);
+    if (moved < 0) {
+        if (errno == EOPNOTSUPP)
+            request->file->nowait = 0;
+        /* The backend meets any lasting error again. */
+        return 0;
+    }
+    return pyvmm_aio_advance(request, moved, 0);
+}
+
+int pyvmm_aio_submit(struct pyvmm_aio *aio)
+{
+    struct pyvmm_aio_request *request;
+    uint32_t tries = aio->inline_count, started = 0;
+    uint64_t before = aio->inlined;
+
+    while ((request = pyvmm_aio_pop(&aio->pending))) {
+        aio->prepared--;
+        int transfer = request->op == PYVMM_AIO_READ || request->op == PYVMM_AIO_WRITE;
+        if (transfer && request->length == 0) {
+            pyvmm_aio_push(&aio->finished, request);
+            aio->inlined++;
+            continue;
+        }
+        if (request->op == PYVMM_AIO_READ && request->file->nowait && tries && request->length <= aio->inline_length) {
+            tries--;
+            if (try_at_once(request)) {
+                pyvmm_aio_push(&aio->finished, request);
+                aio->inlined++;
+                continue;
+            }
+        }
+        aio->in_flight++;
+        started++;
+        if (aio->uring)
+            pyvmm_aio_uring_start(aio, request);
+        else
+            pyvmm_aio_pool_start(aio, request);
+    }
+    if (started) {
+        if (aio->uring)
+            pyvmm_aio_uring_submit(aio);
+        else
+            pyvmm_aio_pool_submit(aio);
+    }
+    return aio->inlined != before || aio->finished.first != NULL;
+}
+
+int pyvmm_aio_reap(struct pyvmm_aio *aio, struct pyvmm_aio_result *results, int max)
+{
+    struct pyvmm_aio_request *request;
+    int count = 0;
+    if (aio->uring)
+        pyvmm_aio_uring_collect(aio);
+    else
+        pyvmm_aio_pool_collect(aio);
+    while (count < max && (request = pyvmm_aio_pop(&aio->finished))) {
+        results[count].tag = request->tag;
+        results[count].result = request->result;
+        count++;
+        aio->in_use--;
+        pyvmm_aio_push(&aio->unused, request);
+    }
+    return count;
+}
+
+void pyvmm_aio_drain(struct pyvmm_aio *aio, int cancel)
+{
+    struct pyvmm_aio_request *request;
+    if (getpid() != aio->owner)
+        return; /* a fork's copy: what is under way is the parent's */
+    if (cancel) {
+        aio->cancelling = 1;
+        while ((request = pyvmm_aio_pop(&aio->pending))) {
+            aio->prepared--;
+            request->result = -ECANCELED;
+            pyvmm_aio_push(&aio->finished, request);
+        }
+    } else {
+        pyvmm_aio_submit(aio);
+    }
+    if (aio->uring)
+        pyvmm_aio_uring_drain(aio);
+    else
+        pyvmm_aio_pool_drain(aio);
+    aio->cancelling = 0;
+}
+
+void pyvmm_aio_free(struct pyvmm_aio *aio)
+{
+    pyvmm_aio_drain(aio, 1);
+    if (aio->uring)
+        pyvmm_aio_uring_close(aio);
+    else
+        pyvmm_aio_pool_close(aio);
+    for (uint32_t i = 0; i < aio->depth; i++)
+        free(aio->slots[i].iov_store);
+    free(aio->slots);
+    free(aio);
+}
+
+int pyvmm_aio_direct_alignment(int fd, uint32_t *memory, uint32_t *offset)
+{
+#ifdef STATX_DIOALIGN
+    struct statx status;
+    memset(&status, 0, sizeof status);
+    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &status))
+        return -errno;
+    if (!(status.stx_mask & STATX_DIOALIGN))
+        return -EOPNOTSUPP;
+    *memory = status.stx_dio_mem_align;
+    *offset = status.stx_dio_offset_align;
+    return 0;
+#else
+    return -EOPNOTSUPP;
+#endif
+}

@@ -1,0 +1,222 @@
+/* The engine's backend for kernels without io_uring: threads that know nothing of Python. */
+#include "aio_backend.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+/* System calls need little; thread-local storage of the libraries in the process comes out of it, too. */
+#define STACK_SIZE (256 * 1024)
+
+struct pyvmm_aio_pool {
+    pthread_mutex_t mutex;
+    pthread_cond_t work; /* there is something to do */
+    pthread_cond_t idle; /* nobody does anything */
+    struct pyvmm_aio_list queue, done;
+    uint32_t queued, running, sleeping, count, max;
+    int stopping;
+    atomic_int cancelling;
+    int event;
+    struct pyvmm_aio_list fresh; /* the engine's thread only: to be queued at the next submission */
+    pthread_t threads[PYVMM_AIO_MAX_THREADS];
+};
+
+static int64_t run_once(const struct pyvmm_aio_request *request)
+{
+    int64_t returned = -EINVAL;
+    int fd = pyvmm_aio_fd(request), count = (int)pyvmm_aio_iov_now(request);
+    off_t offset = (off_t)(request->offset + request->done);
+    switch (request->op) {
+    case PYVMM_AIO_READ:
+        returned = preadv2(fd, request->iov, count, offset, (int)request->flags);
+        break;
+    case PYVMM_AIO_WRITE:
+        returned = pwritev2(fd, request->iov, count, offset, (int)request->flags);
+        break;
+    case PYVMM_AIO_FDATASYNC:
+        returned = fdatasync(fd);
+        break;
+    case PYVMM_AIO_FALLOCATE:
+        returned = fallocate(fd, (int)request->flags, offset, (off_t)request->length);
+        break;
+    }
+    return returned < 0 ? -errno : returned;
+}
+
+static void *work(void *argument)
+{
+    struct pyvmm_aio_pool *pool = argument;
+    pthread_mutex_lock(&pool->mutex);
+    for (;;) {
+        struct pyvmm_aio_request *request = pyvmm_aio_pop(&pool->queue);
+        if (!request) {
+            if (pool->stopping)
+                break;
+            pool->sleeping++;
+            pthread_cond_wait(&pool->work, &pool->mutex);
+            pool->sleeping--;
+            continue;
+        }
+        pool->queued--;
+        pool->running++;
+        pthread_mutex_unlock(&pool->mutex);
+        while (!pyvmm_aio_advance(request, run_once(request), atomic_load(&pool->cancelling)))
+            ;
+        pthread_mutex_lock(&pool->mutex);
+        pool->running--;
+        int signal = !pool->done.first;
+        pyvmm_aio_push(&pool->done, request);
+        if (signal)
+            eventfd_write(pool->event, 1);
+        if (!pool->running && !pool->queue.first)
+            pthread_cond_signal(&pool->idle);
+    }
+    pthread_mutex_unlock(&pool->mutex);
+    return NULL;
+}
+
+int pyvmm_aio_pool_open(struct pyvmm_aio *aio, uint32_t threads)
+{
+    struct pyvmm_aio_pool *pool = calloc(1, sizeof *pool);
+    if (!pool)
+        return ENOMEM;
+    pool->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (pool->event < 0) {
+        int error = errno;
+        free(pool);
+        return error;
+    }
+    pthread_mutex_init(&pool->mutex, NULL);
+    pthread_cond_init(&pool->work, NULL);
+    pthread_cond_init(&pool->idle, NULL);
+    pool->max = threads;
+    aio->pool = pool;
+    aio->fd = pool->event;
+    return 0;
+}
+
+/* Starts one more thread, with all signals blocked: they are Python's main thread's. */
+static int spawn(struct pyvmm_aio_pool *pool)
+{
+    pthread_attr_t attributes;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, STACK_SIZE);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(&pool->threads[pool->count], &attributes, work, pool);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    if (!error) {
+        pthread_setname_np(pool->threads[pool->count], "pyvmm-aio");
+        pool->count++;
+    }
+    return error;
+}
+
+void pyvmm_aio_pool_start(struct pyvmm_aio *aio, struct pyvmm_aio_request *request)
+{
+    pyvmm_aio_push(&aio->pool->fresh, request);
+}
+
+void pyvmm_aio_pool_submit(struct pyvmm_aio *aio)
+{
+    struct pyvmm_aio_pool *pool = aio->pool;
+    struct pyvmm_aio_request *request;
+    uint32_t added = 0;
+
+    pthread_mutex_lock(&pool->mutex);
+    while ((request = pyvmm_aio_pop(&pool->fresh))) {
+        pyvmm_aio_push(&pool->queue, request);
+        added++;
+    }
+    pool->queued += added;
+    while (pool->queued > pool->sleeping && pool->count < pool->max) {
+        int error = spawn(pool);
+        if (!error) {
+            pool->sleeping++; /* as good as: it looks into the queue first */
+            pool->sleeping--;
+            if (pool->queued <= pool->sleeping + pool->count)
+                break;
+            continue;
+        }
+        if (pool->count == 0) {
+            /* No thread at all can be had: the requests fail, the machine goes on. */
+            while ((request = pyvmm_aio_pop(&pool->queue))) {
+                request->result = -error;
+                aio->in_flight--;
+                pyvmm_aio_push(&aio->finished, request);
+            }
+            pool->queued = 0;
+        }
+        break;
+    }
+    if (pool->sleeping) {
+        if (added > 1)
+            pthread_cond_broadcast(&pool->work);
+        else
+            pthread_cond_signal(&pool->work);
+    }
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+void pyvmm_aio_pool_collect(struct pyvmm_aio *aio)
+{
+    struct pyvmm_aio_pool *pool = aio->pool;
+    struct pyvmm_aio_request *request;
+    eventfd_t value;
+    if (!aio->in_flight)
+        return;
+    pthread_mutex_lock(&pool->mutex);
+    if (pool->done.first)
+        eventfd_read(pool->event, &value);
+    while ((request = pyvmm_aio_pop(&pool->done))) {
+        aio->in_flight--;
+        pyvmm_aio_push(&aio->finished, request);
+    }
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+void pyvmm_aio_pool_drain(struct pyvmm_aio *aio)
+{
+    struct pyvmm_aio_pool *pool = aio->pool;
+    struct pyvmm_aio_request *request;
+    pthread_mutex_lock(&pool->mutex);
+    if (aio->cancelling) {
+        atomic_store(&pool->cancelling, 1);
+        while ((request = pyvmm_aio_pop(&pool->queue))) {
+            request->result = -ECANCELED;
+            pyvmm_aio_push(&pool->done, request);
+        }
+        pool->queued = 0;
+    }
+    while (pool->running || pool->queue.first)
+        pthread_cond_wait(&pool->idle, &pool->mutex);
+    atomic_store(&pool->cancelling, 0);
+    pthread_mutex_unlock(&pool->mutex);
+    pyvmm_aio_pool_collect(aio);
+}
+
+void pyvmm_aio_pool_close(struct pyvmm_aio *aio)
+{
+    struct pyvmm_aio_pool *pool = aio->pool;
+    if (getpid() == aio->owner) {
+        pthread_mutex_lock(&pool->mutex);
+        pool->stopping = 1;
+        pthread_cond_broadcast(&pool->work);
+        pthread_mutex_unlock(&pool->mutex);
+        for (uint32_t i = 0; i < pool->count; i++)
+            pthread_join(pool->threads[i], NULL);
+        pthread_mutex_destroy(&pool->mutex);
+        pthread_cond_destroy(&pool->work);
+        pthread_cond_destroy(&pool->idle);
+    }
+    close(pool->event);
+    free(pool);
+    aio->pool = NULL;
+}

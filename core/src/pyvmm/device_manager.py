@@ -1,0 +1,216 @@
+"""Gives devices their places in a machine: addresses, interrupt lines, ids, and how the guest finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from pyvmm._native import lib
+from pyvmm.bus import Bus, BusDevice, BusRange, Placement
+from pyvmm.device import DeviceContext
+from pyvmm.errors import UsageError
+from pyvmm.eventfd import EventFd
+from pyvmm.eventloop import EventLoop, LoopScope
+from pyvmm.exit_reason import ExitReason
+from pyvmm.kvm import Vm
+from pyvmm.memory import GuestAddress, GuestMemory
+from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.mmio import MMIO_WINDOW_SIZE, MmioDevice
+from pyvmm.x86_64.acpi import AcpiDevice
+from pyvmm.x86_64.cmdline import Cmdline
+from pyvmm.x86_64.layout import IRQ_BASE, IRQ_MAX, MMIO_BASE, MMIO_END
+
+VIRTIO_MMIO_HID: Final = "LNRO0005"
+"""The ACPI hardware ID of a virtio-mmio window (drivers/virtio/virtio_mmio.c)."""
+
+_PC_IRQS: Final = (8, 12)
+"""What a PC's clock and mouse use: given out last, so that a plugin for them finds them free."""
+
+
+@dataclass(frozen=True)
+class IoEventRequest:
+    """An ioeventfd to be made: a write of ``value``, 4 bytes, to ``address`` signals ``event``."""
+
+    event: EventFd
+    address: GuestAddress
+    value: int
+
+    def carry_out(self, vm: Vm) -> None:
+        """Do it."""
+        vm.ioeventfd(self.event.fd, self.address, 4, self.value)
+
+
+@dataclass(frozen=True)
+class IrqRequest:
+    """An irqfd to be made: each signal of ``event`` is an edge on line ``irq``."""
+
+    event: EventFd
+    irq: int
+
+    def carry_out(self, vm: Vm) -> None:
+        """Do it."""
+        vm.irqfd(self.event.fd, self.irq)
+
+
+class MMIODeviceManager:
+    """All devices of a machine: virtio ones in windows of the MMIO bus, others where they ask to be.
+
+    What KVM has to be told is recorded in ``vm_requests``, so that devices can be registered before there is a
+    virtual machine.
+    """
+
+    def __init__(
+        self,
+        guest_mem: GuestMemory,
+        mmio_base: GuestAddress = MMIO_BASE,
+        *,
+        loop: EventLoop,
+        stop: Callable[[ExitReason], None] = lambda reason: None,
+    ) -> None:
+        """``loop`` is where the devices live; ``stop`` is what they may call to end the machine."""
+        self.guest_mem = guest_mem
+        self.bus = Bus("MMIO")
+        self.ports = Bus("port", 0x10000)
+        self.vm_requests: list[IoEventRequest | IrqRequest] = []
+        self.id_to_addr_map: dict[str, int] = {}
+        """Each device's id, and its first address or port."""
+        self.acpi_devices: list[AcpiDevice] = []
+        """What the guest is told of in ACPI's name space."""
+        self.irq = IRQ_BASE
+        """The next interrupt line to be tried."""
+        self._next_address = mmio_base
+        self._loop = loop
+        self._stop = stop
+        self._taken_irqs: dict[int, str] = {}
+        self._closers: list[Callable[[], None]] = []
+
+    def register_device(self, device: VirtioDevice, cmdline: Cmdline | None, id: str) -> GuestAddress:
+        """Give ``device`` a window and an interrupt line; the window's address.
+
+        With ``cmdline``, the kernel is told of it there (``virtio_mmio.device=``, for kernels with
+        CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES), otherwise in ACPI's tables. The device is this object's to close,
+        also when this raises :class:`UsageError`: the id is taken, or lines, addresses or the command line are
+        used up.
+        """
+        close_unplaced = self._on_close(device.close)
+        self._check_id(id)
+        address = self._take_window(id, MMIO_WINDOW_SIZE)
+        irq = self._take_irq(id)
+        if cmdline is not None:
+            cmdline.push("virtio_mmio.device", f"4K@{address:#x}:{irq}")
+        transport = MmioDevice(self.guest_mem, device, id, self._loop, self._stop)
+        self._closers.remove(close_unplaced)
+        self._on_close(transport.close)
+        window = self.bus.insert(transport, address, MMIO_WINDOW_SIZE)
+        for queue in transport.queues:
+            self.vm_requests.append(IoEventRequest(queue.event, address + lib.VIRTIO_MMIO_QUEUE_NOTIFY, queue.index))
+        self.vm_requests.append(IrqRequest(transport.interrupt_event, irq))
+        if cmdline is None:
+            self._tell_acpi(VIRTIO_MMIO_HID, window, None, irq)
+        self.id_to_addr_map[id] = address
+        return address
+
+    def register_bus_device(self, device: BusDevice, id: str) -> int:
+        """Put ``device`` at the first of its placements that is free; its first port or address.
+
+        The device is this object's to close, also when this raises :class:`UsageError`.
+        """
+        self._on_close(device.close)
+        self._check_id(id)
+        placement = self._choose_placement(device, id)
+        event = None
+        irq = placement.irq
+        if irq is None and placement.any_irq:
+            irq = self._take_irq(id)
+        elif irq is not None:
+            self._taken_irqs[irq] = id
+        if irq is not None:
+            event = EventFd()
+            self._on_close(event.close)
+            self.vm_requests.append(IrqRequest(event, irq))
+        scope = LoopScope(self._loop, lambda error: self._bus_device_failed(device, scope, error))
+        self._on_close(scope.close)
+        device.attach(DeviceContext(id, scope, self._stop, event))
+        base = -1
+        window = None
+        if placement.mmio_size:
+            base = self._take_window(id, placement.mmio_size)
+            window = self.bus.insert(device, base, placement.mmio_size)
+        if placement.ports is not None:
+            base = placement.ports.base
+            self.ports.insert(device, base, placement.ports.size)
+        if placement.acpi_hid:
+            self._tell_acpi(placement.acpi_hid, window, placement.ports, irq)
+        self.id_to_addr_map[id] = base
+        return base
+
+    def transports(self) -> list[MmioDevice]:
+        """The virtio devices' transports, by address."""
+        return [device for _, device in self.bus.devices() if isinstance(device, MmioDevice)]
+
+    def carry_out(self, vm: Vm) -> None:
+        """Tell KVM what was recorded, once."""
+        for request in self.vm_requests:
+            request.carry_out(vm)
+        self.vm_requests.clear()
+
+    def close(self) -> None:
+        """Close all devices, the last one first. On the loop's thread, when no vCPU runs any more."""
+        while self._closers:
+            self._closers.pop()()
+
+    def _on_close(self, closer: Callable[[], None]) -> Callable[[], None]:
+        self._closers.append(closer)
+        return closer
+
+    def _check_id(self, id: str) -> None:
+        if id in self.id_to_addr_map:
+            raise UsageError(f"device id {id}: there are two of them; give each device its own")
+
+    def _take_window(self, id: str, size: int) -> GuestAddress:
+        address = self._next_address
+        if address + size > MMIO_END:
+            raise UsageError(f"{id}: the addresses for devices are used up, at {len(self.id_to_addr_map)} devices")
+        self._next_address = address + -(-size // MMIO_WINDOW_SIZE) * MMIO_WINDOW_SIZE
+        return address
+
+    def _take_irq(self, id: str) -> int:
+        lines = [irq for irq in range(self.irq, IRQ_MAX + 1) if irq not in _PC_IRQS]
+        for irq in (*lines, *_PC_IRQS):
+            if irq not in self._taken_irqs:
+                self._taken_irqs[irq] = id
+                if irq not in _PC_IRQS:
+                    self.irq = irq + 1
+                return irq
+        raise UsageError(
+            f"{id}: no interrupt line is left; a machine has {IRQ_MAX - IRQ_BASE + 1} for devices (lines {IRQ_BASE} to {IRQ_MAX})"
+        )
+
+    def _choose_placement(self, device: BusDevice, id: str) -> Placement:
+        for placement in device.placements:
+            ports = placement.ports
+            if ports is not None and any(ports.overlaps(other) for other, _ in self.ports.devices()):
+                continue
+            if placement.irq is not None and placement.irq in self._taken_irqs:
+                continue
+            return placement
+        if not device.placements:
+            raise UsageError(f"{id}: the device does not say where it wants to be")
+        holders = {
+            holder.name
+            for placement in device.placements
+            if placement.ports is not None
+            for other, holder in self.ports.devices()
+            if placement.ports.overlaps(other)
+        }
+        raise UsageError(f"{id}: its places are taken, by {', '.join(sorted(holders)) or 'other devices'}")
+
+    def _bus_device_failed(self, device: BusDevice, scope: LoopScope, error: BaseException) -> None:
+        scope.close()
+        for bus in (self.bus, self.ports):
+            bus.fail(device, error)
+
+    def _tell_acpi(self, hid: str, mmio: BusRange | None, ports: BusRange | None, irq: int | None) -> None:
+        uid = sum(device.hid == hid for device in self.acpi_devices)
+        self.acpi_devices.append(AcpiDevice(hid, uid, mmio, ports, irq))

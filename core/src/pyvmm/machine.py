@@ -1,0 +1,209 @@
+"""A machine: KVM, memory, devices and a kernel put together, its vCPUs run, and how that ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pyvmm.bus import BusDevice
+from pyvmm.device_manager import MMIODeviceManager
+from pyvmm.errors import UsageError
+from pyvmm.eventloop import EventLoop
+from pyvmm.exit_reason import End, ExitReason
+from pyvmm.kvm import Kvm, Vcpu
+from pyvmm.memory import GuestMemory
+from pyvmm.plugin import CmdlineRequest
+from pyvmm.vcpu_loop import VcpuLoop
+from pyvmm.virtio.device import VirtioDevice
+from pyvmm.x86_64 import acpi, bootparams, cpuid, initrd, kernel, layout, mptable
+from pyvmm.x86_64.boot_state import set_boot_state
+from pyvmm.x86_64.cmdline import DEFAULT, Cmdline
+from pyvmm.x86_64.power import KeyboardReset, PowerRegisters
+
+if TYPE_CHECKING:
+    from pyvmm.plugins import DeviceRequest
+
+log = logging.getLogger(__name__)
+
+MAX_CPUS: Final = 8
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """What a machine is made of."""
+
+    kernel: Path
+    """A bzImage or an ELF executable."""
+
+    initrd: Path | None = None
+    cmdline: str = ""
+    """Added to the default command line."""
+
+    memory: int = 256 << 20
+    """Bytes: whole pages of 4 KiB."""
+
+    cpus: int = 1
+    """1 to 8."""
+
+    devices: Sequence[DeviceRequest] = ()
+    discovery: str = "acpi"
+    """How the guest finds its virtio devices: ``acpi``, in ACPI's tables, or ``cmdline``, by virtio_mmio.device=."""
+
+
+class Machine:
+    """A virtual machine, from its parts to its end.
+
+    >>> with Machine(MachineConfig(Path("vmlinuz"))) as machine:  # doctest: +SKIP
+    ...     reason = machine.run()
+
+    Raises :class:`PyvmmError` for what the user or the host's owner can mend.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        """Put the machine together up to the point where vCPUs run; devices can still be added."""
+        if not 1 <= config.cpus <= MAX_CPUS:
+            raise UsageError(f"cpus: {config.cpus} are not 1 to {MAX_CPUS}")
+        ranges = layout.memory_ranges(config.memory)
+        host_memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if config.memory > host_memory:
+            raise UsageError(f"memory: {config.memory >> 20} MiB are more than the host's {host_memory >> 20} MiB")
+        self.config = config
+        self._requests: dict[str, DeviceRequest] = {}
+        self._reasons: list[ExitReason] = []
+        self._vcpus_running = 0
+        self._vcpus_lock = threading.Lock()
+        self._vcpus_done = threading.Event()
+        self.vcpus: list[Vcpu] = []
+        with ExitStack() as stack:
+            self.kvm = stack.enter_context(Kvm())
+            self.memory = stack.enter_context(GuestMemory.create(ranges))
+            self.vm = stack.enter_context(self.kvm.create_vm())
+            self.loop = EventLoop()
+            stack.callback(self.loop.close)
+            self.devices = MMIODeviceManager(self.memory, loop=self.loop, stop=self.stop)
+            stack.callback(self.devices.close)
+            self.cmdline = Cmdline(" ".join(DEFAULT))
+            self._kernel = kernel.load(self.memory, config.kernel)
+            self._initrd = initrd.load(self.memory, config.initrd, self._kernel) if config.initrd else None
+            self._create_vm()
+            for request in config.devices:
+                self._requests[request.id] = request
+                self.add_device(request.kind.make(request.options), request.id)
+            self._stack = stack.pop_all()
+
+    def add_device(self, device: VirtioDevice | BusDevice, id: str) -> int:
+        """Take ``device`` into the machine, before :meth:`run`; its address or first port.
+
+        The machine closes it, also when it cannot take it.
+        """
+        if isinstance(device, VirtioDevice):
+            cmdline = self.cmdline if self.config.discovery == "cmdline" else None
+            return self.devices.register_device(device, cmdline, id)
+        return self.devices.register_bus_device(device, id)
+
+    def run(self) -> ExitReason:
+        """Boot, and serve until the machine ends; why it did. Once only.
+
+        The calling thread becomes the devices' event loop; each vCPU has a thread of its own.
+        """
+        self._add_power()
+        self._write_boot_data()
+        self.devices.carry_out(self.vm)
+        set_boot_state(self.vcpus[0], self.memory, self._kernel.entry)
+        self._vcpus_running = len(self.vcpus)
+        for vcpu in self.vcpus:
+            loop = VcpuLoop(vcpu, self.devices.bus, self.devices.ports, self.stop, self._reasons)
+            threading.Thread(target=self._run_vcpu, args=(loop,), name=f"vcpu{vcpu.index}", daemon=True).start()
+        try:
+            self.loop.run()
+        except BaseException:
+            self.stop(ExitReason(End.HOST_FAILURE, "the event loop failed"))
+            self._vcpus_done.wait()
+            raise
+        self._vcpus_done.wait()
+        self._report_idle_devices()
+        return self._reasons[0]
+
+    def stop(self, reason: ExitReason) -> None:
+        """End the run for ``reason``; the first reason counts. From any thread or signal handler."""
+        self._reasons.append(reason)
+        for vcpu in self.vcpus:
+            vcpu.kick()
+
+    def close(self) -> None:
+        """Release everything; closing twice does nothing."""
+        self._stack.close()
+
+    def _create_vm(self) -> None:
+        self.vm.set_tss_address(layout.KVM_TSS_ADDRESS)
+        self.vm.set_identity_map_address(layout.KVM_IDENTITY_MAP_ADDRESS)
+        self.vm.create_irqchip()
+        self.vm.set_memory(self.memory)
+        supported = self.kvm.supported_cpuid()
+        tsc_deadline = bool(self.kvm.check_extension("KVM_CAP_TSC_DEADLINE_TIMER"))
+        for index in range(self.config.cpus):
+            vcpu = self.vm.create_vcpu(index)
+            vcpu.set_cpuid(cpuid.for_vcpu(supported, index, self.config.cpus, tsc_deadline=tsc_deadline))
+            self.vcpus.append(vcpu)
+
+    def _add_power(self) -> None:
+        """The ways in which a guest ends a run."""
+
+        def poweroff() -> None:
+            self.stop(ExitReason(End.POWEROFF))
+
+        def reboot() -> None:
+            self.stop(ExitReason(End.REBOOT))
+
+        ports = self.devices.ports
+        ports.insert(PowerRegisters(poweroff, reboot), layout.POWER_PORT, layout.POWER_PORT_SIZE)
+        if ports.device_at(layout.I8042_STATUS_PORT) is None:
+            ports.insert(KeyboardReset(reboot), layout.I8042_STATUS_PORT, 1)
+
+    def _write_boot_data(self) -> None:
+        """Tables and command line, when all devices are known."""
+        self._add_kinds_to_cmdline()
+        self.cmdline.insert(self.config.cmdline)
+        tables = acpi.build(self.config.cpus, self.devices.acpi_devices)
+        acpi.write(self.memory, tables)
+        if self.config.discovery == "cmdline":
+            mptable.write(self.memory, self.config.cpus)
+        bootparams.write(self.memory, self._kernel, str(self.cmdline), self._initrd, tables.rsdp_address)
+
+    def _add_kinds_to_cmdline(self) -> None:
+        """What the kinds of the machine's devices want the kernel to be told, once a kind."""
+        by_kind: dict[str, list[DeviceRequest]] = {}
+        for request in self._requests.values():
+            by_kind.setdefault(request.kind.name, []).append(request)
+        for requests in by_kind.values():
+            if ask := requests[0].kind.cmdline:
+                options = [request.options for request in requests]
+                self.cmdline.insert(ask(CmdlineRequest(options, self.config.cmdline, self._initrd is not None)))
+
+    def _run_vcpu(self, loop: VcpuLoop) -> None:
+        loop.run()
+        with self._vcpus_lock:
+            self._vcpus_running -= 1
+            if self._vcpus_running == 0:
+                self._vcpus_done.set()
+                self.loop.stop()
+
+    def _report_idle_devices(self) -> None:
+        for transport in self.devices.transports():
+            if not transport.driver_was_ok:
+                request = self._requests.get(transport.name)
+                symbol = request.kind.kernel_config if request else ""
+                needs = f"; the guest's kernel needs {symbol}" if symbol else ""
+                log.info("%s: no driver came up for it%s", transport.name, needs)
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
