@@ -1,0 +1,42 @@
+"""Word from the kernel that some interface of the host has changed (rtnetlink(7))."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Final
+
+_RTMGRP_LINK: Final = 1  # <linux/rtnetlink.h>
+
+
+class LinkEvents:
+    """A descriptor that gets readable when an interface of this network namespace goes up, down, or away.
+
+    What has changed is asked of the tap itself: messages are thrown away here, so losing some loses nothing.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+        )
+        self._socket.bind((0, _RTMGRP_LINK))
+
+    @property
+    def fd(self) -> int:
+        """The file descriptor to wait for."""
+        return self._socket.fileno()
+
+    def drain(self) -> None:
+        """Forget what has come."""
+        for _ in range(64):
+            try:
+                self._socket.recv(1)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # more came than was kept
+                    raise
+
+    def close(self) -> None:
+        """Close it."""
+        self._socket.close()

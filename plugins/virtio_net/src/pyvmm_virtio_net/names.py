@@ -1,0 +1,69 @@
+"""The two names that a network card has: its interface on the host and its address."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+from typing import Final
+
+_IFNAMSIZ: Final = 16  # <linux/if.h>, with the final NUL
+_SO_NETNS_COOKIE: Final = 71  # <asm-generic/socket.h>, Linux 5.14
+
+
+def parse_interface_name(text: str) -> str:
+    """``text`` as the name of a network interface; ValueError where the kernel would refuse it.
+
+    The rules are those of dev_valid_name() in net/core/dev.c, and no ``%``: the kernel would count it up.
+    """
+    if not text:
+        raise ValueError("is empty; give the name of a tap, such as tap0")
+    if len(text.encode("utf-8", "surrogateescape")) >= _IFNAMSIZ:
+        raise ValueError(f"is longer than the {_IFNAMSIZ - 1} bytes that an interface's name may have")
+    if text in (".", "..") or not re.fullmatch(r"[!-~]+", text) or re.search("[/:%]", text):
+        raise ValueError("is no name for an interface: letters, digits, '-', '_' and '.', such as tap0")
+    return text
+
+
+def parse_mac(text: str) -> str:
+    """A station's MAC address in lower case with colons; ValueError for what is none."""
+    if not re.fullmatch(r"[0-9a-f]{2}([:-][0-9a-f]{2}){5}", text, re.IGNORECASE):
+        raise ValueError("is not a MAC address such as 02:00:00:12:34:56")
+    mac = bytes.fromhex(re.sub("[:-]", "", text))
+    if mac[0] & 1:
+        raise ValueError("is a multicast address; the first byte of a card's own is even, such as 02")
+    if not any(mac):
+        raise ValueError("is all zeros, which is no card's address")
+    return mac.hex(":")
+
+
+def default_mac(tap: str) -> str:
+    """A locally administered address: the same at every start, another for another tap or host.
+
+    Of one name there is one tap in a network namespace and one VM on it, so the address is made of the host's
+    machine-id(5), the namespace and the name. Guests that know their card by its address keep it.
+    """
+    seed = [_machine_id(), _netns_cookie(), tap.encode()]
+    digest = hashlib.blake2b(b"\0".join(seed), digest_size=6, person=b"pyvmm-net-mac").digest()
+    return bytes([digest[0] & 0xFC | 0x02, *digest[1:]]).hex(":")
+
+
+def _machine_id() -> bytes:
+    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
+        try:
+            with open(path, "rb") as file:
+                text = file.read().strip()
+        except OSError:
+            continue
+        if text and text != b"uninitialized":
+            return text
+    return socket.gethostname().encode()
+
+
+def _netns_cookie() -> bytes:
+    """A number of this process's network namespace; 1 in the host's first one, at every boot."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        try:
+            return sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError:
+            return b""

@@ -1,0 +1,202 @@
+"""The host's side of a network card: a tap (tun(4), <linux/if_tun.h>)."""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import logging
+import os
+import socket
+import struct
+from typing import Final
+
+from pyvmm.errors import HostError
+
+from pyvmm_virtio_net.constants import HEADER_SIZE
+
+log = logging.getLogger(__name__)
+
+# <linux/if_tun.h>
+TUNSETIFF: Final = 0x400454CA
+TUNSETOFFLOAD: Final = 0x400454D0
+TUNGETIFF: Final = 0x800454D2
+TUNSETVNETHDRSZ: Final = 0x400454D8
+IFF_TAP: Final = 0x0002
+IFF_MULTI_QUEUE: Final = 0x0100
+IFF_NO_PI: Final = 0x1000
+IFF_VNET_HDR: Final = 0x4000
+IFF_TUN_EXCL: Final = 0x8000
+TUN_F_CSUM: Final = 0x01
+TUN_F_TSO4: Final = 0x02
+TUN_F_TSO6: Final = 0x04
+TUN_F_TSO_ECN: Final = 0x08
+TUN_F_USO4: Final = 0x20  # Linux 6.2, as the next one
+TUN_F_USO6: Final = 0x40
+
+# <linux/sockios.h>, <linux/if.h>, <linux/ethtool.h>
+SIOCGIFFLAGS: Final = 0x8913
+SIOCSIFFLAGS: Final = 0x8914
+SIOCGIFMTU: Final = 0x8921
+SIOCSIFMTU: Final = 0x8922
+SIOCETHTOOL: Final = 0x8946
+IFF_UP: Final = 0x1
+ETHTOOL_GLINK: Final = 0x0A
+
+_TUN: Final = "/dev/net/tun"
+_IFREQ_FLAGS: Final = struct.Struct("16sH22x")
+_IFREQ_INT: Final = struct.Struct("16si20x")
+_IFREQ_POINTER: Final = struct.Struct("16sQ16x")
+
+
+class Tap:
+    """An open tap that takes and gives frames with a virtio_net_hdr_v1 before each."""
+
+    def __init__(self, name: str, mtu: int | None = None) -> None:
+        """Attach to the tap ``name``, or make it: then it is brought up and goes when it is closed.
+
+        ``mtu``: what a tap made here is given, in bytes. Raises :class:`HostError`.
+        """
+        self.given_name = name
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self.fd = -1
+        try:
+            self.fd = _open_tun()
+            self.made = _attach(self.fd, name)
+            fcntl.ioctl(self.fd, TUNSETVNETHDRSZ, struct.pack("i", HEADER_SIZE))
+            self.set_offload(0)
+            if self.made:
+                self._bring_up(mtu)
+            self.has_uso = self._takes_uso()
+        except BaseException:
+            self.close()
+            raise
+
+    def set_offload(self, flags: int) -> None:
+        """Let the kernel give frames that need the work of ``flags``, TUN_F_*; it raises OSError for bad ones."""
+        fcntl.ioctl(self.fd, TUNSETOFFLOAD, flags)
+
+    def current_name(self) -> str | None:
+        """The interface's name, which the host may change; None when the interface is gone."""
+        try:
+            answer = fcntl.ioctl(self.fd, TUNGETIFF, bytes(_IFREQ_FLAGS.size))
+        except OSError:
+            return None
+        return _text(_IFREQ_FLAGS.unpack(answer)[0])
+
+    def has_link(self) -> bool:
+        """Whether the interface is there, up, and has its carrier."""
+        name = self.current_name()
+        if name is None:
+            return False
+        value = array.array("I", [ETHTOOL_GLINK, 0])
+        try:
+            fcntl.ioctl(self.socket, SIOCETHTOOL, _IFREQ_POINTER.pack(name.encode(), value.buffer_info()[0]))
+        except OSError:
+            return True  # it was moved to another network namespace, where we cannot see it
+        return bool(value[1])
+
+    def is_up(self) -> bool:
+        """Whether the host's administrator has it up."""
+        request = _IFREQ_FLAGS.pack(self._name(), 0)
+        return bool(_IFREQ_FLAGS.unpack(fcntl.ioctl(self.socket, SIOCGIFFLAGS, request))[1] & IFF_UP)
+
+    def mtu(self) -> int:
+        """The interface's MTU in bytes."""
+        request = _IFREQ_INT.pack(self._name(), 0)
+        return int(_IFREQ_INT.unpack(fcntl.ioctl(self.socket, SIOCGIFMTU, request))[1])
+
+    def close(self) -> None:
+        """Let go of the tap; one that was made here goes with it."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        self.socket.close()
+
+    def _name(self) -> bytes:
+        return (self.current_name() or self.given_name).encode()
+
+    def _bring_up(self, mtu: int | None) -> None:
+        name = self.given_name.encode()
+        try:
+            if mtu is not None:
+                fcntl.ioctl(self.socket, SIOCSIFMTU, _IFREQ_INT.pack(name, mtu))
+            flags = _IFREQ_FLAGS.unpack(fcntl.ioctl(self.socket, SIOCGIFFLAGS, _IFREQ_FLAGS.pack(name, 0)))[1]
+            fcntl.ioctl(self.socket, SIOCSIFFLAGS, _IFREQ_FLAGS.pack(name, flags | IFF_UP))
+        except OSError as error:
+            raise HostError(f"net: cannot bring up the new tap {self.given_name}: {error.strerror}") from error
+
+    def _takes_uso(self) -> bool:
+        """Whether the kernel segments UDP for a tap (Linux 6.2)."""
+        try:
+            self.set_offload(TUN_F_CSUM | TUN_F_USO4 | TUN_F_USO6)
+        except OSError:
+            return False
+        self.set_offload(0)
+        return True
+
+
+def _open_tun() -> int:
+    try:
+        return os.open(_TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            hint = f"allow this user to read and write it, or run as root: sudo chmod 0666 {_TUN}"
+        elif error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
+            hint = "load the kernel's driver: sudo modprobe tun"
+        else:
+            hint = "it is needed for every tap"
+        raise HostError(f"net: cannot open {_TUN}: {error.strerror}; {hint}") from error
+
+
+def _attach(fd: int, name: str) -> bool:
+    """Make ``fd`` the tap ``name``; whether it had to be made."""
+    if not _exists(name):
+        try:
+            _set_iff(fd, name, IFF_TUN_EXCL)
+            return True
+        except OSError as error:
+            if error.errno != errno.EBUSY:  # somebody else has just made it
+                raise _refused(name, error, exists=False) from error
+    try:
+        _set_iff(fd, name, 0)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise _refused(name, error, exists=True) from error
+        try:
+            _set_iff(fd, name, IFF_MULTI_QUEUE)  # the flag must be as it was when the tap was made
+        except OSError:
+            raise _refused(name, error, exists=True) from error
+    return False
+
+
+def _set_iff(fd: int, name: str, flags: int) -> None:
+    fcntl.ioctl(fd, TUNSETIFF, _IFREQ_FLAGS.pack(name.encode(), IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | flags))
+
+
+def _exists(name: str) -> bool:
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
+
+
+def _refused(name: str, error: OSError, exists: bool) -> HostError:
+    make = f'sudo ip tuntap add dev {name} mode tap user "$USER" && sudo ip link set {name} up'
+    match error.errno:
+        case errno.EBUSY:
+            text = f"tap {name} is in use, perhaps by another machine; give another tap"
+        case errno.EPERM if exists:
+            text = f"tap {name} belongs to another user; run as root, or delete it and make it anew: {make}"
+        case errno.EPERM:
+            text = f"there is no tap {name} and this user may not make one; make it with: {make}"
+        case errno.EINVAL if exists:
+            text = f"interface {name} is not a tap; give another name, a tap is made with: ip tuntap add … mode tap"
+        case _:
+            text = f"the kernel refuses tap {name}: {error.strerror}"
+    return HostError(f"net: {text}")
+
+
+def _text(name: bytes) -> str:
+    return name.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
