@@ -1,0 +1,45 @@
+"""What is at the host's end of a serial line."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from pyvmm.device import DeviceContext
+from pyvmm_serial.descriptors import DescriptorInput, DescriptorOutput
+from pyvmm_serial.line import Line
+
+_LAST_WORDS: Final = 1.0
+"""Seconds that a host which does not read holds up the end of a machine that still has output for it."""
+
+
+class Backend:
+    """The host's end of a line. All methods are called on the event loop's thread.
+
+    What the user may have got wrong is found when it is made, by :class:`PyvmmError`. ``close`` may come without
+    an ``attach`` before it, and twice.
+    """
+
+    line: Line | None = None
+    input: DescriptorInput | None = None
+    output: DescriptorOutput | None = None
+
+    def attach(self, line: Line, context: DeviceContext) -> None:
+        """Connect to the line and begin to read."""
+        self.line = line
+
+    def resume_input(self) -> None:
+        """The line has room for input again."""
+        if self.input is not None:
+            self.input.resume()
+
+    def close(self) -> None:
+        """Write what still waits, then let go of the host."""
+        if self.input is not None:
+            self.input.stop()
+        if self.line is not None and self.output is not None:
+            deadline = time.monotonic() + _LAST_WORDS
+            output = self.output
+            self.line.drain(lambda: output.wait(max(0.0, deadline - time.monotonic())))
+            self.line.disconnect()
+        self.input = self.output = None

@@ -1,0 +1,176 @@
+"""Reading and writing file descriptors of the host without ever blocking, whatever they are."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import stat
+from collections.abc import Callable
+from typing import Final
+
+from pyvmm.eventloop import READABLE, WRITABLE, LoopScope
+from pyvmm_serial.line import Line
+
+log = logging.getLogger(__name__)
+
+_READ_SIZE: Final = 4096
+
+
+def reopen(fd: int, flags: int) -> int:
+    """A new, non-blocking descriptor for the pipe or terminal behind ``fd``; ``fd`` itself where there can be none.
+
+    O_NONBLOCK belongs to the open file, which an inherited descriptor shares with the shell and with everything
+    else that runs on the terminal; so it must not be set there. A file opened anew has a flag of its own. It is
+    refused for sockets, and for the terminal of another user. A regular file keeps its descriptor, for the
+    position belongs to the open file as well.
+    """
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        try:
+            return os.open(f"/proc/self/fd/{fd}", flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError:
+            pass
+    return fd
+
+
+class DescriptorOutput:
+    """Writes to a file descriptor."""
+
+    def __init__(self, name: str, fd: int) -> None:
+        """``name`` is what the log calls it."""
+        self.name = name
+        self.fd = fd
+        self._failed = False
+        mode = os.fstat(fd).st_mode
+        self._is_file = stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+        self._blocks = os.get_blocking(fd) and not self._is_file
+        self._is_pipe = stat.S_ISFIFO(mode)
+        self._watched = False
+
+    def write(self, data: bytes) -> int:
+        """As :meth:`Output.write`."""
+        try:
+            if self._blocks:
+                data = self._what_fits(data)
+                if not data:
+                    return 0
+            return os.write(self.fd, data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._lose(error)
+            return len(data)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until it can be written to; whether it can."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLOUT)
+        return bool(poll.poll(seconds * 1000))
+
+    def _lose(self, error: OSError) -> None:
+        if not self._failed:
+            self._failed = True
+            log.warning("%s: %s; output is lost", self.name, error.strerror)
+
+    def _what_fits(self, data: bytes) -> bytes:
+        # A ready pipe takes PIPE_BUF bytes (pipe(7)); of anything else only a single byte is certain to fit.
+        if not self.wait(0):
+            return b""
+        return data[: select.PIPE_BUF] if self._is_pipe else data[:1]
+
+    def watch(self, loop: LoopScope, callback: Callable[[int], None]) -> None:
+        """As :meth:`Output.watch`."""
+        if not self._watched:
+            loop.add(self.fd, callback, WRITABLE)
+            self._watched = True
+
+    def unwatch(self, loop: LoopScope) -> None:
+        """As :meth:`Output.unwatch`."""
+        if self._watched:
+            loop.remove(self.fd)
+            self._watched = False
+
+
+class DescriptorInput:
+    """Reads a file descriptor into a line while the line has room for it. All of it is on the loop's thread."""
+
+    def __init__(
+        self,
+        fd: int,
+        line: Line,
+        *,
+        on_end: Callable[[], None] | None = None,
+        interpret: Callable[[bytes], bytes] | None = None,
+        events: int = READABLE,
+    ) -> None:
+        """``on_end`` is called at the end of input, after which there is no more.
+
+        ``interpret`` sees all input first and says what of it goes to the guest; then input is read even if the
+        line has no room, for a person's way out must not depend on the guest, and what does not fit is lost.
+        """
+        self.fd = fd
+        self._line = line
+        self._on_end = on_end
+        self._interpret = interpret
+        self._events = events
+        self._loop: LoopScope | None = None
+        self._watched = False
+        self._ended = False
+
+    def start(self, loop: LoopScope) -> None:
+        """Read from now on."""
+        self._loop = loop
+        self.resume()
+
+    def resume(self) -> None:
+        """Read again, after the line had no room."""
+        if self._ended or self._watched or self._loop is None:
+            return
+        try:
+            self._loop.add(self.fd, self._on_readable, self._events)
+            self._watched = True
+        except PermissionError:
+            # epoll refuses what never blocks: a regular file, /dev/null. It is read when the line has room.
+            while not self._ended and self._read():
+                pass
+
+    def stop(self) -> None:
+        """Read no more."""
+        self._ended = True
+        self._unwatch()
+
+    def _on_readable(self, _: int) -> None:
+        self._read()
+
+    def _read(self) -> bool:
+        """Read once; whether there may be more now."""
+        room = self._line.input_room()
+        if self._interpret is not None:
+            room = _READ_SIZE
+        elif room <= 0:
+            # Not just deaf to READABLE: epoll reports a hang-up in any case, again and again.
+            self._unwatch()
+            return False
+        try:
+            data = os.read(self.fd, min(room, _READ_SIZE))
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            log.debug("fd %d: %s", self.fd, error.strerror)
+            data = b""
+        if not data:
+            self._end()
+            return False
+        self._line.deliver(self._interpret(data) if self._interpret is not None else data)
+        return True
+
+    def _end(self) -> None:
+        self.stop()
+        if self._on_end is not None:
+            self._on_end()
+
+    def _unwatch(self) -> None:
+        if self._watched and self._loop is not None:
+            self._loop.remove(self.fd)
+        self._watched = False

@@ -1,0 +1,67 @@
+"""``serial:pty``: a pseudo-terminal that a terminal program can open (pty(7))."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+
+from pyvmm.device import DeviceContext
+from pyvmm.errors import HostError
+from pyvmm.eventloop import READABLE
+from pyvmm_serial.backend import Backend
+from pyvmm_serial.descriptors import DescriptorInput, DescriptorOutput
+from pyvmm_serial.line import Line
+
+
+class Pty(Backend):
+    """The master's end of a new pty. Whoever wants to may open the slave, leave it and come back.
+
+    While nobody has it open, output is lost: a line that is not plugged in holds up no guest.
+    """
+
+    def __init__(self) -> None:
+        """Raises :class:`HostError` where the host has no pty to give."""
+        from pyvmm_serial.terminal import make_raw
+
+        try:
+            self._master, slave = os.openpty()
+        except OSError as error:
+            raise HostError(f"serial: no pseudo-terminal: {error.strerror}; see /proc/sys/kernel/pty/max") from error
+        os.set_blocking(self._master, False)
+        # Or else it would echo the guest's output to the guest until a terminal program sets it.
+        make_raw(slave)
+        self.path = os.ttyname(slave)
+        os.close(slave)
+        self._reader = os.dup(self._master)
+
+    def attach(self, line: Line, context: DeviceContext) -> None:
+        super().attach(line, context)
+        self.output = _PtyOutput(context.name, self._master)
+        line.connect(self.output)
+        self.input = _PtyInput(self._reader, line, events=READABLE | select.EPOLLET)
+        self.input.start(context.loop)
+        print(f"{context.name}: {self.path}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        super().close()
+        if self._master >= 0:
+            os.close(self._master)
+            os.close(self._reader)
+            self._master = -1
+
+
+class _PtyOutput(DescriptorOutput):
+    def _lose(self, error: OSError) -> None:
+        """EIO: nobody has the slave open."""
+
+
+class _PtyInput(DescriptorInput):
+    """Reads the master. Without a slave it reports a hang-up for ever, so it is watched for changes only."""
+
+    def _on_readable(self, _: int) -> None:
+        while self._read():
+            pass
+
+    def _end(self) -> None:
+        """EIO: the last one closed the slave; another may open it, and the first key is a change."""

@@ -1,0 +1,82 @@
+"""``serial:stdio``: the VMM's own standard input and output."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, ClassVar
+
+from pyvmm.device import DeviceContext
+from pyvmm.errors import UsageError
+from pyvmm.exit_reason import End, ExitReason
+from pyvmm_serial.backend import Backend
+from pyvmm_serial.descriptors import DescriptorInput, DescriptorOutput, reopen
+from pyvmm_serial.escape import HELP, EscapeKeys
+from pyvmm_serial.line import Line
+
+if TYPE_CHECKING:
+    from pyvmm_serial.terminal import RawTerminal
+
+
+class Stdio(Backend):
+    """The terminal, or what the shell has put in its place.
+
+    With a terminal at both ends it is raw: each key goes to the guest, but for those of :class:`EscapeKeys`. With
+    anything else at one end a terminal keeps its settings, so that Ctrl-c ends the VMM. Input from a pipe or a file
+    is the guest's to the last byte, Ctrl-a included.
+    """
+
+    _owner: ClassVar[Stdio | None] = None
+
+    def __init__(self) -> None:
+        """Raises :class:`UsageError` where another device has them."""
+        if Stdio._owner is not None:
+            raise UsageError("serial: standard input and output serve one device; give the other file=, unix= or pty")
+        Stdio._owner = self
+        self._terminal: RawTerminal | None = None
+        self._fds: list[int] = []
+
+    def attach(self, line: Line, context: DeviceContext) -> None:
+        super().attach(line, context)
+        # Python has no file object for a descriptor that was closed when it started; its number may be any file now.
+        stdin = 0 if sys.__stdin__ is not None else None
+        stdout = 1 if sys.__stdout__ is not None else None
+        if stdout is not None:
+            self.output = DescriptorOutput(context.name, self._reopen(stdout, os.O_WRONLY))
+            line.connect(self.output)
+        if stdin is None:
+            return
+        interpret = None
+        if os.isatty(stdin):
+            self._keys = EscapeKeys(lambda: context.stop(ExitReason(End.QUIT)), lambda: line.send(HELP))
+            interpret = self._on_keys
+            if stdout is not None and os.isatty(stdout):
+                from pyvmm_serial.terminal import RawTerminal
+
+                self._terminal = RawTerminal(stdin)
+                self._terminal.enter()
+        self.input = DescriptorInput(self._reopen(stdin, os.O_RDONLY), line, interpret=interpret)
+        self.input.start(context.loop)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            if self._terminal is not None:
+                self._terminal.leave()
+                self._terminal = None
+        while self._fds:
+            os.close(self._fds.pop())
+        if Stdio._owner is self:
+            Stdio._owner = None
+
+    def _on_keys(self, data: bytes) -> bytes:
+        if self._terminal is not None:
+            self._terminal.make_raw()  # if not yet: a shell tells nobody that a running job came to the foreground
+        return self._keys.feed(data)
+
+    def _reopen(self, fd: int, flags: int) -> int:
+        opened = reopen(fd, flags)
+        if opened != fd:
+            self._fds.append(opened)
+        return opened

@@ -1,0 +1,106 @@
+"""Raw mode of a terminal, and the way back from it whatever happens."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import termios
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+def make_raw(fd: int) -> list[Any]:
+    """Put the terminal ``fd`` in raw mode, as cfmakeraw(3) has it; how it was set before."""
+    before = termios.tcgetattr(fd)
+    iflag, oflag, cflag, lflag, ispeed, ospeed, chars = termios.tcgetattr(fd)
+    iflag &= ~(
+        termios.IGNBRK
+        | termios.BRKINT
+        | termios.PARMRK
+        | termios.ISTRIP
+        | termios.INLCR
+        | termios.IGNCR
+        | termios.ICRNL
+        | termios.IXON
+    )
+    oflag &= ~termios.OPOST
+    lflag &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
+    cflag = cflag & ~(termios.CSIZE | termios.PARENB) | termios.CS8
+    chars[termios.VMIN], chars[termios.VTIME] = 1, 0
+    # Not TCSAFLUSH, which throws away what was typed ahead, nor TCSADRAIN, which waits for ever after Ctrl-s.
+    termios.tcsetattr(fd, termios.TCSANOW, [iflag, oflag, cflag, lflag, ispeed, ospeed, chars])
+    return before
+
+
+class RawTerminal:
+    """A terminal that is raw while the process is in its foreground, from :meth:`enter` to :meth:`leave`.
+
+    It is restored at the interpreter's exit at the latest, and while the process is stopped. Where ``enter`` is
+    not called on the main thread, nobody can be told of a stop: then it is not.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._saved: list[Any] | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def enter(self) -> None:
+        """Make it raw and keep it so."""
+        atexit.register(self.leave)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in ((signal.SIGTSTP, self._on_stop), (signal.SIGCONT, self._on_continue)):
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    self._handlers[number] = signal.signal(number, handler)
+        self.make_raw()
+
+    def make_raw(self) -> None:
+        """Make it raw if it is not and this process has it in the foreground."""
+        if self._saved is None and self._in_foreground():
+            try:
+                self._saved = make_raw(self.fd)
+            except termios.error:
+                pass  # hung up: there is nothing left to be raw
+
+    def leave(self) -> None:
+        """Restore it. Leaving twice does nothing."""
+        atexit.unregister(self.leave)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._saved is not None:
+            with _sigttou_blocked():
+                try:
+                    termios.tcsetattr(self.fd, termios.TCSANOW, self._saved)
+                except termios.error:
+                    pass
+            self._saved = None
+
+    def _in_foreground(self) -> bool:
+        try:
+            return os.tcgetpgrp(self.fd) == os.getpgrp()
+        except OSError:
+            return True  # not our controlling terminal: nobody's job control is in the way
+
+    def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._restore()
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _on_continue(self, _number: int, _frame: FrameType | None) -> None:
+        self.make_raw()
+
+
+@contextmanager
+def _sigttou_blocked() -> Iterator[None]:
+    """Let a background process restore the terminal: by default it would be stopped for that."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

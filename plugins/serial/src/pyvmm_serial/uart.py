@@ -1,0 +1,382 @@
+"""The registers of a 16550A UART (National Semiconductor PC16550D datasheet; names of <linux/serial_reg.h>)."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Final, Protocol
+
+from pyvmm.bus import BusDevice, BusRange, Placement
+
+UART_RX: Final = 0
+UART_TX: Final = 0
+UART_DLL: Final = 0
+UART_IER: Final = 1
+UART_DLM: Final = 1
+UART_IIR: Final = 2
+UART_FCR: Final = 2
+UART_LCR: Final = 3
+UART_MCR: Final = 4
+UART_LSR: Final = 5
+UART_MSR: Final = 6
+UART_SCR: Final = 7
+REGISTERS: Final = 8
+
+UART_IER_RDI: Final = 0x01
+UART_IER_THRI: Final = 0x02
+UART_IER_RLSI: Final = 0x04
+UART_IER_MSI: Final = 0x08
+
+UART_IIR_NO_INT: Final = 0x01
+UART_IIR_MSI: Final = 0x00
+UART_IIR_THRI: Final = 0x02
+UART_IIR_RDI: Final = 0x04
+UART_IIR_RLSI: Final = 0x06
+UART_IIR_RX_TIMEOUT: Final = 0x0C
+UART_IIR_FIFO_ENABLED: Final = 0xC0
+
+UART_FCR_ENABLE_FIFO: Final = 0x01
+UART_FCR_CLEAR_RCVR: Final = 0x02
+UART_FCR_TRIGGER_MASK: Final = 0xC0
+
+UART_LCR_DLAB: Final = 0x80
+
+UART_MCR_DTR: Final = 0x01
+UART_MCR_RTS: Final = 0x02
+UART_MCR_OUT1: Final = 0x04
+UART_MCR_OUT2: Final = 0x08
+UART_MCR_LOOP: Final = 0x10
+
+UART_LSR_DR: Final = 0x01
+UART_LSR_OE: Final = 0x02
+UART_LSR_BRK_ERROR_BITS: Final = 0x1E
+UART_LSR_THRE: Final = 0x20
+UART_LSR_TEMT: Final = 0x40
+
+UART_MSR_ANY_DELTA: Final = 0x0F
+UART_MSR_DCTS: Final = 0x01
+UART_MSR_DDSR: Final = 0x02
+UART_MSR_TERI: Final = 0x04
+UART_MSR_DDCD: Final = 0x08
+UART_MSR_CTS: Final = 0x10
+UART_MSR_DSR: Final = 0x20
+UART_MSR_RI: Final = 0x40
+UART_MSR_DCD: Final = 0x80
+
+FIFO_SIZE: Final = 16
+
+_TRIGGER_LEVELS: Final = (1, 4, 8, 14)
+_DIVISOR_115200: Final = 1
+
+# What raises the interrupt: the bits of IER, and one for the character timeout, which RDI enables too.
+_CAUSE_TIMEOUT: Final = 0x10
+_IIR_BY_PRIORITY: Final = (
+    (UART_IER_RLSI, UART_IIR_RLSI),
+    (UART_IER_RDI, UART_IIR_RDI),
+    (_CAUSE_TIMEOUT, UART_IIR_RX_TIMEOUT),
+    (UART_IER_THRI, UART_IIR_THRI),
+    (UART_IER_MSI, UART_IIR_MSI),
+)
+
+# A driver that polls for input without ever raising RTS is recognised after this many fruitless reads of LSR in a
+# row. Linux's driver never reads it that often while the transmitter is ready.
+_POLLS_THAT_ASK: Final = 256
+
+
+class Peer(Protocol):
+    """The other end of the UART's cable. Its methods are called on vCPU threads, under the UART's lock or not."""
+
+    @property
+    def full(self) -> bool:
+        """Whether it can take no more now: then it calls :meth:`Uart.transmitter_ready` when it can."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it has characters for the guest: when that becomes true it calls :meth:`Uart.receiver_ready`."""
+
+    def send(self, data: bytes) -> None:
+        """Take what the guest transmitted. A few KiB more than when it began to be ``full`` must fit."""
+
+    def take(self, limit: int) -> bytes:
+        """At most ``limit`` characters for the guest; empty when there are none."""
+
+
+def _com(base: int, irq: int | None) -> Placement:
+    return Placement(ports=BusRange(base, REGISTERS), irq=irq, any_irq=irq is None, acpi_hid="PNP0501")
+
+
+class Uart(BusDevice):
+    """A 16550A at the end of a cable of unlimited speed with hardware flow control.
+
+    What is written to THR is with the peer at once, so THRE and TEMT are set, unless the peer is full: then they
+    stay clear until it has room, as if CTS held off the transmitter. In the other direction the peer sends while
+    RTS is asserted, so the receiver never overruns and what comes before the guest's driver is up waits for it.
+
+    ``read``, ``write`` and ``transmit`` are called on vCPU threads, ``receiver_ready`` and ``transmitter_ready`` on
+    any other.
+    """
+
+    name = "serial"
+
+    # COM3 and COM4 share the lines of the first two on a PC; edge-triggered lines cannot be shared, and ACPI tells
+    # the guest which line it is, so they take a free one.
+    placements = (_com(0x3F8, 4), _com(0x2F8, 3), _com(0x3E8, None), _com(0x2E8, None))
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self._lock = threading.Lock()
+        self.ier = 0
+        self.fcr = 0
+        self.lcr = 0
+        self.mcr = 0
+        self.lsr = UART_LSR_THRE | UART_LSR_TEMT
+        self.msr = UART_MSR_DCD | UART_MSR_DSR | UART_MSR_CTS
+        self.scr = 0
+        self.dll = _DIVISOR_115200
+        self.dlm = 0
+        self.rx_fifo: deque[int] = deque()
+        self.thre_pending = False
+        self.causes = 0
+        """What holds the interrupt line high: bits of IER, and the character timeout."""
+        self._input_waits = False
+        self._driver_polls = False
+        self._polls = 0
+        # Whether a read of LSR has no side effect, and a write to THR none but to transmit: the two accesses that a
+        # console makes for each character take no lock and no detour.
+        self._lsr_is_plain = True
+        self._thr_is_plain = True
+
+    def read(self, offset: int, data: memoryview) -> None:
+        if offset == UART_LSR and self._lsr_is_plain and len(data) == 1:
+            data[0] = self.lsr
+            return
+        # A wider access is split by the ISA bus into one cycle a byte, low address first.
+        with self._lock:
+            for lane in range(len(data)):
+                data[lane] = self._read_register(offset + lane)
+
+    def write(self, offset: int, data: memoryview) -> None:
+        if offset == UART_TX and self._thr_is_plain and len(data) == 1:
+            self.peer.send(bytes(data))
+            self._polls = 0
+            if self.peer.full:
+                with self._lock:
+                    self._transmitted()
+            return
+        with self._lock:
+            for lane, value in enumerate(data):
+                self._write_register(offset + lane, value)
+
+    def transmit(self, data: bytes) -> None:
+        """Take many writes to THR at once, made while THRE was set."""
+        with self._lock:
+            self.peer.send(data)
+            self._transmitted()
+
+    def transmitter_ready(self) -> None:
+        """The peer has room again."""
+        with self._lock:
+            self._update_transmitter()
+            self._update_interrupt()
+
+    def receiver_ready(self) -> None:
+        """The peer has characters for the guest, where it had none."""
+        with self._lock:
+            self._fill_fifo()
+            self._update_interrupt()
+
+    def _read_register(self, offset: int) -> int:
+        match offset:
+            case 0 if self.lcr & UART_LCR_DLAB:
+                return self.dll
+            case 0:
+                return self._read_rbr()
+            case 1 if self.lcr & UART_LCR_DLAB:
+                return self.dlm
+            case 1:
+                return self.ier
+            case 2:
+                return self._read_iir()
+            case 3:
+                return self.lcr
+            case 4:
+                return self.mcr
+            case 5:
+                return self._read_lsr()
+            case 6:
+                return self._read_msr()
+            case 7:
+                return self.scr
+        return 0xFF
+
+    def _write_register(self, offset: int, value: int) -> None:
+        match offset:
+            case 0 if self.lcr & UART_LCR_DLAB:
+                self.dll = value
+            case 0:
+                self._write_thr(value)
+            case 1 if self.lcr & UART_LCR_DLAB:
+                self.dlm = value
+            case 1:
+                self._write_ier(value)
+            case 2:
+                self._write_fcr(value)
+            case 3:
+                self.lcr = value
+            case 4:
+                self._write_mcr(value)
+            case 7:
+                self.scr = value
+        self._thr_is_plain = not (self.lcr & UART_LCR_DLAB or self.mcr & UART_MCR_LOOP or self.ier & UART_IER_THRI)
+
+    def _read_rbr(self) -> int:
+        value = self.rx_fifo.popleft() if self.rx_fifo else 0
+        # Filled up before it falls below the trigger level, a long input is one interrupt, not one for every
+        # time that the level is passed.
+        if len(self.rx_fifo) < self._trigger_level:
+            self._fill_fifo()
+        self._update_interrupt()
+        return value
+
+    def _read_iir(self) -> int:
+        iir = UART_IIR_NO_INT
+        for cause, id_ in _IIR_BY_PRIORITY:
+            if self.causes & cause:
+                iir = id_
+                break
+        if iir == UART_IIR_THRI:
+            self.thre_pending = False
+            self._update_interrupt()
+        return iir | (UART_IIR_FIFO_ENABLED if self.fcr & UART_FCR_ENABLE_FIFO else 0)
+
+    def _read_lsr(self) -> int:
+        lsr = self.lsr
+        self.lsr &= ~UART_LSR_BRK_ERROR_BITS
+        if self._input_waits and not self.mcr & UART_MCR_LOOP and lsr & UART_LSR_THRE:
+            self._polls += 1
+            if self._polls >= _POLLS_THAT_ASK:
+                self._driver_polls = True
+                self._fill_fifo()
+        self._update_interrupt()
+        return lsr
+
+    def _read_msr(self) -> int:
+        msr = self.msr
+        self.msr &= ~UART_MSR_ANY_DELTA
+        self._update_interrupt()
+        return msr
+
+    def _write_thr(self, value: int) -> None:
+        self._polls = 0
+        if self.mcr & UART_MCR_LOOP:
+            if len(self.rx_fifo) < self._fifo_size:
+                self.rx_fifo.append(value)
+            else:
+                self.lsr |= UART_LSR_OE
+        else:
+            self.peer.send(bytes((value,)))
+        self._transmitted()
+
+    def _transmitted(self) -> None:
+        """THR was written: it is empty again already, but for a peer that is full."""
+        self.lsr &= ~(UART_LSR_THRE | UART_LSR_TEMT)
+        self.thre_pending = False
+        self._update_transmitter()
+        self._update_interrupt()
+
+    def _update_transmitter(self) -> None:
+        """Let THR be empty or not, as the peer lets it; becoming empty is what the THRE interrupt reports."""
+        if self.peer.full and not self.mcr & UART_MCR_LOOP:
+            self.lsr &= ~(UART_LSR_THRE | UART_LSR_TEMT)
+            self.thre_pending = False
+        elif not self.lsr & UART_LSR_THRE:
+            self.lsr |= UART_LSR_THRE | UART_LSR_TEMT
+            self.thre_pending = bool(self.ier & UART_IER_THRI)
+
+    def _write_ier(self, value: int) -> None:
+        enabled = value & ~self.ier
+        self.ier = value & (UART_IER_RDI | UART_IER_THRI | UART_IER_RLSI | UART_IER_MSI)
+        # Enabling it with THR empty raises it; Linux tests a UART for that (serial8250_do_startup).
+        if enabled & UART_IER_THRI and self.lsr & UART_LSR_THRE:
+            self.thre_pending = True
+        elif not self.ier & UART_IER_THRI:
+            self.thre_pending = False
+        self._update_interrupt()
+
+    def _write_fcr(self, value: int) -> None:
+        if not value & UART_FCR_ENABLE_FIFO:
+            value = 0
+        if (value ^ self.fcr) & UART_FCR_ENABLE_FIFO or value & UART_FCR_CLEAR_RCVR:
+            self.rx_fifo.clear()
+        self.fcr = value & (UART_FCR_ENABLE_FIFO | UART_FCR_TRIGGER_MASK)
+        self._fill_fifo()
+        self._update_interrupt()
+
+    def _write_mcr(self, value: int) -> None:
+        self.mcr = value & (UART_MCR_DTR | UART_MCR_RTS | UART_MCR_OUT1 | UART_MCR_OUT2 | UART_MCR_LOOP)
+        lines = UART_MSR_DCD | UART_MSR_DSR | UART_MSR_CTS
+        if self.mcr & UART_MCR_LOOP:
+            lines = 0
+            for output, line in (
+                (UART_MCR_DTR, UART_MSR_DSR),
+                (UART_MCR_RTS, UART_MSR_CTS),
+                (UART_MCR_OUT1, UART_MSR_RI),
+                (UART_MCR_OUT2, UART_MSR_DCD),
+            ):
+                if self.mcr & output:
+                    lines |= line
+        changed = lines ^ self.msr
+        for line, delta in (
+            (UART_MSR_CTS, UART_MSR_DCTS),
+            (UART_MSR_DSR, UART_MSR_DDSR),
+            (UART_MSR_DCD, UART_MSR_DDCD),
+        ):
+            if changed & line:
+                self.msr |= delta
+        if changed & UART_MSR_RI and not lines & UART_MSR_RI:
+            self.msr |= UART_MSR_TERI
+        self.msr = lines | self.msr & UART_MSR_ANY_DELTA
+        self._update_transmitter()
+        self._fill_fifo()
+        self._update_interrupt()
+
+    @property
+    def _fifo_size(self) -> int:
+        return FIFO_SIZE if self.fcr & UART_FCR_ENABLE_FIFO else 1
+
+    @property
+    def _trigger_level(self) -> int:
+        return _TRIGGER_LEVELS[self.fcr >> 6] if self.fcr & UART_FCR_ENABLE_FIFO else 1
+
+    def _fill_fifo(self) -> None:
+        """Let the peer send as much as fits, if the guest is ready to receive."""
+        if self.mcr & UART_MCR_LOOP or not (self.mcr & UART_MCR_RTS or self._driver_polls):
+            self._input_waits = self.peer.waiting
+            return
+        self._input_waits = False
+        room = self._fifo_size - len(self.rx_fifo)
+        if room > 0:
+            self.rx_fifo.extend(self.peer.take(room))
+
+    def _update_interrupt(self) -> None:
+        """Bring LSR and the interrupt's causes up to date with the rest, and raise an edge for each new cause.
+
+        On a PC the line must fall before it can rise again, so a driver has to look until IIR shows no cause. An
+        edge more than that does no harm and is kinder to one that does not look.
+        """
+        level = len(self.rx_fifo)
+        self.lsr = self.lsr | UART_LSR_DR if level else self.lsr & ~UART_LSR_DR
+        self._lsr_is_plain = not (self.lsr & UART_LSR_BRK_ERROR_BITS or self._input_waits)
+        causes = 0
+        if level and self.ier & UART_IER_RDI:
+            causes = UART_IER_RDI if level >= self._trigger_level else _CAUSE_TIMEOUT
+        if self.thre_pending:
+            causes |= UART_IER_THRI
+        if self.lsr & UART_LSR_BRK_ERROR_BITS:
+            causes |= self.ier & UART_IER_RLSI
+        if self.msr & UART_MSR_ANY_DELTA:
+            causes |= self.ier & UART_IER_MSI
+        new = causes & ~self.causes
+        self.causes = causes
+        if new:
+            self.interrupt(new)
