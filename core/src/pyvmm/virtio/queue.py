@@ -74,6 +74,7 @@ class DescriptorChain:
         writable_length: int,
     ) -> None:
         self._queue = queue
+        self._native = queue._native
         self._readable = readable
         self._writable = writable
         self.head = head
