@@ -1,3 +1,4 @@
+#define _GNU_SOURCE
 #include "aio_backend.h"
 
 #include <errno.h>

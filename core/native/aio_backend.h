@@ -2,6 +2,8 @@
 #ifndef PYVMM_AIO_BACKEND_H
 #define PYVMM_AIO_BACKEND_H
 
+#include <stddef.h>
+
 #include "aio.h"
 
 #define PYVMM_AIO_IOV_MAX 1024 /* UIO_MAXIOV: more make EINVAL */

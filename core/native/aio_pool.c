@@ -1,4 +1,5 @@
 /* The engine's backend for kernels without io_uring: threads that know nothing of Python. */
+#define _GNU_SOURCE
 #include "aio_backend.h"
 
 #include <errno.h>
@@ -136,15 +137,10 @@ void pyvmm_aio_pool_submit(struct pyvmm_aio *aio)
         added++;
     }
     pool->queued += added;
-    while (pool->queued > pool->sleeping && pool->count < pool->max) {
+    while (pool->queued > pool->count - pool->running && pool->count < pool->max) {
         int error = spawn(pool);
-        if (!error) {
-            pool->sleeping++; /* as good as: it looks into the queue first */
-            pool->sleeping--;
-            if (pool->queued <= pool->sleeping + pool->count)
-                break;
+        if (!error)
             continue;
-        }
         if (pool->count == 0) {
             /* No thread at all can be had: the requests fail, the machine goes on. */
             while ((request = pyvmm_aio_pop(&pool->queue))) {

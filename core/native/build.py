@@ -5,8 +5,11 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-AREAS = {"kvm": "vcpu", "ring": "ring"}
+AREAS = {"kvm": "vcpu", "ring": "ring", "aio": "aio"}
 """The fragment of declarations for each C file."""
+
+INTERNAL = ("aio_pool", "aio_uring")
+"""C files that only other C files call."""
 
 HEADERS = """
 #include <linux/kvm.h>
@@ -23,8 +26,8 @@ ffibuilder.set_source(
     "pyvmm._native",
     HEADERS + "".join(f'#include "{name}.h"\n' for name in AREAS.values()),
     # Relative to the folder of setup.py, as setuptools wants its sources.
-    sources=[f"native/{name}.c" for name in AREAS.values()],
-    depends=[f"native/{name}.h" for name in AREAS.values()],
+    sources=[f"native/{name}.c" for name in (*AREAS.values(), *INTERNAL)],
+    depends=[*(f"native/{name}.h" for name in AREAS.values()), "native/aio_backend.h"],
     include_dirs=["native"],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fvisibility=hidden"],
     py_limited_api=True,
