@@ -28,16 +28,18 @@ int pyvmm_vcpu_kick(struct kvm_run *run, int thread)
     return syscall(SYS_tgkill, getpid(), thread, kick_signal()) ? errno : 0;
 }
 
-int pyvmm_vcpu_run(int fd, struct kvm_run *run, struct pyvmm_exit *out)
+int pyvmm_vcpu_run(int fd, struct kvm_run *run, struct pyvmm_fast_ports *fast, struct pyvmm_exit *out)
 {
-    if (ioctl(fd, KVM_RUN, 0) < 0) {
-        int error = errno;
-        if (error == EINTR || error == EAGAIN) {
-            atomic_store((_Atomic uint8_t *)&run->immediate_exit, 0);
-            return EINTR;
+    do {
+        if (ioctl(fd, KVM_RUN, 0) < 0) {
+            int error = errno;
+            if (error == EINTR || error == EAGAIN) {
+                atomic_store((_Atomic uint8_t *)&run->immediate_exit, 0);
+                return EINTR;
+            }
+            return error;
         }
-        return error;
-    }
+    } while (pyvmm_fast_ports_handle(fast, run));
     out->reason = run->exit_reason;
     switch (run->exit_reason) {
     case KVM_EXIT_MMIO:

@@ -6,6 +6,8 @@
 
 #include <linux/kvm.h>
 
+#include "fastport.h"
+
 /* What a run ended with, flat: reading it from Python costs one look-up a field. */
 struct pyvmm_exit {
     uint32_t reason;  /* KVM_EXIT_* */
@@ -16,8 +18,8 @@ struct pyvmm_exit {
     uint64_t data_offset; /* where the data is in struct kvm_run */
 };
 
-/* Runs the vCPU up to its next exit: 0, or an errno; EINTR after a kick. */
-int pyvmm_vcpu_run(int fd, struct kvm_run *run, struct pyvmm_exit *out);
+/* Runs the vCPU up to the next exit that fast ports do not handle: 0, or an errno; EINTR after a kick. */
+int pyvmm_vcpu_run(int fd, struct kvm_run *run, struct pyvmm_fast_ports *fast, struct pyvmm_exit *out);
 
 /* Makes the present or next run of the vCPU in `thread` (a kernel's thread ID) return EINTR; 0 or an errno. */
 int pyvmm_vcpu_kick(struct kvm_run *run, int thread);

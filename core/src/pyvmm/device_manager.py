@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from pyvmm._native import lib
@@ -13,7 +14,7 @@ from pyvmm.errors import UsageError
 from pyvmm.eventfd import EventFd
 from pyvmm.eventloop import EventLoop, LoopScope
 from pyvmm.exit_reason import ExitReason
-from pyvmm.kvm import Vm
+from pyvmm.kvm import FastPort, FastPorts, Vm
 from pyvmm.memory import GuestAddress, GuestMemory
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.mmio import MMIO_WINDOW_SIZE, MmioDevice
@@ -67,8 +68,10 @@ class MMIODeviceManager:
         *,
         loop: EventLoop,
         stop: Callable[[ExitReason], None] = lambda reason: None,
+        fast_ports: FastPorts | None = None,
     ) -> None:
         """``loop`` is where the devices live; ``stop`` is what they may call to end the machine."""
+        self._fast_ports = fast_ports
         self.guest_mem = guest_mem
         self.bus = Bus("MMIO")
         self.ports = Bus("port", 0x10000)
@@ -131,7 +134,8 @@ class MMIODeviceManager:
             self.vm_requests.append(IrqRequest(event, irq))
         scope = LoopScope(self._loop, lambda error: self._bus_device_failed(device, scope, error))
         self._on_close(scope.close)
-        device.attach(DeviceContext(id, scope, self._stop, event))
+        fast_port = partial(self._fast_port, placement)
+        device.attach(DeviceContext(id, scope, self._stop, event, fast_port))
         base = -1
         window = None
         if placement.mmio_size:
@@ -205,6 +209,14 @@ class MMIODeviceManager:
             if placement.ports.overlaps(other)
         }
         raise UsageError(f"{id}: its places are taken, by {', '.join(sorted(holders)) or 'other devices'}")
+
+    def _fast_port(self, placement: Placement, offset: int) -> FastPort | None:
+        if self._fast_ports is None or placement.ports is None:
+            return None
+        port = self._fast_ports.add(placement.ports.base + offset)
+        if port is not None:
+            self._on_close(port.event.close)
+        return port
 
     def _bus_device_failed(self, device: BusDevice, scope: LoopScope, error: BaseException) -> None:
         scope.close()

@@ -12,6 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pyvmm._native import ffi, lib
+from pyvmm.kvm.fast_port import FastPorts
 from pyvmm.kvm.ioctl import KvmError, ioctl
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ class VcpuExit(IntEnum):
 class Vcpu:
     """A virtual CPU. All methods but :meth:`kick` belong to the thread that runs it."""
 
-    def __init__(self, fd: int, index: int, run_size: int) -> None:
+    def __init__(self, fd: int, index: int, run_size: int, fast_ports: FastPorts) -> None:
         """Take over ``fd``; ``run_size`` is the size of its struct kvm_run, in bytes."""
+        self._fast_ports = fast_ports.native
         self.fd = fd
         self.index = index
         self._thread = 0
@@ -62,7 +64,7 @@ class Vcpu:
 
         An I/O exit is finished by the next run: what was written to its data until then is what the guest reads.
         """
-        error = lib.pyvmm_vcpu_run(self.fd, self._run, self.exit)
+        error = lib.pyvmm_vcpu_run(self.fd, self._run, self._fast_ports, self.exit)
         if error == 0:
             return int(self.exit.reason)
         if error == errno.EINTR:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pyvmm._native import ffi, lib
+from pyvmm.kvm.fast_port import FastPorts
 from pyvmm.kvm.ioctl import ioctl
 from pyvmm.kvm.vcpu import Vcpu
 from pyvmm.memory import GuestMemory
@@ -18,6 +19,7 @@ class Vm:
         self.fd = fd
         self._run_size = run_size
         self._vcpus: list[Vcpu] = []
+        self.fast_ports = FastPorts()
         self._memory: GuestMemory | None = None
 
     def set_memory(self, memory: GuestMemory) -> None:
@@ -45,7 +47,7 @@ class Vm:
 
     def create_vcpu(self, index: int) -> Vcpu:
         """A new vCPU; ``index`` is its APIC ID."""
-        vcpu = Vcpu(ioctl(self.fd, "KVM_CREATE_VCPU", index), index, self._run_size)
+        vcpu = Vcpu(ioctl(self.fd, "KVM_CREATE_VCPU", index), index, self._run_size, self.fast_ports)
         self._vcpus.append(vcpu)
         return vcpu
 
