@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -146,6 +147,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interpreter, status 1.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    if "_PYVMM_COMPLETE" in os.environ:
+        from pyvmm import completion
+
+        completion.install()
     try:
         status = command.main(arguments, prog_name="pyvmm", standalone_mode=False)
     except click.ClickException as error:

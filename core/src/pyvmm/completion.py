@@ -2,11 +2,56 @@
 
 from __future__ import annotations
 
-from click.shell_completion import CompletionItem
+import os
+
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class, split_arg_string
 
 from pyvmm.errors import PyvmmError
 from pyvmm.options import OptionInfo, describe, parse_device
 from pyvmm.plugins import Plugins
+
+_BASH_SOURCE = """\
+%(complete_func)s() {
+    local IFS=$'\\n' response completion type value
+    response=$(env COMP_LINE="${COMP_LINE:0:COMP_POINT}" %(complete_var)s=bash_complete $1)
+    for completion in $response; do
+        IFS=',' read -r type value <<< "$completion"
+        case $type in
+            dir) COMPREPLY=(); compopt -o dirnames ;;
+            file) COMPREPLY=(); compopt -o default ;;
+            plain) COMPREPLY+=("$value"); [[ $value == *= ]] && compopt -o nospace ;;
+        esac
+    done
+    return 0
+}
+%(complete_func)s_setup() {
+    complete -o nosort -F %(complete_func)s %(prog_name)s
+}
+%(complete_func)s_setup;
+"""
+
+
+class DeviceBashComplete(BashComplete):
+    """click's completion for bash, which also breaks words at ``:`` and ``=``: here the line itself is read."""
+
+    source_template = _BASH_SOURCE
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """The words before the cursor's, and the one that is being typed."""
+        line = os.environ["COMP_LINE"]
+        words = split_arg_string(line)[1:]
+        self.incomplete = "" if line[-1:].isspace() or not words else words.pop()
+        return words, self.incomplete
+
+    def format_completion(self, item: CompletionItem) -> str:
+        """Only what comes after the last break: bash puts it there."""
+        cut = max(self.incomplete.rfind(mark) for mark in ":=") + 1
+        return f"{item.type},{item.value[cut:] if item.value.startswith(self.incomplete[:cut]) else item.value}"
+
+
+def install() -> None:
+    """Have click use what is here."""
+    add_completion_class(DeviceBashComplete)
 
 
 def complete_device(incomplete: str) -> list[CompletionItem]:
@@ -23,21 +68,26 @@ def complete_device(incomplete: str) -> list[CompletionItem]:
         options = describe(plugins.kind(kind).options)
     except PyvmmError:
         return []
-    cut = max(incomplete.rfind(","), incomplete.rfind(":") if "," not in incomplete else -1) + 1
+    cut = incomplete.rfind(",") + 1 or incomplete.index(":") + 1
     before, word = incomplete[:cut], incomplete[cut:]
-    values: list[str] = []
-    if before == f"{kind}:":
-        primary = next((info for info in options if info.primary), None)
-        if primary and primary.metavar == "PATH":
-            return [CompletionItem(word, type="file")]
-        values += primary.choices if primary else ()
+    primary = next((info for info in options if info.primary), None)
     key, equals, _ = word.partition("=")
+    values: list[str] = []
     if equals:
-        values += next((_values(info) for info in options if info.name == key), [])
-    elif before.endswith(","):
-        values += [info.name if info.flag else f"{info.name}=" for info in options] + ["help"]
+        for info in options:
+            if info.name == key and info.metavar == "PATH":
+                return [CompletionItem(word, type="file")]
+            if info.name == key:
+                values = [f"{key}={choice}" for choice in info.choices]
+    elif "," not in before and primary and primary.metavar == "PATH":
+        return [CompletionItem(word, type="file")]
+    else:
+        if "," not in before:
+            values += primary.choices if primary else ()
+        values += [_key(info) for info in options]
+        values += ["help"] if "," in before else []
     return [CompletionItem(before + value) for value in values if value.startswith(word)]
 
 
-def _values(info: OptionInfo) -> list[str]:
-    return [f"{info.name}={choice}" for choice in info.choices]
+def _key(info: OptionInfo) -> str:
+    return info.name if info.flag else f"{info.name}="

@@ -76,9 +76,14 @@ def file_fault(path: Path) -> str:
 
 def version_key(name: str) -> list[tuple[int, int, str]]:
     """Sorts file names by the versions in them: 6.9 before 6.10, 6.1-rc1 before 6.1."""
-    parts = re.findall(r"\d+|~|rc|[^\d]+?(?=rc\d|\d|~|$)", name)
-    key = [(2, int(part), "") if part.isdigit() else (-1 if part in ("~", "rc") else 1, 0, part) for part in parts]
-    return [*key, (0, 0, "")]
+    # In this order: a release candidate's mark, the end of the name, other characters, numbers.
+    key = []
+    for part in re.findall(r"\d+|[-_~]rc|\D", name):
+        if part.isdecimal():
+            key.append((3, int(part), ""))
+        else:
+            key.append((0, 0, "") if part.endswith("rc") else (2, 0, part))
+    return [*key, (1, 0, "")]
 
 
 def _candidates(boot: Path) -> Iterator[Path]:

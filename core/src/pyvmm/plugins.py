@@ -159,7 +159,8 @@ class Plugins:
             self.manager.register(plugin, name=f"{point} ({point.value})")
             self.manager.check_pending()
         except (pluggy.PluginValidationError, ValueError) as error:
-            self.manager.unregister(plugin)
+            if self.manager.is_registered(plugin):  # an unknown hook is found only after registration
+                self.manager.unregister(plugin)
             raise PluginError(f"{point}: its module {point.value!r} breaks the contract: {_cause(error)}") from error
         if not self.manager.get_hookcallers(plugin):
             self.manager.unregister(plugin)
