@@ -49,7 +49,6 @@ HW_REDUCED_ACPI: Final = 1 << 20
 # DSDT does not name
 IAPC_8042: Final = 1 << 1
 IAPC_VGA_NOT_PRESENT: Final = 1 << 2
-IAPC_MSI_NOT_SUPPORTED: Final = 1 << 3
 IAPC_CMOS_RTC_NOT_PRESENT: Final = 1 << 5
 
 # MADT entries (section 5.2.12)
@@ -131,7 +130,7 @@ def _io_register(port: int) -> bytes:
 
 def fadt(dsdt_address: GuestAddress, *, i8042: bool = False, rtc: bool = False) -> bytes:
     """Fixed ACPI description table, revision 6.3 (section 5.2.9): no fixed hardware but sleep and reset."""
-    boot = IAPC_VGA_NOT_PRESENT | IAPC_MSI_NOT_SUPPORTED
+    boot = IAPC_VGA_NOT_PRESENT
     boot |= IAPC_8042 if i8042 else 0
     boot |= 0 if rtc else IAPC_CMOS_RTC_NOT_PRESENT
     flags = WBINVD | PROC_C1 | PWR_BUTTON | SLP_BUTTON | RESET_REG_SUP | HEADLESS | HW_REDUCED_ACPI

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from pyvmm.x86_64 import bzimage, cmdline
 from pyvmm.x86_64.layout import (
     ACPI_ADDRESS,
-    ACPI_END,
     CMDLINE_ADDRESS,
     CMDLINE_PLACE_SIZE,
     EBDA_ADDRESS,
@@ -18,8 +17,10 @@ from pyvmm.x86_64.layout import (
     HOLE_END,
     KVM_IDENTITY_MAP_ADDRESS,
     PAGE_SIZE,
+    RESET_VECTOR_ADDRESS,
     ZERO_PAGE_ADDRESS,
 )
+from pyvmm.x86_64.power import RESET_VECTOR_CODE
 
 if TYPE_CHECKING:
     from pyvmm.memory import GuestAddress, GuestMemory, GuestRegion
@@ -69,7 +70,7 @@ def e820_map(regions: Sequence[GuestRegion]) -> list[E820Entry]:
         E820Entry(0, EBDA_ADDRESS, E820_RAM),
         E820Entry(EBDA_ADDRESS, EBDA_END - EBDA_ADDRESS, E820_RESERVED),
         # 0xa0000 to 0xe0000 would be video memory and option ROMs.
-        E820Entry(ACPI_ADDRESS, ACPI_END - ACPI_ADDRESS, E820_RESERVED),
+        E820Entry(ACPI_ADDRESS, HIGH_MEMORY - ACPI_ADDRESS, E820_RESERVED),
         E820Entry(HIGH_MEMORY, low.end - HIGH_MEMORY, E820_RAM),
         E820Entry(KVM_IDENTITY_MAP_ADDRESS, HOLE_END - KVM_IDENTITY_MAP_ADDRESS, E820_RESERVED),
         *(E820Entry(region.base, region.size, E820_RAM) for region in high),
@@ -137,7 +138,8 @@ def write(
     initrd: LoadedInitrd | None = None,
     rsdp_address: GuestAddress = 0,
 ) -> GuestAddress:
-    """Write command line and zero page; the zero page's address, for RSI."""
+    """Write command line, reset vector and zero page; the zero page's address, for RSI."""
+    mem.write(RESET_VECTOR_ADDRESS, RESET_VECTOR_CODE)
     write_cmdline(mem, command_line, kernel)
     mem.write(ZERO_PAGE_ADDRESS, zero_page(kernel, e820_map(mem.regions), initrd, rsdp_address))
     return ZERO_PAGE_ADDRESS

@@ -15,16 +15,19 @@ DEFAULT: Final = (
     "console=ttyS0",
     # A kernel that panics has nobody to look at its screen: reset at once, which ends the run.
     "panic=-1",
+    # Reboot by the ACPI reset register, or without ACPI by port 0x64. On hardware-reduced ACPI Linux would try EFI and
+    # then a jump to the BIOS (reboot_init in arch/x86/kernel/reboot.c), which works too, but in real mode.
+    "reboot=acpi",
     # There is no PCI. Without this Linux looks for it at ports 0xcf8 and 0xcfc, on some AMD CPUs for all devices on
-    # 256 buses (arch/x86/kernel/aperture_64.c), and each look is an exit to us.
+    # 256 buses, twice (arch/x86/kernel/aperture_64.c), and each look is two exits to us.
     "pci=off",
 )
 """What a kernel is told before anything else.
 
 Not here, since nothing is gained: ``i8042.*`` and ``rtc_cmos`` options (the FADT says that neither is there, and port
-0x64 answers so that a kernel without ACPI sees it at once), ``reboot=`` (the default tries the ACPI reset register,
-then port 0x64), ``8250.nr_uarts=`` (an absent port costs Linux four accesses), ``tsc=``, ``no_timer_check`` and
-``random.trust_cpu=`` (Linux knows them by itself on KVM, Debian's kernel by its configuration).
+0x64 answers so that a kernel without ACPI sees it at once), ``8250.nr_uarts=`` (an absent port costs Linux a few
+accesses), ``tsc=``, ``no_timer_check`` and ``random.trust_cpu=`` (Linux knows them by itself on KVM, Debian's kernel
+by its configuration).
 """
 
 _TOKEN: Final = re.compile(r'(?:[^\s"]|"[^"]*")+')

@@ -33,7 +33,11 @@ EBDA_END: Final = 0xA0000
 ACPI_ADDRESS: Final = 0xE0000
 """Where a BIOS has its tables; the RSDP is looked for from here on (ACPI 6.5, section 5.2.5.1)."""
 
-ACPI_END: Final = 0x100000
+ACPI_END: Final = 0xFFFF0
+"""The first address behind the room for ACPI tables."""
+
+RESET_VECTOR_ADDRESS: Final = 0xFFFF0
+"""Where software that wants the BIOS to restart the machine jumps to, in real mode."""
 
 HIGH_MEMORY: Final = 0x100000
 """1 MiB: kernels are loaded from here on."""

@@ -25,6 +25,19 @@ KEYBOARD_RESET_COMMAND: Final = 0xFE
 OUTPUT_BUFFER_FULL: Final = 0x01
 
 
+RESET_VECTOR_CODE: Final = (
+    b"\xb0" + RESET_VALUE.to_bytes(1)  # mov al, RESET_VALUE
+    + b"\xba" + RESET_PORT.to_bytes(2, "little")  # mov dx, RESET_PORT
+    + b"\xee"  # out dx, al
+    + b"\xf4"  # hlt
+)  # fmt: skip
+"""What a PC's BIOS has at its entry, for a guest that reboots by a jump there.
+
+Linux does so on hardware-reduced ACPI without EFI, unless it is told otherwise (``reboot_init`` and
+``native_machine_emergency_restart`` in arch/x86/kernel/reboot.c: it asks EFI, which is not there, and then the BIOS).
+"""
+
+
 class PowerRegisters(BusDevice):
     """The sleep and reset registers of hardware-reduced ACPI (ACPI 6.5, sections 4.8.3.6 and 4.8.3.7).
 
