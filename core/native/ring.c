@@ -125,7 +125,8 @@ static int walk(const struct pyvmm_queue *q, uint16_t head, struct pyvmm_chain *
             return 1;
         iov[buffers].iov_base = host;
         iov[buffers].iov_len = length;
-        addresses[buffers] = address;
+        if (addresses)
+            addresses[buffers] = address;
         buffers++;
         if (!(flags & VRING_DESC_F_NEXT))
             break;
@@ -223,6 +224,11 @@ void pyvmm_queue_disable_kick(struct pyvmm_queue *q)
     /* With EVENT_IDX the stale avail_event does it. */
     if (!q->event_idx)
         STORE16(used_flags(q), VRING_USED_F_NO_NOTIFY);
+}
+
+uint16_t pyvmm_queue_available(struct pyvmm_queue *q)
+{
+    return (uint16_t)(LOAD16(avail_idx(q)) - q->next_avail);
 }
 
 uint16_t pyvmm_queue_used_idx(struct pyvmm_queue *q)

@@ -79,7 +79,7 @@ int pyvmm_queue_setup(struct pyvmm_queue *q, struct pyvmm_memory *memory, uint32
                       uint64_t desc, uint64_t avail, uint64_t used, int event_idx, int indirect);
 
 /* Takes up to `max_chains` available chains whose buffers fit into `max_buffers`: how many, or a rule negated
- * when the very first one breaks it. */
+ * when the very first one breaks it. `addresses`, the guest's of each buffer, may be NULL. */
 int pyvmm_queue_take(struct pyvmm_queue *q, struct pyvmm_chain *chains, int max_chains, struct iovec *iov,
                      uint64_t *addresses, int max_buffers);
 
@@ -97,6 +97,9 @@ int pyvmm_queue_enable_kick(struct pyvmm_queue *q);
 
 /* Tells the driver that kicks are not needed. A hint: kicks may come all the same. */
 void pyvmm_queue_disable_kick(struct pyvmm_queue *q);
+
+/* How many chains the driver has available that were not taken; more than the ring has for a broken index. */
+uint16_t pyvmm_queue_available(struct pyvmm_queue *q);
 
 /* The used index as it stands in guest memory. */
 uint16_t pyvmm_queue_used_idx(struct pyvmm_queue *q);

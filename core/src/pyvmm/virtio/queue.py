@@ -134,7 +134,8 @@ class Queue:
         self.available_ring: GuestAddress = 0
         self.used_ring: GuestAddress = 0
         self._memory: GuestMemory | None = None
-        self._interrupt: Interrupt | None = None
+        self.interrupt: Interrupt | None = None
+        """The line to the driver; None while the queue is not active."""
         self._native: Any = None
         self._taken: deque[DescriptorChain] = deque()
         self._pending = 0
@@ -148,7 +149,7 @@ class Queue:
         self._max_buffers = max(self.size, lib.PYVMM_MAX_CHAIN) + self.size
         self._iov = ffi.new("struct iovec[]", self._max_buffers)
         self._addresses = ffi.new("uint64_t[]", self._max_buffers)
-        self._check(
+        self.check(
             lib.pyvmm_queue_setup(
                 self._native,
                 self._native_memory,
@@ -162,19 +163,24 @@ class Queue:
             )
         )
         self._memory = memory
-        self._interrupt = interrupt
+        self.interrupt = interrupt
 
     def reset(self) -> None:
         """Back to what it was before the driver knew it."""
         self._native = None
         self._memory = None
-        self._interrupt = None
+        self.interrupt = None
         self._taken.clear()
         self._pending = 0
         self.size = self.max_size
         self.ready = False
         self.descriptor_table = self.available_ring = self.used_ring = 0
         self.event.drain()
+
+    @property
+    def native(self) -> Any:
+        """The ring as a ``struct pyvmm_queue *`` for native code; None while it is not active."""
+        return self._native
 
     @property
     def next_avail(self) -> int:
@@ -207,8 +213,8 @@ class Queue:
         """Show completed chains to the driver, and interrupt it if it wants that."""
         if self._pending:
             self._pending = 0
-            if lib.pyvmm_queue_publish(self._native) and self._interrupt is not None:
-                self._interrupt.signal_used_queue()
+            if lib.pyvmm_queue_publish(self._native) and self.interrupt is not None:
+                self.interrupt.signal_used_queue()
 
     def used_idx(self) -> int:
         """The used index in guest memory."""
@@ -226,7 +232,7 @@ class Queue:
             if not lib.pyvmm_queue_enable_kick(native):
                 return False
             count = take(native, self._chains, _BATCH, self._iov, self._addresses, self._max_buffers)
-        self._check(count)
+        self.check(count)
         lib.pyvmm_queue_disable_kick(native)
         assert self._memory is not None
         slice_ = self._memory.slice
@@ -256,7 +262,8 @@ class Queue:
             raise RuntimeError(f"queue {self.index}: chain {head} was completed before")
         self._pending += 1
 
-    def _check(self, result: int) -> None:
+    def check(self, result: int) -> None:
+        """Raise :class:`QueueError` where native code returned a broken rule."""
         if result < 0:
             raise QueueError(self.index, _RULES[-result])
 

@@ -1,0 +1,123 @@
+"""Whole messages between a queue and a file descriptor, many to a native call, without the GIL.
+
+A message is what one readv(2) or writev(2) moves: a frame of a tap, a datagram, a packet of a character device. It
+goes between the descriptor and guest memory directly; nothing of it is seen here.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Final
+
+from pyvmm._native import ffi, lib
+from pyvmm.virtio.queue import Queue
+
+MAX_MESSAGES: Final = 64
+MAX_BYTES: Final = 1 << 20
+"""What one call moves at most (a message more, for bytes), so that other devices on the loop get their turn."""
+
+
+class Stop(enum.IntEnum):
+    """Why a call ended, and so what to wait for before the next."""
+
+    EMPTY = lib.PYVMM_BULK_EMPTY
+    """The driver has to make chains available (enough of them); it was asked to kick."""
+
+    WAIT = lib.PYVMM_BULK_WAIT
+    """The descriptor would block."""
+
+    BUDGET = lib.PYVMM_BULK_BUDGET
+    """Nothing: there may be more to do at once."""
+
+    ERROR = lib.PYVMM_BULK_ERROR
+    """The descriptor cannot be read; ``error`` says why."""
+
+
+class _Bulk:
+    """What both directions have in common."""
+
+    def __init__(self, queue: Queue, fd: int, min_size: int, max_size: int) -> None:
+        self._queue = queue
+        # As long as two of the longest chains, and one element behind them that receiving needs.
+        buffers = 2 * max(queue.size, lib.PYVMM_MAX_CHAIN)
+        self._iov = ffi.new("struct iovec[]", buffers + 1)
+        self._native: Any = ffi.new("struct pyvmm_bulk *")
+        self._native.fd = fd
+        self._native.iov = self._iov
+        self._native.max_buffers = buffers
+        self._native.min_size = min_size
+        self._native.max_size = max_size
+        self._native.max_messages = MAX_MESSAGES
+        self._native.max_bytes = MAX_BYTES
+
+    @property
+    def messages(self) -> int:
+        """Messages moved since the start."""
+        return int(self._native.messages)
+
+    @property
+    def dropped(self) -> int:
+        """Messages dropped since the start."""
+        return int(self._native.dropped)
+
+    @property
+    def error(self) -> int:
+        """The last errno of the descriptor; 0 when there was none."""
+        return int(self._native.error)
+
+    def _done(self, result: int) -> Stop:
+        if self._native.interrupt and self._queue.interrupt is not None:
+            self._queue.interrupt.signal_used_queue()
+        self._queue.check(result)
+        return Stop(result)
+
+
+class ToDescriptor(_Bulk):
+    """Writes each chain of a queue to a descriptor as one message, and completes it."""
+
+    def __init__(self, queue: Queue, fd: int, *, min_size: int, max_size: int) -> None:
+        """``min_size``, ``max_size``: bytes of a message. Shorter and longer ones are dropped, and so are those that
+        the descriptor refuses. The queue's chains must not be taken otherwise."""
+        super().__init__(queue, fd, min_size, max_size)
+
+    def move(self) -> Stop:
+        """Move what there is; raises :class:`~pyvmm.virtio.queue.QueueError`."""
+        if self._queue.native is None:
+            return Stop.EMPTY
+        return self._done(lib.pyvmm_bulk_to_fd(self._queue.native, self._native))
+
+
+class FromDescriptor(_Bulk):
+    """Reads messages of a descriptor into a queue's chains, and completes them."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        fd: int,
+        *,
+        min_size: int,
+        max_size: int,
+        merge: bool = False,
+        count_offset: int = -1,
+        clear: int = 0,
+    ) -> None:
+        """``min_size``: bytes that a message has, and a chain must have, at least.
+        ``max_size``: bytes of the largest message that is expected. Larger ones are taken where they fit.
+        ``merge``: one message may go over several chains.
+        ``count_offset``: where in a message the number of its chains is stored, in 16 bits; -1 for nowhere.
+        ``clear``: leading bytes of each message that are set to 0.
+
+        A message that does not fit into one chain, or with ``merge`` into the chains that are there, is dropped
+        whole. With ``merge`` none is read while the chains that are there have less than ``max_size`` bytes and the
+        driver holds more than half of its chains back. The queue's chains must not be taken otherwise.
+        """
+        super().__init__(queue, fd, min_size, max_size)
+        self._native.merge = merge
+        self._native.count_offset = count_offset
+        self._native.clear = clear
+
+    def move(self) -> Stop:
+        """Move what there is; raises :class:`~pyvmm.virtio.queue.QueueError`."""
+        if self._queue.native is None:
+            return Stop.EMPTY
+        return self._done(lib.pyvmm_bulk_from_fd(self._queue.native, self._native))
