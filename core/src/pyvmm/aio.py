@@ -1,0 +1,266 @@
+"""Asynchronous file I/O for devices: an engine that runs requests outside the GIL and calls back on the loop."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
+
+from pyvmm._native import ffi, lib
+from pyvmm.errors import HostError
+
+log = logging.getLogger(__name__)
+
+Buffer: TypeAlias = "memoryview | bytearray | bytes"
+
+ENVIRONMENT: Final = "PYVMM_AIO"
+"""The environment variable that chooses the backend: ``io_uring`` or ``threads``."""
+
+BACKENDS: Final = ("io_uring", "threads")
+MAX_DEPTH: Final[int] = lib.PYVMM_AIO_MAX_DEPTH
+
+_READ: Final[int] = lib.PYVMM_AIO_READ
+_WRITE: Final[int] = lib.PYVMM_AIO_WRITE
+_FDATASYNC: Final[int] = lib.PYVMM_AIO_FDATASYNC
+_FALLOCATE: Final[int] = lib.PYVMM_AIO_FALLOCATE
+
+_BATCH: Final = 64
+"""Results taken by one native call."""
+
+_REFUSED: Final = (errno.ENOSYS, errno.EPERM, errno.EACCES, errno.ENOMEM)
+"""What io_uring_setup(2) says where a kernel, a sysctl, a seccomp filter or a limit forbids it."""
+
+_told = False
+
+
+class IoEngineFullError(Exception):
+    """As many requests as the engine has room for are under way."""
+
+
+class IoFile:
+    """A file descriptor as an :class:`IoEngine` sees it. The descriptor stays its owner's to close."""
+
+    def __init__(
+        self,
+        fd: int,
+        *,
+        cached: bool = True,
+        unaligned_fd: int = -1,
+        memory_alignment: int = 1,
+        offset_alignment: int = 1,
+    ) -> None:
+        """``cached``: reads go through the page cache, so that one may be tried at once without waiting.
+
+        With O_DIRECT on ``fd``, ``cached`` is false and ``unaligned_fd`` is the same file without O_DIRECT:
+        it takes the transfers whose buffers' addresses and lengths are not multiples of ``memory_alignment`` or
+        whose offset and length are not of ``offset_alignment``, both in bytes and powers of two.
+        """
+        for alignment in (memory_alignment, offset_alignment):
+            if alignment < 1 or alignment & (alignment - 1):
+                raise ValueError(f"not a power of two: {alignment}")
+        self.fd = fd
+        self.unaligned_fd = unaligned_fd
+        self.native: Any = ffi.new(
+            "struct pyvmm_aio_file *",
+            {
+                "fd": fd,
+                "unaligned_fd": unaligned_fd,
+                "memory_mask": memory_alignment - 1,
+                "offset_mask": offset_alignment - 1,
+                "nowait": cached,
+            },
+        )
+
+    def fileno(self) -> int:
+        """The file descriptor."""
+        return self.fd
+
+
+class IoEngine:
+    """Runs file requests in the background, many at a time, in no order.
+
+    A request is readied by :meth:`preadv` and its like, started with all others by :meth:`submit`, and finished by
+    a call of its ``on_done(result)``, from within :meth:`submit` where the answer is there at once, else from within
+    :meth:`dispatch`, which belongs on the event loop, at :attr:`fd`. ``result`` is the number of bytes moved,
+    fewer than asked for only at the file's end; for other requests 0; or an errno negated. What the kernel moves in
+    parts goes on where it stopped. Buffers are held until then.
+
+    One thread at a time may use an engine. Made after a fork, it belongs to the child; a fork's copy must not be
+    used, only closed.
+    """
+
+    def __init__(self, depth: int = 256, *, backend: str | None = None, threads: int = 8) -> None:
+        """An engine for ``depth`` requests under way, 1 to 4096.
+
+        ``backend``: ``io_uring`` or ``threads``; by default what $PYVMM_AIO says, else io_uring where the kernel
+        (5.6 and later) lets us, else up to ``threads`` threads, each started when it is first needed.
+        Raises :class:`HostError` where the backend that was asked for cannot be had.
+        """
+        backend = backend or os.environ.get(ENVIRONMENT) or None
+        if backend not in (None, *BACKENDS):
+            raise HostError(f"{ENVIRONMENT}: {backend!r} is not one of {', '.join(BACKENDS)}")
+        self.backend, self._native = _open(depth, backend, threads)
+        self.fd: int = self._native.fd
+        """Readable when :meth:`dispatch` has something to do; level-triggered."""
+        self.depth = depth
+        self._results = ffi.new("struct pyvmm_aio_result[]", _BATCH)
+        self._iov = ffi.new("struct iovec[]", 256)
+        self._iov_room = 256
+        self._tag = 0
+        self._under_way: dict[int, tuple[Callable[[int], None], object]] = {}
+
+    @property
+    def in_use(self) -> int:
+        """How many requests are readied or under way."""
+        return len(self._under_way)
+
+    def preadv(
+        self,
+        file: IoFile,
+        buffers: Sequence[Buffer],
+        offset: int,
+        on_done: Callable[[int], None],
+        *,
+        flags: int = 0,
+    ) -> None:
+        """Read into ``buffers``, which must be writable, from byte ``offset`` on; ``flags`` as of preadv2(2)."""
+        self._prepare(_READ, file, flags, offset, 0, buffers, on_done)
+
+    def pwritev(
+        self,
+        file: IoFile,
+        buffers: Sequence[Buffer],
+        offset: int,
+        on_done: Callable[[int], None],
+        *,
+        flags: int = 0,
+    ) -> None:
+        """Write ``buffers`` from byte ``offset`` on; ``flags`` as of pwritev2(2), such as os.RWF_DSYNC."""
+        self._prepare(_WRITE, file, flags, offset, 0, buffers, on_done)
+
+    def fdatasync(self, file: IoFile, on_done: Callable[[int], None]) -> None:
+        """Bring to the disk what was written: at least by the writes whose ``on_done`` was called before."""
+        self._prepare(_FDATASYNC, file, 0, 0, 0, (), on_done)
+
+    def fallocate(self, file: IoFile, mode: int, offset: int, length: int, on_done: Callable[[int], None]) -> None:
+        """Change the allocation of a range of bytes as fallocate(2) does."""
+        self._prepare(_FALLOCATE, file, mode, offset, length, (), on_done)
+
+    def submit(self) -> None:
+        """Start what is readied. Calls ``on_done`` of what is finished already; that may ready and start more."""
+        while self._native is not None and self._native.prepared:
+            if lib.pyvmm_aio_submit(self._native):
+                self._finish()
+
+    def dispatch(self) -> int:
+        """Call ``on_done`` of what is finished, without waiting, and start what that readied; how many were."""
+        count = self._finish()
+        self.submit()
+        return count
+
+    def drain(self, *, cancel: bool = False) -> None:
+        """Wait until nothing is under way, calling each ``on_done``.
+
+        With ``cancel``, what has not begun or can be interrupted ends with -ECANCELED, and what its ``on_done``
+        readies likewise.
+        """
+        while self._under_way:
+            lib.pyvmm_aio_drain(self._native, cancel)
+            if not self._finish() and self._under_way:
+                return  # a fork's copy
+
+    def close(self) -> None:
+        """Cancel, wait, and release descriptors, threads and buffers. No ``on_done`` is called for what remained."""
+        if self._native is not None:
+            lib.pyvmm_aio_free(self._native)
+            self._native = None
+            self.fd = -1
+            self._under_way.clear()
+
+    def __enter__(self) -> IoEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _prepare(
+        self,
+        op: int,
+        file: IoFile,
+        flags: int,
+        offset: int,
+        length: int,
+        buffers: Sequence[Buffer],
+        on_done: Callable[[int], None],
+    ) -> None:
+        count = len(buffers)
+        if count > self._iov_room:
+            self._iov = ffi.new("struct iovec[]", count)
+            self._iov_room = count
+        iov = self._iov
+        from_buffer = ffi.from_buffer
+        held = [from_buffer(buffer) for buffer in buffers]
+        for i, data in enumerate(held):
+            entry = iov[i]
+            entry.iov_base = data
+            entry.iov_len = len(data)
+        tag = self._tag
+        error = lib.pyvmm_aio_prepare(self._native, file.native, op, flags, offset, length, iov, count, tag)
+        if error:
+            if error == -errno.EAGAIN:
+                raise IoEngineFullError(f"{self.depth} requests are under way")
+            raise OSError(-error, os.strerror(-error))
+        self._tag = tag + 1
+        self._under_way[tag] = on_done, (held, file)
+
+    def _finish(self) -> int:
+        """Call back for what is finished; how many were. The first error of a callback is raised when all are done."""
+        total = 0
+        failure: Exception | None = None
+        results, under_way = self._results, self._under_way
+        while self._native is not None:
+            count = lib.pyvmm_aio_reap(self._native, results, _BATCH)
+            total += count
+            # Copied first: a callback may come back here.
+            for tag, result in [(results[i].tag, results[i].result) for i in range(count)]:
+                on_done, _ = under_way.pop(tag)
+                try:
+                    on_done(result)
+                except Exception as error:
+                    failure = failure or error
+            if count < _BATCH:
+                break
+        if failure is not None:
+            raise failure
+        return total
+
+
+def direct_alignment(fd: int) -> tuple[int, int] | None:
+    """What O_DIRECT asks of memory and of offsets, in bytes; (0, 0) where there is no O_DIRECT for the file.
+
+    None where the kernel or the file system does not say (statx(2), STATX_DIOALIGN, Linux 6.1).
+    """
+    memory, offset = ffi.new("uint32_t *"), ffi.new("uint32_t *")
+    if lib.pyvmm_aio_direct_alignment(fd, memory, offset):
+        return None
+    return memory[0], offset[0]
+
+
+def _open(depth: int, backend: str | None, threads: int) -> tuple[str, Any]:
+    global _told
+    error = ffi.new("int *")
+    for name in BACKENDS if backend is None else (backend,):
+        native = lib.pyvmm_aio_new(depth, threads if name == "threads" else 0, error)
+        if native:
+            return name, native
+        if error[0] == errno.EINVAL:
+            raise ValueError(f"no engine for depth {depth} and {threads} threads")
+        if backend is None and name == "io_uring" and error[0] in _REFUSED:
+            if not _told:
+                _told = True
+                log.info("the host refuses io_uring (%s): I/O goes through threads", os.strerror(error[0]))
+            continue
+        break
+    raise HostError(f"{name}: the host refuses it for disk I/O: {os.strerror(error[0])}; set {ENVIRONMENT}=threads")

@@ -1,0 +1,324 @@
+"""virtio-blk: a disk for the guest (virtio 1.2, section 5.2)."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import mmap
+import os
+import struct
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from pyvmm.aio import IoEngine
+from pyvmm.memory import GuestMemory
+from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.interrupt import Interrupt
+from pyvmm.virtio.queue import DescriptorChain, Queue
+
+from pyvmm_virtio_block.constants import (
+    SECTOR_SIZE,
+    VIRTIO_BLK_F_BLK_SIZE,
+    VIRTIO_BLK_F_CONFIG_WCE,
+    VIRTIO_BLK_F_DISCARD,
+    VIRTIO_BLK_F_FLUSH,
+    VIRTIO_BLK_F_RO,
+    VIRTIO_BLK_F_SEG_MAX,
+    VIRTIO_BLK_F_TOPOLOGY,
+    VIRTIO_BLK_F_WRITE_ZEROES,
+    VIRTIO_BLK_ID_BYTES,
+    VIRTIO_BLK_S_IOERR,
+    VIRTIO_BLK_S_OK,
+    VIRTIO_BLK_S_UNSUPP,
+    VIRTIO_BLK_T_DISCARD,
+    VIRTIO_BLK_T_FLUSH,
+    VIRTIO_BLK_T_GET_ID,
+    VIRTIO_BLK_T_IN,
+    VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_T_WRITE_ZEROES,
+    VIRTIO_ID_BLOCK,
+)
+from pyvmm_virtio_block.image import Image
+from pyvmm_virtio_block.request import (
+    MAX_SEGMENT_SECTORS,
+    MAX_SEGMENTS,
+    RequestError,
+    Segment,
+    data_to_read,
+    data_to_write,
+    read_header,
+    read_segments,
+    set_status,
+)
+
+if TYPE_CHECKING:
+    from pyvmm_virtio_block import BlockOptions
+
+log = logging.getLogger(__name__)
+
+QUEUE_SIZE: Final = 256
+
+_CONFIG: Final = struct.Struct("<QII4xIBBHIBxHIIIIIB3x")
+"""struct virtio_blk_config up to write_zeroes_may_unmap; size_max and geometry are not offered."""
+
+_WCE: Final = 32
+"""Where the configuration's writeback field is."""
+
+# <linux/falloc.h>
+_KEEP_SIZE: Final = 0x01
+_PUNCH_HOLE: Final = 0x02
+_ZERO_RANGE: Final = 0x10
+
+_SUBMIT_EVERY: Final = 16
+"""Requests that are readied before the first of them starts."""
+
+_ZEROS: Final = 64 * 1024
+_ZEROS_A_WRITE: Final = 64
+"""Zeros that are written when the file system has no better way: so many bytes, so often in one request."""
+
+
+class Block(VirtioDevice):
+    """A disk backed by an :class:`Image`.
+
+    A host's error fails the request that met it and no other. FLUSH is fdatasync(2): it covers the writes that were
+    completed before it came. While the driver wants write-through, each write is synchronous (RWF_DSYNC).
+    """
+
+    device_type = VIRTIO_ID_BLOCK
+    queue_max_sizes = (QUEUE_SIZE,)
+    config: bytearray
+
+    def __init__(self, options: BlockOptions) -> None:
+        self.image = Image(options.path, read_only=options.ro, direct=options.direct)
+        self.serial = options.id.encode() if options.id else b""
+        self.writeback = True
+        """Whether writes may stay in the host's cache until a FLUSH."""
+        features = [VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_FLUSH]
+        if options.ro:
+            features += [VIRTIO_BLK_F_RO]
+        else:
+            features += [VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES]
+        self.device_features = sum(1 << bit for bit in features)
+        self.config = bytearray(self._make_config())
+        self._engine: IoEngine | None = None
+        self._refused_modes: set[int] = set()
+        self._told: set[tuple[str, int]] = set()
+
+    def ack_features(self, page: int, value: int) -> None:
+        super().ack_features(page, value)
+        # A driver that does not know FLUSH gets write-through (section 5.2.5.2).
+        self.writeback = self.has_feature(VIRTIO_BLK_F_FLUSH)
+        self.config[_WCE] = self.writeback
+
+    def write_config(self, offset: int, data: memoryview) -> None:
+        """The driver's choice between write-back (1) and write-through (0)."""
+        if offset == _WCE and len(data) == 1 and data[0] < 2 and self.has_feature(VIRTIO_BLK_F_CONFIG_WCE):
+            self.config[_WCE] = data[0]
+            self.writeback = bool(data[0])
+
+    def activate(self, mem: GuestMemory, interrupt: Interrupt, queues: Sequence[Queue]) -> None:
+        self.context.loop.add(self.engine.fd, self._on_results)
+        self._told.clear()
+        super().activate(mem, interrupt, queues)
+
+    def on_kick(self, queue: Queue) -> None:
+        engine = self.engine
+        waiting = 0
+        for chain in queue:
+            self._start(chain)
+            waiting += 1
+            if waiting == _SUBMIT_EVERY:
+                engine.submit()
+                waiting = 0
+        engine.submit()
+
+    def reset(self) -> bool:
+        if self._engine is not None:
+            self.context.loop.remove(self._engine.fd)
+            self._engine.drain(cancel=True)
+        return super().reset()
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+        self.image.close()
+
+    @property
+    def engine(self) -> IoEngine:
+        """Carries out what may block. Made when it is first needed, in the process that serves the device."""
+        if self._engine is None:
+            self._engine = IoEngine(QUEUE_SIZE)
+        return self._engine
+
+    def _make_config(self) -> bytes:
+        image = self.image
+        # Ranges that are not whole blocks of the file system are zeroed, but free nothing.
+        alignment = image.physical_block_size // SECTOR_SIZE
+        segments = (0, 0) if image.read_only else (MAX_SEGMENT_SECTORS, MAX_SEGMENTS)
+        return _CONFIG.pack(
+            image.size // SECTOR_SIZE,
+            0,
+            QUEUE_SIZE - 2,  # with header and status, a request fills the descriptor table
+            image.block_size,
+            (image.physical_block_size // image.block_size).bit_length() - 1,
+            0,
+            image.physical_block_size // image.block_size,
+            0,
+            1,
+            1,
+            *segments,
+            alignment,
+            *segments,
+            not image.read_only,
+        )
+
+    def _on_results(self, _: int) -> None:
+        self.engine.dispatch()
+
+    def _start(self, chain: DescriptorChain) -> None:
+        """Ready what ``chain`` asks for; what needs no I/O or cannot be done is answered at once."""
+        if not chain.writable_length:
+            chain.complete()  # nowhere to say that this is no request
+            return
+        try:
+            type_, sector = read_header(chain)
+            self._start_request(chain, type_, sector)
+        except RequestError as error:
+            log.debug("%s: refused: %s", self.name, error)
+            set_status(chain, error.status)
+
+    def _start_request(self, chain: DescriptorChain, type_: int, sector: int) -> None:
+        engine, image = self.engine, self.image
+        offset = sector * SECTOR_SIZE
+        if type_ == VIRTIO_BLK_T_IN:
+            buffers = data_to_read(chain, sector, image.size)
+            engine.preadv(image.file, buffers, offset, partial(self._transferred, chain, "read", buffers, offset))
+        elif type_ == VIRTIO_BLK_T_OUT:
+            self._check_writable()
+            buffers = data_to_write(chain, sector, image.size)
+            done = partial(self._transferred, chain, "write", buffers, offset)
+            engine.pwritev(image.file, buffers, offset, done, flags=0 if self.writeback else os.RWF_DSYNC)
+        elif type_ == VIRTIO_BLK_T_FLUSH:
+            self._flush(chain)
+        elif type_ == VIRTIO_BLK_T_GET_ID:
+            if chain.writable_length <= VIRTIO_BLK_ID_BYTES:
+                raise RequestError(VIRTIO_BLK_S_IOERR, f"{chain.writable_length - 1} bytes for the id")
+            chain.write(0, self.serial.ljust(VIRTIO_BLK_ID_BYTES, b"\0"))
+            set_status(chain, VIRTIO_BLK_S_OK)
+        elif type_ in (VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES):
+            self._check_writable()
+            segments = read_segments(chain, type_, image.size)
+            if type_ == VIRTIO_BLK_T_DISCARD:
+                self._discard(chain, segments)
+            else:
+                self._write_zeroes(chain, segments)
+        else:
+            raise RequestError(VIRTIO_BLK_S_UNSUPP, f"type {type_}")
+
+    def _check_writable(self) -> None:
+        if self.image.read_only:
+            raise RequestError(VIRTIO_BLK_S_IOERR, "a write to a read-only disk")
+
+    def _transferred(
+        self, chain: DescriptorChain, what: str, buffers: Sequence[memoryview], offset: int, result: int
+    ) -> None:
+        expected = sum(map(len, buffers))
+        if result == expected:
+            set_status(chain, VIRTIO_BLK_S_OK)
+        else:
+            # Less than was asked for is the end of a file that was truncated under us.
+            self._fail(chain, what, offset, -result if result < 0 else errno.ENODATA)
+
+    def _flush(self, chain: DescriptorChain) -> None:
+        def done(result: int) -> None:
+            if result < 0:
+                self._fail(chain, "flush", 0, -result)
+            else:
+                set_status(chain, VIRTIO_BLK_S_OK)
+
+        self.engine.fdatasync(self.image.file, done)
+
+    def _discard(self, chain: DescriptorChain, segments: list[Segment]) -> None:
+        """Free the ranges, one after the other; a file system that cannot may leave them as they are."""
+
+        def next_segment(result: int = 0) -> None:
+            if result < 0 and result != -errno.EOPNOTSUPP:
+                self._fail(chain, "discard", segments[0].offset, -result)
+            elif segments and result != -errno.EOPNOTSUPP:
+                segment = segments.pop(0)
+                self.engine.fallocate(
+                    self.image.file, _PUNCH_HOLE | _KEEP_SIZE, segment.offset, segment.length, next_segment
+                )
+            else:
+                set_status(chain, VIRTIO_BLK_S_OK)
+
+        next_segment()
+
+    def _write_zeroes(self, chain: DescriptorChain, segments: list[Segment]) -> None:
+        """Zero the ranges, one after the other, each by the best way that the file system has."""
+
+        def next_segment() -> None:
+            if segments:
+                segment = segments.pop(0)
+                # A range that must stay allocated is not made a hole.
+                modes = [_PUNCH_HOLE, _ZERO_RANGE] if segment.unmap else [_ZERO_RANGE]
+                zero(segment, [mode | _KEEP_SIZE for mode in modes if mode | _KEEP_SIZE not in self._refused_modes])
+            elif self.writeback:
+                set_status(chain, VIRTIO_BLK_S_OK)
+            else:
+                self._flush(chain)
+
+        def zero(segment: Segment, modes: list[int]) -> None:
+            if not modes:
+                write(segment, 0)
+                return
+
+            def done(result: int) -> None:
+                if result == -errno.EOPNOTSUPP:
+                    self._refused_modes.add(modes[0])
+                    zero(segment, modes[1:])
+                elif result < 0:
+                    self._fail(chain, "write of zeroes", segment.offset, -result)
+                else:
+                    next_segment()
+
+            self.engine.fallocate(self.image.file, modes[0], segment.offset, segment.length, done)
+
+        def write(segment: Segment, at: int) -> None:
+            if at == segment.length:
+                next_segment()
+                return
+            buffers = _zeros(min(segment.length - at, _ZEROS * _ZEROS_A_WRITE))
+
+            def done(result: int) -> None:
+                if result <= 0:
+                    self._fail(chain, "write of zeroes", segment.offset + at, -result or errno.ENODATA)
+                else:
+                    write(segment, at + result)
+
+            self.engine.pwritev(self.image.file, buffers, segment.offset + at, done)
+
+        next_segment()
+
+    def _fail(self, chain: DescriptorChain, what: str, offset: int, error: int) -> None:
+        """Fail one request by what the host said; the log hears of each kind of error once an activation."""
+        set_status(chain, VIRTIO_BLK_S_IOERR)
+        if error != errno.ECANCELED and (what, error) not in self._told:
+            self._told.add((what, error))
+            reason = "the file is shorter than it was" if error == errno.ENODATA else os.strerror(error)
+            log.error("%s: %s: %s at byte %d failed: %s", self.name, self.image.path, what, offset, reason)
+
+
+_zeros_map: mmap.mmap | None = None
+
+
+def _zeros(length: int) -> list[memoryview]:
+    """Buffers of ``length`` zeros, page-aligned, most of them the same."""
+    global _zeros_map
+    if _zeros_map is None:
+        _zeros_map = mmap.mmap(-1, _ZEROS, prot=mmap.PROT_READ)
+    view = memoryview(_zeros_map)
+    whole, rest = divmod(length, _ZEROS)
+    return [view] * whole + ([view[:rest]] if rest else [])
