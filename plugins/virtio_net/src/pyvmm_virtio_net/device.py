@@ -91,7 +91,7 @@ class Net(VirtioDevice):
         self.tap.set_offload(self._offload())
         self._pair = QueuePair(
             self.context.loop,
-            self.tap.fd,
+            self.tap,
             queues[net.RECEIVEQ],
             queues[net.TRANSMITQ],
             merge=self.has_feature(net.VIRTIO_NET_F_MRG_RXBUF),
