@@ -1,0 +1,64 @@
+# make run    sets up, gets a guest and boots it with serial, block and net
+# make shell  the same guest with an interactive shell
+# make test   sets up and passes all tests
+# make bench  prints tables, side by side with QEMU
+# make docs   builds the documentation
+# make lint   formats and types, checked
+# All of it works from a fresh clone; what it makes is in .venv and .cache.
+
+PYTHON ?= python3
+PACKAGES := core $(wildcard plugins/*)
+BIN := .venv/bin
+BUILT := .venv/.installed
+
+# What an editable installation does not notice by itself: metadata and C.
+INPUTS := Makefile $(wildcard $(addsuffix /pyproject.toml,$(PACKAGES))) core/setup.py $(wildcard core/native/* core/native/cdef/*)
+
+TOOLS := pytest hypothesis mypy ruff
+
+.PHONY: setup run shell test unit boot-test bench docs lint clean
+
+setup: $(BUILT)
+
+$(BUILT): $(INPUTS)
+	tests/system/require build
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check setuptools wheel 'cffi>=1.15' $(TOOLS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation $(addprefix -e ./,$(PACKAGES))
+	touch $@
+
+run: setup
+	$(BIN)/python tests/guest/demo
+
+shell: setup
+	$(BIN)/python tests/guest/demo --shell
+
+test: unit boot-test
+
+# Pure tests, and those that need no more than some /dev/kvm.
+unit: setup
+	tests/system/require guest test
+	$(BIN)/python -m pytest
+
+# Boots of real kernels: on this machine's KVM where it can, else in the lab.
+boot-test: setup
+	tests/system/require guest lab test
+	tests/lab/with-kvm $(BIN)/python -m pytest tests/boot
+
+bench: setup
+	tests/system/require guest lab test
+	$(BIN)/python tests/benchmarks
+
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs .cache/docs
+	@echo "documentation: .cache/docs/index.html"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy core/src $(wildcard plugins/*/src)
+
+clean:
+	rm -rf .venv .cache build core/build plugins/*/build
+	find core plugins -name '*.so' -delete
