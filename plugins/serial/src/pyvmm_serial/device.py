@@ -32,6 +32,7 @@ class Serial(Uart):
         self.backend.attach(self.line, context)
 
     def close(self) -> None:
+        self.line.detach()  # there is no guest left to be interrupted
         self.backend.close()
         if self.line.lost:
             log.warning("%s: %d bytes were lost, since nobody read them in time", self.name, self.line.lost)

@@ -57,9 +57,11 @@ class Line:
 
     ``send`` and ``take`` are called on vCPU threads. Everything else belongs to the loop's thread.
 
-    What the guest sends is written to the host at once, on the vCPU's thread. That is one cheap system call a
-    character, and measured it beats to collect them for the event loop: waking the loop is a system call as well,
-    and its thread then takes the GIL from the vCPU's. Only what the host does not take is left to the loop.
+    What is sent is written to the host at once, on the thread that sends it. Leaving it to the event loop was
+    measured with a guest that polls LSR and writes THR: it costs as much elapsed time on a pipe and on a pty, 70 %
+    more on /dev/null and twice as much on a file, and half as much CPU time again everywhere. For to wake the loop
+    is a system call as well, and then its thread takes the GIL from the vCPU's. The loop gets what the host does
+    not take at once.
     """
 
     def __init__(self) -> None:
@@ -120,6 +122,11 @@ class Line:
         self._port = port
         self._loop = loop
         self._resume = resume_input
+
+    def detach(self) -> None:
+        """Tell the UART nothing more."""
+        self._port = None
+        self._resume = None
 
     def connect(self, output: Output) -> None:
         """Let output go to ``output``."""
