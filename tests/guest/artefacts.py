@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from guest import disk as disk_image
-from guest import initramfs, script
-from system import kernels
-from system.kernels import FLAVOURS, PreparationError
-from system.prepared import CACHE
+from tests.guest import disk as disk_image
+from tests.guest import initramfs, script
+from tests.system import kernels
+from tests.system.kernels import FLAVOURS, PreparationError
+from tests.system.prepared import CACHE
 
 __all__ = [
     "FLAVOURS",

@@ -6,9 +6,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from guest import artefacts  # noqa: E402
+from tests.guest import artefacts
 
 
 def main(flavours: list[str]) -> int:

@@ -10,8 +10,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from system.kernels import PreparationError
-from system.prepared import key_of, prepared_file
+from tests.system.kernels import PreparationError
+from tests.system.prepared import key_of, prepared_file
 
 SIZE = 64 << 20
 MANIFEST = "manifest.sha256"
@@ -23,26 +23,20 @@ def prepare(file: Path) -> Path:
 
 def copy(source: Path, target: Path) -> Path:
     """Holes stay holes, and where the file system can share blocks, it does."""
-    subprocess.run(
-        ["cp", "--sparse=always", "--reflink=auto", "--", str(source), str(target)], check=True
-    )
+    subprocess.run(["cp", "--sparse=always", "--reflink=auto", "--", str(source), str(target)], check=True)
     target.chmod(0o644)
     return target
 
 
 def read_file(image: Path, path: str) -> bytes:
     """A file's contents in an image that no guest uses; empty if it is not there."""
-    result = subprocess.run(
-        [_tool("debugfs"), "-R", f"cat {path}", str(image)], capture_output=True, check=True
-    )
+    result = subprocess.run([_tool("debugfs"), "-R", f"cat {path}", str(image)], capture_output=True, check=True)
     return result.stdout
 
 
 def check(image: Path) -> str:
     """What e2fsck says against the image: empty when it is sound."""
-    result = subprocess.run(
-        [_tool("e2fsck"), "-fn", str(image)], capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([_tool("e2fsck"), "-fn", str(image)], capture_output=True, text=True, check=False)
     return "" if result.returncode == 0 else result.stdout + result.stderr
 
 

@@ -11,10 +11,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from system import kernels, modules
-from system.kernels import PreparationError
-from system.newc import Newc
-from system.prepared import key_of, prepared_file
+from tests.system import kernels, modules
+from tests.system.kernels import PreparationError
+from tests.system.newc import Newc
+from tests.system.prepared import key_of, prepared_file
 
 HERE = Path(__file__).resolve().parent
 

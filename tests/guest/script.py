@@ -6,12 +6,10 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from system.newc import Newc
+from tests.system.newc import Newc
 
 
-def append(
-    initrd: Path, text: str, out: Path, files: Mapping[str, bytes], archives: Iterable[Path]
-) -> Path:
+def append(initrd: Path, text: str, out: Path, files: Mapping[str, bytes], archives: Iterable[Path]) -> Path:
     """Concatenate ``initrd``, ``archives`` and one with ``/script`` and ``files``."""
     with out.open("wb") as target:
         for archive in (initrd, *archives):

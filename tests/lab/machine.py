@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from lab import prepare
-from lab.channels import Channels, Interrupted, TimedOut
-from system import kernels, newc
-from system.kernels import PreparationError
-from system.prepared import TOP
+from tests.lab import prepare
+from tests.lab.channels import Channels, Interrupted, TimedOut
+from tests.system import kernels, newc
+from tests.system.kernels import PreparationError
+from tests.system.prepared import TOP
 
 LOST = 125
 """Our exit status when there is no command's one: no machine, or it died."""
@@ -50,7 +50,7 @@ def main(command: list[str]) -> int:
         print("usage: tests/lab/run COMMAND [ARGUMENT…]", file=sys.stderr)
         return 2
     if os.environ.get("PYVMM_LAB"):
-        return _run_here(command)
+        return run_here(command)
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
@@ -70,8 +70,8 @@ def _interrupt(signum: int, _frame: FrameType | None) -> None:
     raise Interrupted(signum)
 
 
-def _run_here(command: list[str]) -> int:
-    """In the lab already: the command needs no machine of its own."""
+def run_here(command: list[str]) -> int:
+    """Become the command: it needs no machine of its own."""
     try:
         os.execvp(command[0], command)
     except FileNotFoundError:
@@ -125,20 +125,14 @@ def _per_run_archive(command: list[str], channels: Channels) -> bytes:
         "LAB_COLUMNS": str(size.columns),
     }
     environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name in PASSED or name.startswith(PASSED_PREFIXES)
+        name: value for name, value in os.environ.items() if name in PASSED or name.startswith(PASSED_PREFIXES)
     }
     environment["PYVMM_LAB"] = "1"
     directory = shlex.quote(os.getcwd())
     words = ["env", "-i", *(f"{k}={v}" for k, v in environment.items())]
     # The root's own shell, so that the command cannot be one of busybox's applets.
     words += ["/bin/sh", "-c", 'exec "$@"', "lab", *command]
-    script = (
-        "#!/run/lab/busybox sh\n"
-        f"cd {directory} || exit {LOST}\n"
-        f"exec /run/lab/busybox {shlex.join(words)}\n"
-    )
+    script = f"#!/run/lab/busybox sh\ncd {directory} || exit {LOST}\nexec /run/lab/busybox {shlex.join(words)}\n"
     out = io.BytesIO()
     archive = newc.Newc(out)
     archive.file("lab/settings", _assignments(settings))
@@ -151,9 +145,7 @@ def _assignments(settings: dict[str, str]) -> bytes:
     return os.fsencode("".join(f"{k}={shlex.quote(v)}\n" for k, v in settings.items()))
 
 
-def _qemu(
-    initrd: str, console: Path, *, memory: int, cpus: int
-) -> list[str]:
+def _qemu(initrd: str, console: Path, *, memory: int, cpus: int) -> list[str]:
     arguments = ["qemu-system-x86_64", "-name", "pyvmm-lab", "-no-user-config", "-nodefaults"]
     arguments += ["-display", "none", "-no-reboot", "-M", "q35", "-cpu", CPU]
     arguments += ["-accel", "tcg,thread=multi", "-smp", str(cpus), "-m", f"{memory}M"]
@@ -163,9 +155,7 @@ def _qemu(
     arguments += ["-serial", "chardev:console"]
     for tag, path, mode in (("host", Path("/"), ",readonly=on"), ("checkout", TOP, "")):
         arguments += ["-fsdev"]
-        arguments += [
-            f"local,id={tag},path={_escaped(path)},security_model=none,multidevs=remap{mode}"
-        ]
+        arguments += [f"local,id={tag},path={_escaped(path)},security_model=none,multidevs=remap{mode}"]
         arguments += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
     return arguments
 

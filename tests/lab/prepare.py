@@ -6,8 +6,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from system import kernels, modules, newc, prepared
-from system.kernels import PreparationError
+from tests.system import kernels, modules, newc, prepared
+from tests.system.kernels import PreparationError
 
 HERE = Path(__file__).resolve().parent
 LAB = prepared.CACHE / "lab"
@@ -33,9 +33,7 @@ def initramfs() -> Path:
         HERE / "session",
         HERE / "prepare.py",
     )
-    return prepared.prepared_file(
-        LAB / "initramfs", key, lambda file: _make_initramfs(file, directory, busybox)
-    )
+    return prepared.prepared_file(LAB / "initramfs", key, lambda file: _make_initramfs(file, directory, busybox))
 
 
 def static_busybox() -> Path:
@@ -57,9 +55,7 @@ def _make_initramfs(file: Path, directory: Path, busybox: Path) -> None:
             names = "".join(f"{modules.module_name(m)}.ko\n" for m in files)
             archive.file(f"lab/{listing}", names.encode())
             for module in files:
-                archive.file(
-                    f"lab/{modules.module_name(module)}.ko", modules.contents(module)
-                )
+                archive.file(f"lab/{modules.module_name(module)}.ko", modules.contents(module))
         archive.close()
 
 

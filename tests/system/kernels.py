@@ -8,6 +8,7 @@ Installing would run the boot loader's hooks. A kernel's directory holds
 from __future__ import annotations
 
 import lzma
+import os
 import re
 import shutil
 import struct
@@ -16,7 +17,7 @@ import sys
 import zlib
 from pathlib import Path
 
-from system.prepared import CACHE, prepared_directory
+from tests.system.prepared import CACHE, prepared_directory
 
 FLAVOURS = {"cloud": "linux-image-cloud-amd64", "amd64": "linux-image-amd64"}
 """Our name of a kernel, and the meta package that depends on its newest version."""
@@ -28,9 +29,7 @@ class PreparationError(Exception):
 
 def kernel_directory(flavour: str) -> Path:
     """The unpacked kernel of ``flavour``, downloaded by the first caller."""
-    return prepared_directory(
-        CACHE / "kernels" / flavour, lambda directory: _unpack(FLAVOURS[flavour], directory)
-    )
+    return prepared_directory(CACHE / "kernels" / flavour, lambda directory: _unpack(FLAVOURS[flavour], directory))
 
 
 def release(kernel: Path) -> str:
@@ -38,6 +37,8 @@ def release(kernel: Path) -> str:
 
 
 def _unpack(meta_package: str, directory: Path) -> None:
+    if os.environ.get("PYVMM_LAB"):
+        raise PreparationError("the lab has no network: run tests/guest/build.py outside of it first")
     package = _versioned_package(meta_package)
     print(f"fetching {package}", file=sys.stderr)
     scratch = directory / "package"
@@ -118,7 +119,7 @@ def _elf_size(elf: bytes) -> int:
         raise PreparationError("a bzImage whose payload is no 64-bit ELF")
     phoff, shoff = struct.unpack_from("<QQ", elf, 0x20)
     phentsize, phnum, shentsize, shnum = struct.unpack_from("<HHHH", elf, 0x36)
-    end = shoff + shentsize * shnum
+    end: int = shoff + shentsize * shnum
     for index in range(phnum):
         (p_offset,) = struct.unpack_from("<Q", elf, phoff + index * phentsize + 0x08)
         (p_filesz,) = struct.unpack_from("<Q", elf, phoff + index * phentsize + 0x20)

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from system.kernels import PreparationError, release
+from tests.system.kernels import PreparationError, release
 
 
 def in_load_order(kernel: Path, names: Iterable[str], *, optional: bool = False) -> list[Path]:

@@ -50,9 +50,7 @@ class Newc:
         if parent:
             self.directory(parent)
 
-    def _entry(
-        self, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)
-    ) -> None:
+    def _entry(self, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)) -> None:
         self._entries += 1
         # An inode number of its own for each entry: equal ones would be hard links.
         inode = 0 if name == _TRAILER else self._entries
