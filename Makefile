@@ -18,7 +18,9 @@ TOOLS := pytest hypothesis mypy ruff
 
 .PHONY: setup run shell test unit boot-test bench docs lint clean
 
+# Compiled ahead of time, since an environment may say that Python writes no bytecode: it is most of a start.
 setup: $(BUILT)
+	@$(BIN)/python -m compileall -q core/src $(wildcard plugins/*/src)
 
 $(BUILT): $(INPUTS)
 	tests/system/require build
