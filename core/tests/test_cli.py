@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,14 +14,14 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import SitePackages
-
 import pyvmm
 from pyvmm import logs
 from pyvmm.cli import main
 from pyvmm.completion import complete_device
 from pyvmm.errors import HostError
 from pyvmm.exit_reason import End, ExitReason
+
+from core.tests.distributions import SitePackages
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,7 @@ def _logging() -> Iterator[None]:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Stands for pyvmm.machine: holds the configuration that the command made; ends as it is told."""
-    seen = SimpleNamespace(config=None, reason=ExitReason(End.POWEROFF), error=None, entered=0)
+    seen = SimpleNamespace(config=None, reason=ExitReason(End.POWEROFF), error=None, kill=0, entered=0)
 
     class Machine:
         def __init__(self, config: Any) -> None:
@@ -52,8 +53,13 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         def run(self) -> ExitReason:
             if seen.error:
                 raise seen.error
+            if seen.kill:
+                os.kill(os.getpid(), seen.kill)
             reason: ExitReason = seen.reason
             return reason
+
+        def stop(self, reason: ExitReason) -> None:
+            seen.reason = reason
 
     module = ModuleType("pyvmm.machine")
     vars(module).update(Machine=Machine, MachineConfig=SimpleNamespace)
@@ -200,6 +206,30 @@ def test_a_bug_keeps_its_traceback(machine: SimpleNamespace, kernel: Path) -> No
     machine.error = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
         main(["--no-default-devices"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_the_machine_and_is_the_exit_status(
+    machine: SimpleNamespace, kernel: Path, number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+    machine.kill = number
+    assert main(["--no-default-devices"]) == 128 + number
+    assert machine.reason == ExitReason(End.SIGNAL, signal=number)
+    assert machine.entered == 0
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_that_was_ignored_stays_ignored(
+    machine: SimpleNamespace, kernel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    try:
+        machine.kill = signal.SIGHUP
+        assert main(["--no-default-devices"]) == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_an_interrupt_from_the_keyboard_is_status_130(machine: SimpleNamespace, kernel: Path) -> None:

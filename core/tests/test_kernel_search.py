@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from pyvmm.errors import UsageError
 from pyvmm.kernel_search import check_file, file_fault, find_kernel, version_key
 

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from pyvmm.errors import UsageError
 from pyvmm.options import (
     REQUIRED,

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import importlib_metadata
 import pytest
-from conftest import LAMP, SitePackages
-
 from pyvmm import entry_points
 from pyvmm.errors import UsageError
 from pyvmm.options import DeviceSpec
 from pyvmm.plugins import PluginError, Plugins
+
+from core.tests.distributions import LAMP, SitePackages
 
 
 def fails(kind: str) -> str:

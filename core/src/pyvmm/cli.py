@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from pyvmm.exit_reason import ExitReason
+    from pyvmm.machine import Machine
     from pyvmm.plugins import DeviceRequest, Plugins
 
 DEFAULT_DEVICES: Final = ("serial",)
@@ -135,7 +136,7 @@ def command(
         devices=requests,
         discovery=discovery,
     )
-    with Machine(config) as machine:
+    with Machine(config) as machine, _stopped_by_signals(machine):
         reason = machine.run()
     return _report(reason)
 
@@ -203,6 +204,27 @@ def _requests(plugins: Plugins, devices: Sequence[DeviceSpec], defaults: Sequenc
         else:
             unasked.append(DeviceSpec(name))
     return plugins.request_devices([*unasked, *devices])
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(machine: Machine) -> Iterator[None]:
+    """Within it, the signals that ask a process to end stop ``machine``; one that is ignored stays ignored."""
+    import signal
+
+    from pyvmm.exit_reason import End, ExitReason
+
+    def stop(number: int, _: object) -> None:
+        machine.stop(ExitReason(End.SIGNAL, signal=number))
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _report(reason: ExitReason) -> int:

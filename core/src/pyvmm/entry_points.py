@@ -11,24 +11,35 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property, partial
+from typing import Any, Final
 
 GROUP: Final = "pyvmm.devices"
 
 
-@dataclass(frozen=True)
 class EntryPoint:
     """One line of a distribution's ``[pyvmm.devices]``: ``kind = module``."""
 
-    kind: str
+    def __init__(self, kind: str, value: str, metadata: Callable[[], tuple[str, str]]) -> None:
+        """``value`` is ``module``, as a rule, or ``module:attribute``; ``metadata`` reads name and version."""
+        self.kind = kind
+        self.value = value
+        self._read_metadata = metadata
 
-    value: str
-    """What is to be imported: ``module``, as a rule, or ``module:attribute``."""
+    @cached_property
+    def _metadata(self) -> tuple[str, str]:
+        return self._read_metadata()
 
-    distribution: str
-    version: str
+    @property
+    def distribution(self) -> str:
+        """The name of the distribution, as on PyPI. A start does not need it, so it is read when it is asked for."""
+        return self._metadata[0]
+
+    @property
+    def version(self) -> str:
+        """The version of the distribution."""
+        return self._metadata[1]
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}"
@@ -36,7 +47,7 @@ class EntryPoint:
 
 def entry_points() -> Iterable[EntryPoint]:
     """All entry points of the group ``pyvmm.devices``, in the order of ``sys.path``."""
-    if any(os.path.isfile(path) for path in sys.path) or any(map(_finds_distributions, sys.meta_path)):
+    if any(map(_finds_distributions, sys.meta_path)) or any(map(_is_no_folder_of_metadata, sys.path)):
         return _ask_importlib_metadata()
     return _scan(sys.path)
 
@@ -48,13 +59,20 @@ def _finds_distributions(finder: object) -> bool:
     return hasattr(finder, "find_distributions")
 
 
+def _is_no_folder_of_metadata(path: str) -> bool:
+    """Whether ``path`` on ``sys.path`` has metadata elsewhere than in a folder beside the modules."""
+    return path.endswith(".egg") or os.path.isfile(path)
+
+
 def _ask_importlib_metadata() -> Iterator[EntryPoint]:
     import importlib_metadata
 
     for found in importlib_metadata.entry_points(group=GROUP):
-        name = found.dist.metadata["Name"] if found.dist else ""
-        version = found.dist.version if found.dist else ""
-        yield EntryPoint(found.name, found.value, name or "a distribution without a name", version or "")
+        yield EntryPoint(found.name, found.value, partial(_metadata_of, found.dist))
+
+
+def _metadata_of(distribution: Any) -> tuple[str, str]:
+    return distribution.metadata["Name"] or "", distribution.version or ""
 
 
 def _scan(paths: Iterable[str]) -> Iterator[EntryPoint]:
@@ -77,22 +95,20 @@ def _scan(paths: Iterable[str]) -> Iterator[EntryPoint]:
 def _read(folder: str) -> Iterator[EntryPoint]:
     """The entry points in one distribution's folder of metadata."""
     try:
-        with open(os.path.join(folder, "entry_points.txt"), encoding="utf-8") as file:
-            text = file.read()
+        with open(f"{folder}/entry_points.txt", "rb", buffering=0) as file:
+            data = file.read()
+        if GROUP.encode() not in data:
+            return
+        text = data.decode()
     except (OSError, UnicodeDecodeError):
         return
-    if GROUP not in text:
-        return
     group = ""
-    name = version = ""
     for line in map(str.strip, text.splitlines()):
         if line.startswith("[") and line.endswith("]"):
             group = line.strip("[]")
         elif group == GROUP and line and not line.startswith("#"):
             kind, _, value = line.partition("=")
-            if not name:
-                name, version = _name_and_version(folder)
-            yield EntryPoint(kind.strip(), value.strip(), name, version)
+            yield EntryPoint(kind.strip(), value.strip(), partial(_name_and_version, folder))
 
 
 def _name_and_version(folder: str) -> tuple[str, str]:

@@ -18,7 +18,7 @@ import dataclasses
 import re
 import typing
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, NamedTuple, TypeVar, overload
 
 from pyvmm.errors import UsageError
 from pyvmm.option_types import (
@@ -61,8 +61,7 @@ _METADATA: Final = "pyvmm"
 _described: Final[dict[type[Any], tuple[OptionInfo, ...]]] = {}
 
 
-@dataclasses.dataclass(frozen=True)
-class DeviceSpec:
+class DeviceSpec(NamedTuple):
     """One ``--device`` as it was typed, split at the kind."""
 
     kind: str
@@ -81,8 +80,7 @@ class DeviceSpec:
         return f"{self.kind}:{self.text}"
 
 
-@dataclasses.dataclass(frozen=True)
-class OptionInfo:
+class OptionInfo(NamedTuple):
     """What is known of one option: for help, for documentation and for errors."""
 
     name: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm.entry_points import EntryPoint, entry_points
 from pyvmm.errors import UsageError
@@ -40,8 +40,7 @@ class DeviceRequest:
     """Unique in the machine: the device's own option ``id`` where it has one, or kind and number: ``net0``."""
 
 
-@dataclass(frozen=True)
-class InstalledKind:
+class InstalledKind(NamedTuple):
     """A kind of device in the list that ``--device help`` shows."""
 
     kind: str
