@@ -342,7 +342,7 @@ def test_help_for_a_kind_lists_its_options_with_types_and_defaults(
         "--device lamp:PATH[,OPTION=VALUE…]\n"
         "\n"
         "OPTION            DEFAULT        HELP\n"
-        "path=PATH         must be given  file that the light comes from (the first, its name may be left out)\n"
+        "path=PATH         must be given  file that the light comes from (its name may be left out)\n"
         "ro[=on|off]       off            never written to\n"
         "colour=red|green  red            of the light\n"
         "id=TEXT           none           name of the lamp\n"

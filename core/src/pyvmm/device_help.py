@@ -57,7 +57,7 @@ def _default(info: OptionInfo) -> str:
 def _help(info: OptionInfo) -> str:
     notes = [
         note
-        for note, applies in (("the first, its name may be left out", info.primary), ("may be repeated", info.repeated))
+        for note, applies in (("its name may be left out", info.primary), ("may be repeated", info.repeated))
         if applies
     ]
     return f"{info.help} ({'; '.join(notes)})".lstrip() if notes else info.help
