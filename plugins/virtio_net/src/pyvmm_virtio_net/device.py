@@ -86,9 +86,11 @@ class Net(VirtioDevice):
         self.context.loop.add(self._link_events.fd, self._link_changed)
         self.link_up = self.tap.has_link()
         self._fill_config()
-        if self.tap.current_name() is None:
-            return  # gone while there was no driver: there is nothing to be had from it
-        self.tap.set_offload(self._offload())
+        try:
+            self.tap.set_offload(self._offload())
+        except OSError:
+            if self.tap.current_name() is not None:  # else it went while there was no driver: the link is down
+                raise
         self._pair = QueuePair(
             self.context.loop,
             self.tap,
