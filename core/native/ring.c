@@ -8,11 +8,16 @@
 /* Guest memory is shared with vCPUs that run: plain loads could be torn or repeated by the compiler. */
 #define LOAD16(p) atomic_load_explicit((_Atomic uint16_t *)(p), memory_order_relaxed)
 #define LOAD16_ACQUIRE(p) atomic_load_explicit((_Atomic uint16_t *)(p), memory_order_acquire)
-#define LOAD64(p) atomic_load_explicit((_Atomic uint64_t *)(p), memory_order_relaxed)
 #define STORE16(p, v) atomic_store_explicit((_Atomic uint16_t *)(p), (v), memory_order_relaxed)
 #define STORE16_RELEASE(p, v) atomic_store_explicit((_Atomic uint16_t *)(p), (v), memory_order_release)
 #define STORE32(p, v) atomic_store_explicit((_Atomic uint32_t *)(p), (v), memory_order_relaxed)
 #define FULL_FENCE() atomic_thread_fence(memory_order_seq_cst)
+
+/* An indirect table may be at any address, which C's atomics may not: one plain load of x86-64, done once. */
+struct unaligned64 {
+    uint64_t value;
+} __attribute__((packed));
+#define LOAD64(p) (((const volatile struct unaligned64 *)(p))->value)
 
 /* struct vring_avail: flags, idx, ring[size], used_event. struct vring_used: flags, idx, ring[size] of 8
  * bytes, avail_event. */

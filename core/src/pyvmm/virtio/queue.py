@@ -142,17 +142,12 @@ class Queue:
 
     def activate(self, memory: GuestMemory, interrupt: Interrupt, event_idx: bool, indirect: bool) -> None:
         """Check the rings and start to serve them; raises :class:`QueueError`."""
-        self._native = ffi.new("struct pyvmm_queue *")
-        self._native_memory = memory.native()
-        self._chains = ffi.new("struct pyvmm_chain[]", _BATCH)
-        # Room for the longest chain there can be, so that one always fits.
-        self._max_buffers = max(self.size, lib.PYVMM_MAX_CHAIN) + self.size
-        self._iov = ffi.new("struct iovec[]", self._max_buffers)
-        self._addresses = ffi.new("uint64_t[]", self._max_buffers)
+        native = ffi.new("struct pyvmm_queue *")
+        # Before anything is made as large as the driver says.
         self.check(
             lib.pyvmm_queue_setup(
-                self._native,
-                self._native_memory,
+                native,
+                memory.native(),
                 self.size,
                 self.max_size,
                 self.descriptor_table,
@@ -162,6 +157,12 @@ class Queue:
                 indirect,
             )
         )
+        self._chains = ffi.new("struct pyvmm_chain[]", _BATCH)
+        # Room for the longest chain there can be, so that one always fits.
+        self._max_buffers = max(self.size, lib.PYVMM_MAX_CHAIN) + self.size
+        self._iov = ffi.new("struct iovec[]", self._max_buffers)
+        self._addresses = ffi.new("uint64_t[]", self._max_buffers)
+        self._native = native
         self._memory = memory
         self.interrupt = interrupt
 
@@ -207,7 +208,8 @@ class Queue:
 
     def unpop(self, chain: DescriptorChain) -> None:
         """Put back ``chain``, the one that was popped last and not completed: the next pop returns it."""
-        self._taken.appendleft(chain)
+        if chain._native is self._native:  # otherwise it went with a reset
+            self._taken.appendleft(chain)
 
     def publish(self) -> None:
         """Show completed chains to the driver, and interrupt it if it wants that."""
@@ -233,6 +235,8 @@ class Queue:
                 return False
             count = take(native, self._chains, _BATCH, self._iov, self._addresses, self._max_buffers)
         self.check(count)
+        if count == 0:
+            return False  # the driver took its index back in between
         lib.pyvmm_queue_disable_kick(native)
         assert self._memory is not None
         slice_ = self._memory.slice
