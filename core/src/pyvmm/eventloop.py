@@ -7,6 +7,7 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Final, TypeVar
 
 from pyvmm.eventfd import EventFd
@@ -35,7 +36,10 @@ class _Call:
             self.result = self.function()
         except BaseException as error:
             self.error = error
-        self.done.set()
+            if not isinstance(error, Exception):
+                raise  # Ctrl-C is for the thread that it came to
+        finally:
+            self.done.set()
 
 
 class EventLoop:
@@ -48,6 +52,7 @@ class EventLoop:
     def __init__(self) -> None:
         self._epoll = select.epoll(-1)
         self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._removed: set[int] = set()
         self._posted: deque[Callable[[], object]] = deque()
         self._wake = EventFd()
         self._thread: int | None = None
@@ -72,6 +77,7 @@ class EventLoop:
     def remove(self, fd: int) -> None:
         """Forget ``fd``, before it is closed; an fd that is not there is ignored."""
         if self._callbacks.pop(fd, None) is not None:
+            self._removed.add(fd)
             try:
                 self._epoll.unregister(fd)
             except OSError:
@@ -110,15 +116,17 @@ class EventLoop:
         finally:
             with self._lock:
                 self._thread = None
-            self._run_posted()
             self._stopping = False
+            self._run_posted()
 
     def run_once(self, timeout: float | None = None) -> int:
         """Wait up to ``timeout`` seconds (for ever when None) and serve what is ready; how many were."""
         ready = self._epoll.poll(timeout)
+        self._removed.clear()
         for fd, events in ready:
-            callback = self._callbacks.get(fd)
-            if callback is not None:  # an earlier callback of this round may have removed it
+            # An earlier callback of this round may have removed it, and even added another file by the same number.
+            callback = self._callbacks.get(fd) if fd not in self._removed else None
+            if callback is not None:
                 callback(events)
         return len(ready)
 
@@ -136,8 +144,12 @@ class EventLoop:
 
     def _run_posted(self, _: int = 0) -> None:
         self._wake.drain()
-        while self._posted:
-            self._posted.popleft()()
+        # What these functions post has its turn later, so that other descriptors have theirs. One that raises
+        # keeps none of the others from running: somebody may wait for them.
+        functions = [self._posted.popleft() for _ in range(len(self._posted))]
+        with ExitStack() as stack:
+            for function in reversed(functions):
+                stack.callback(function)
 
 
 class LoopScope:
@@ -157,6 +169,7 @@ class LoopScope:
         self._on_error = on_error
         self._after = after
         self._fds: set[int] = set()
+        self._closings = 0
 
     def add(self, fd: int, callback: Callable[[int], None], events: int = READABLE) -> None:
         """As :meth:`EventLoop.add`."""
@@ -177,8 +190,9 @@ class LoopScope:
         self._fds.discard(fd)
 
     def post(self, function: Callable[[], object]) -> None:
-        """As :meth:`EventLoop.post`."""
-        self.loop.post(lambda: self.guard(function))
+        """As :meth:`EventLoop.post`; what a :meth:`close` comes before is not run."""
+        closings = self._closings
+        self.loop.post(lambda: self.guard(function) if closings == self._closings else None)
 
     def guard(self, function: Callable[[], object]) -> None:
         """Run ``function`` as a callback of this scope is run."""
@@ -190,6 +204,7 @@ class LoopScope:
             self._on_error(error)
 
     def close(self) -> None:
-        """Remove everything that was added."""
+        """Remove everything that was added or posted."""
+        self._closings += 1
         for fd in list(self._fds):
             self.remove(fd)

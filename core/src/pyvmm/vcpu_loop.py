@@ -31,7 +31,7 @@ class VcpuLoop:
             self._serve()
         except KvmError as error:
             self._stop(ExitReason(End.HOST_FAILURE, f"vCPU {self.vcpu.index}: {error}"))
-        except Exception:
+        except BaseException:  # a device may even have called sys.exit
             self._stop(ExitReason(End.HOST_FAILURE, f"vCPU {self.vcpu.index}:\n{traceback.format_exc()}"))
         finally:
             self.vcpu.leave_thread()
