@@ -21,8 +21,9 @@ from net_frames import (
     tso,
     udp,
 )
-from net_guest import MEMORY_SIZE, WRITE, Card, Guest
+from net_guest import Card, Guest
 from net_host import Wire, ip
+from pyvmm.testing.driver_ring import GuestBuffer
 
 OFFLOADS = [0, 11, 12, 13]
 EVENT_IDX = [29]
@@ -34,7 +35,7 @@ def transmit(guest: Guest, card: Card, *messages: bytes) -> None:
     heads = [card.send(message) for message in messages]
     guest.transmitq.kick()
     guest.run()
-    assert guest.transmitq.take_used() == [(head, 0) for head in heads]
+    assert card.sent() == heads
 
 
 @pytest.mark.parametrize("features", [[], OFFLOADS, OFFLOADS + EVENT_IDX], ids=["none", "offloads", "event-idx"])
@@ -45,19 +46,19 @@ def test_frame_reaches_the_host(guest: Guest, wire: Wire, features: list[int], s
     transmit(guest, Card(guest), NO_OFFLOAD + plain(size))
 
     assert [frame for _, frame in wire.receive()] == [plain(size)]
-    assert guest.interrupted()
+    assert guest.take_interrupt()
 
 
 @pytest.mark.parametrize("cuts", [(12,), (1, 2, 3, 12, 13), (5, 40), tuple(range(10, 600, 7))])
 def test_chain_may_be_cut_anywhere(guest: Guest, wire: Wire, cuts: tuple[int, ...]) -> None:
-    guest.start()
+    guest.start([])
     card = Card(guest)
     head = card.send(NO_OFFLOAD + plain(1000), *cuts)
 
     guest.transmitq.kick()
     guest.run()
 
-    assert guest.transmitq.take_used() == [(head, 0)]
+    assert card.sent() == [head]
     assert [frame for _, frame in wire.receive()] == [plain(1000)]
 
 
@@ -92,7 +93,7 @@ def test_many_frames_in_order(guest: Guest, wire: Wire) -> None:
 
 
 def test_one_wake_up_moves_no_more_than_its_budget(guest: Guest, wire: Wire) -> None:
-    guest.start()
+    guest.start([])
     card = Card(guest)
     for number in range(200):
         card.send(NO_OFFLOAD + plain(60, number))
@@ -102,7 +103,7 @@ def test_one_wake_up_moves_no_more_than_its_budget(guest: Guest, wire: Wire) -> 
 
     assert 0 < len(wire.receive()) <= 64
     guest.run()
-    assert len(guest.transmitq.take_used()) == 200
+    assert len(card.sent()) == 200
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_one_wake_up_moves_no_more_than_its_budget(guest: Guest, wire: Wire) -> 
     ids=["one byte", "part of a header", "no frame", "part of an address", "a byte too large", "far too large"],
 )
 def test_frame_that_is_none_is_dropped(guest: Guest, wire: Wire, message: bytes) -> None:
-    guest.start()
+    guest.start([])
     card = Card(guest)
 
     transmit(guest, card, message, NO_OFFLOAD + plain(60))
@@ -164,34 +165,32 @@ def test_random_headers_harm_nobody(guest: Guest, wire: Wire) -> None:
 
 
 def test_buffer_for_the_device_to_write_is_not_sent(guest: Guest, wire: Wire) -> None:
-    guest.start()
-    guest.mem.write(1 << 20, NO_OFFLOAD + plain(60))
-
-    guest.transmitq.add((1 << 20, 72, 0), (2 << 20, 100, WRITE))
-    guest.transmitq.add((2 << 20, 100, WRITE))
+    guest.start([])
+    guest.transmitq.add([NO_OFFLOAD + plain(60)], [100])
+    guest.transmitq.add([], [100])
     guest.transmitq.kick()
     guest.run()
 
-    assert [length for _, length in guest.transmitq.take_used()] == [0, 0]
+    assert [used.length for used in guest.transmitq.take_used()] == [0, 0]
     assert [frame for _, frame in wire.receive()] == [plain(60)]
 
 
 def test_broken_ring_stops_the_device_and_what_came_before_is_sent(guest: Guest, wire: Wire) -> None:
-    guest.start()
+    guest.start([])
     card = Card(guest)
     card.send(NO_OFFLOAD + plain(60))
-    guest.transmitq.add((MEMORY_SIZE, 100, 0))
+    guest.transmitq.add([GuestBuffer(guest.memory, guest.memory.end, 100)])
     guest.transmitq.kick()
 
     guest.run()
 
-    assert guest.read(0x70) & 64, "DEVICE_NEEDS_RESET"
-    assert len(guest.transmitq.take_used()) == 1
+    assert guest.needs_reset
+    assert len(card.sent()) == 1
     assert [frame for _, frame in wire.receive()] == [plain(60)]
 
 
 def test_frames_for_a_tap_that_is_down_are_dropped(guest: Guest, wire: Wire) -> None:
-    guest.start()
+    guest.start([])
     card = Card(guest)
 
     ip("link set tap0 down")
@@ -201,7 +200,7 @@ def test_frames_for_a_tap_that_is_down_are_dropped(guest: Guest, wire: Wire) -> 
 
 
 def test_frames_for_a_tap_that_is_gone_are_dropped(guest: Guest) -> None:
-    guest.start()
+    guest.start([])
     card = Card(guest)
 
     ip("link del tap0")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from pyvmm._native import lib
@@ -127,12 +127,20 @@ class VirtioDriver:
         """Reset the device."""
         self.write_register(lib.VIRTIO_MMIO_STATUS, 0)
 
-    def run(self) -> None:
-        """Let the loop serve what is ready, until nothing is."""
-        for _ in range(100_000):
+    def run(self) -> int:
+        """Let the loop serve what is ready, until nothing is; how often something was."""
+        for rounds in range(100_000):
             if not self.loop.run_once(0):
-                return
+                return rounds
         raise AssertionError("the loop does not come to rest")
+
+    def run_until(self, condition: Callable[[], bool], *, timeout: float = 10.0) -> None:
+        """Let the loop run until ``condition`` holds; raises AssertionError."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            left = deadline - time.monotonic()
+            assert left > 0, f"it did not come true in {timeout} s"
+            self.loop.run_once(left)
 
     def exchange(self, queue: int = 0, *, timeout: float = 10.0) -> list[UsedChain]:
         """Kick, and let the loop run until the device has given back all that is in ``queue``."""
