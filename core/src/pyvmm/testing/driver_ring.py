@@ -62,7 +62,7 @@ class GuestHeap:
         self._next = self.start
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DriverChain:
     """A request as its driver made it."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import mmap
 import os
 import struct
 from collections.abc import Sequence
@@ -40,11 +39,11 @@ from pyvmm_virtio_block.constants import (
     VIRTIO_ID_BLOCK,
 )
 from pyvmm_virtio_block.image import Image
+from pyvmm_virtio_block.ranges import Discard, WriteZeroes
 from pyvmm_virtio_block.request import (
     MAX_SEGMENT_SECTORS,
     MAX_SEGMENTS,
     RequestError,
-    Segment,
     data_to_read,
     data_to_write,
     read_header,
@@ -65,17 +64,8 @@ _CONFIG: Final = struct.Struct("<QII4xIBBHIBxHIIIIIB3x")
 _WCE: Final = 32
 """Where the configuration's writeback field is."""
 
-# <linux/falloc.h>
-_KEEP_SIZE: Final = 0x01
-_PUNCH_HOLE: Final = 0x02
-_ZERO_RANGE: Final = 0x10
-
 _SUBMIT_EVERY: Final = 16
 """Requests that are readied before the first of them starts."""
-
-_ZEROS: Final = 64 * 1024
-_ZEROS_A_WRITE: Final = 64
-"""Zeros that are written when the file system has no better way: so many bytes, so often in one request."""
 
 
 class Block(VirtioDevice):
@@ -103,7 +93,7 @@ class Block(VirtioDevice):
         self.config = bytearray(self._make_config())
         self._engine: IoEngine | None = None
         self._refused_modes: set[int] = set()
-        self._told: set[tuple[str, int]] = set()
+        self._told: set[int] = set()
 
     def ack_features(self, page: int, value: int) -> None:
         super().ack_features(page, value)
@@ -144,6 +134,11 @@ class Block(VirtioDevice):
             self._engine.close()
             self._engine = None
         self.image.close()
+
+    @property
+    def write_flags(self) -> int:
+        """How writes are made, as pwritev2(2) has it."""
+        return 0 if self.writeback else os.RWF_DSYNC
 
     @property
     def engine(self) -> IoEngine:
@@ -199,7 +194,7 @@ class Block(VirtioDevice):
             self._check_writable()
             buffers = data_to_write(chain, sector, image.size)
             done = partial(self._transferred, chain, "write", buffers, offset)
-            engine.pwritev(image.file, buffers, offset, done, flags=0 if self.writeback else os.RWF_DSYNC)
+            engine.pwritev(image.file, buffers, offset, done, flags=self.write_flags)
         elif type_ == VIRTIO_BLK_T_FLUSH:
             self._flush(chain)
         elif type_ == VIRTIO_BLK_T_GET_ID:
@@ -211,9 +206,10 @@ class Block(VirtioDevice):
             self._check_writable()
             segments = read_segments(chain, type_, image.size)
             if type_ == VIRTIO_BLK_T_DISCARD:
-                self._discard(chain, segments)
+                Discard(engine, image.file, segments, partial(self._done, chain, "discard")).start()
             else:
-                self._write_zeroes(chain, segments)
+                zeroed = partial(self._zeroed, chain)
+                WriteZeroes(engine, image.file, segments, zeroed, self._refused_modes).start()
         else:
             raise RequestError(VIRTIO_BLK_S_UNSUPP, f"type {type_}")
 
@@ -229,96 +225,27 @@ class Block(VirtioDevice):
             set_status(chain, VIRTIO_BLK_S_OK)
         else:
             # Less than was asked for is the end of a file that was truncated under us.
-            self._fail(chain, what, offset, -result if result < 0 else errno.ENODATA)
+            self._fail(chain, f"{what} at byte {offset}", -result if result < 0 else errno.ENODATA)
 
     def _flush(self, chain: DescriptorChain) -> None:
-        def done(result: int) -> None:
-            if result < 0:
-                self._fail(chain, "flush", 0, -result)
-            else:
-                set_status(chain, VIRTIO_BLK_S_OK)
+        self.engine.fdatasync(self.image.file, partial(self._done, chain, "flush"))
 
-        self.engine.fdatasync(self.image.file, done)
+    def _zeroed(self, chain: DescriptorChain, result: int) -> None:
+        if result == 0 and not self.writeback:
+            self._flush(chain)
+        else:
+            self._done(chain, "write of zeroes", result)
 
-    def _discard(self, chain: DescriptorChain, segments: list[Segment]) -> None:
-        """Free the ranges, one after the other; a file system that cannot may leave them as they are."""
+    def _done(self, chain: DescriptorChain, what: str, result: int) -> None:
+        if result < 0:
+            self._fail(chain, what, -result)
+        else:
+            set_status(chain, VIRTIO_BLK_S_OK)
 
-        def next_segment(result: int = 0) -> None:
-            if result < 0 and result != -errno.EOPNOTSUPP:
-                self._fail(chain, "discard", segments[0].offset, -result)
-            elif segments and result != -errno.EOPNOTSUPP:
-                segment = segments.pop(0)
-                self.engine.fallocate(
-                    self.image.file, _PUNCH_HOLE | _KEEP_SIZE, segment.offset, segment.length, next_segment
-                )
-            else:
-                set_status(chain, VIRTIO_BLK_S_OK)
-
-        next_segment()
-
-    def _write_zeroes(self, chain: DescriptorChain, segments: list[Segment]) -> None:
-        """Zero the ranges, one after the other, each by the best way that the file system has."""
-
-        def next_segment() -> None:
-            if segments:
-                segment = segments.pop(0)
-                # A range that must stay allocated is not made a hole.
-                modes = [_PUNCH_HOLE, _ZERO_RANGE] if segment.unmap else [_ZERO_RANGE]
-                zero(segment, [mode | _KEEP_SIZE for mode in modes if mode | _KEEP_SIZE not in self._refused_modes])
-            elif self.writeback:
-                set_status(chain, VIRTIO_BLK_S_OK)
-            else:
-                self._flush(chain)
-
-        def zero(segment: Segment, modes: list[int]) -> None:
-            if not modes:
-                write(segment, 0)
-                return
-
-            def done(result: int) -> None:
-                if result == -errno.EOPNOTSUPP:
-                    self._refused_modes.add(modes[0])
-                    zero(segment, modes[1:])
-                elif result < 0:
-                    self._fail(chain, "write of zeroes", segment.offset, -result)
-                else:
-                    next_segment()
-
-            self.engine.fallocate(self.image.file, modes[0], segment.offset, segment.length, done)
-
-        def write(segment: Segment, at: int) -> None:
-            if at == segment.length:
-                next_segment()
-                return
-            buffers = _zeros(min(segment.length - at, _ZEROS * _ZEROS_A_WRITE))
-
-            def done(result: int) -> None:
-                if result <= 0:
-                    self._fail(chain, "write of zeroes", segment.offset + at, -result or errno.ENODATA)
-                else:
-                    write(segment, at + result)
-
-            self.engine.pwritev(self.image.file, buffers, segment.offset + at, done)
-
-        next_segment()
-
-    def _fail(self, chain: DescriptorChain, what: str, offset: int, error: int) -> None:
-        """Fail one request by what the host said; the log hears of each kind of error once an activation."""
+    def _fail(self, chain: DescriptorChain, what: str, error: int) -> None:
+        """Fail one request by what the host said; the log hears of each error once an activation."""
         set_status(chain, VIRTIO_BLK_S_IOERR)
-        if error != errno.ECANCELED and (what, error) not in self._told:
-            self._told.add((what, error))
+        if error != errno.ECANCELED and error not in self._told:
+            self._told.add(error)
             reason = "the file is shorter than it was" if error == errno.ENODATA else os.strerror(error)
-            log.error("%s: %s: %s at byte %d failed: %s", self.name, self.image.path, what, offset, reason)
-
-
-_zeros_map: mmap.mmap | None = None
-
-
-def _zeros(length: int) -> list[memoryview]:
-    """Buffers of ``length`` zeros, page-aligned, most of them the same."""
-    global _zeros_map
-    if _zeros_map is None:
-        _zeros_map = mmap.mmap(-1, _ZEROS, prot=mmap.PROT_READ)
-    view = memoryview(_zeros_map)
-    whole, rest = divmod(length, _ZEROS)
-    return [view] * whole + ([view[:rest]] if rest else [])
+            log.error("%s: %s: %s failed: %s", self.name, self.image.path, what, reason)

@@ -83,7 +83,7 @@ def data_to_write(chain: DescriptorChain, sector: int, capacity: int) -> Sequenc
 
 
 def read_segments(chain: DescriptorChain, type_: int, capacity: int) -> list[Segment]:
-    """The ranges of a DISCARD or WRITE_ZEROES request, all of them valid."""
+    """The ranges of a DISCARD or WRITE_ZEROES request, all of them valid; without those that are empty."""
     length = chain.readable_length - HEADER_SIZE
     if length == 0 or length % _SEGMENT.size:
         raise RequestError(VIRTIO_BLK_S_IOERR, f"{length} bytes of ranges, which have {_SEGMENT.size} each")
@@ -96,6 +96,8 @@ def read_segments(chain: DescriptorChain, type_: int, capacity: int) -> list[Seg
             raise RequestError(VIRTIO_BLK_S_UNSUPP, f"a range with flags {flags:#x}")
         if count > MAX_SEGMENT_SECTORS:
             raise RequestError(VIRTIO_BLK_S_IOERR, f"a range of {count} sectors, more than {MAX_SEGMENT_SECTORS}")
+        if count == 0 and sector * SECTOR_SIZE <= capacity:
+            continue
         _check_range(sector, count * SECTOR_SIZE, capacity)
         segments.append(Segment(sector * SECTOR_SIZE, count * SECTOR_SIZE, bool(flags)))
     return segments

@@ -1,0 +1,126 @@
+"""DISCARD and WRITE_ZEROES on a file: fallocate(2) where the file system has it, zeros where not."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from pyvmm.aio import IoEngine, IoFile
+
+from pyvmm_virtio_block.request import Segment
+
+# <linux/falloc.h>
+_KEEP_SIZE: Final = 0x01
+PUNCH_HOLE: Final = 0x02 | _KEEP_SIZE
+ZERO_RANGE: Final = 0x10 | _KEEP_SIZE
+
+_ZEROS: Final = 64 * 1024
+_ZEROS_A_WRITE: Final = 64
+"""Zeros that are written where nothing else will do: so many bytes, so often in one request."""
+
+
+class RangeRequest:
+    """The ranges of one request, done one after the other; ``on_done(result)`` hears 0 or an errno negated."""
+
+    def __init__(
+        self, engine: IoEngine, file: IoFile, segments: Sequence[Segment], on_done: Callable[[int], None]
+    ) -> None:
+        self.engine = engine
+        self.file = file
+        self.segments = list(reversed(segments))
+        self.on_done = on_done
+        self.segment = self.segments[-1] if segments else Segment(0, 0, False)
+        """The range that is under way."""
+
+    def start(self) -> None:
+        """Ready the first range, or be done where there is none."""
+        if self.segments:
+            self.segment = self.segments.pop()
+            self.do(self.segment)
+        else:
+            self.on_done(0)
+
+    def do(self, segment: Segment) -> None:
+        """Ready what ``segment`` needs; its end calls :meth:`finished`."""
+        raise NotImplementedError
+
+    def finished(self, result: int) -> None:
+        """Go on after a range."""
+        if result < 0:
+            self.on_done(result)
+        else:
+            self.start()
+
+
+class Discard(RangeRequest):
+    """Frees the ranges. What a file system cannot free stays as it is: a discard promises nothing."""
+
+    def do(self, segment: Segment) -> None:
+        self.engine.fallocate(self.file, PUNCH_HOLE, segment.offset, segment.length, self._punched)
+
+    def _punched(self, result: int) -> None:
+        self.finished(0 if result == -errno.EOPNOTSUPP else result)
+
+
+class WriteZeroes(RangeRequest):
+    """Zeroes the ranges, each by the best way that the file system has."""
+
+    def __init__(
+        self,
+        engine: IoEngine,
+        file: IoFile,
+        segments: Sequence[Segment],
+        on_done: Callable[[int], None],
+        refused: set[int],
+    ) -> None:
+        """``refused``: the modes of fallocate(2) that the file's file system is known not to have."""
+        super().__init__(engine, file, segments, on_done)
+        self.refused = refused
+        self._mode = 0
+        self._done = 0
+
+    def do(self, segment: Segment) -> None:
+        # A range that must stay allocated is not made a hole.
+        modes = (PUNCH_HOLE, ZERO_RANGE) if segment.unmap else (ZERO_RANGE,)
+        self._mode = next((mode for mode in modes if mode not in self.refused), 0)
+        if self._mode:
+            self.engine.fallocate(self.file, self._mode, segment.offset, segment.length, self._allocated)
+        else:
+            self._done = 0
+            self._write()
+
+    def _allocated(self, result: int) -> None:
+        if result == -errno.EOPNOTSUPP:
+            self.refused.add(self._mode)
+            self.do(self.segment)
+        else:
+            self.finished(result)
+
+    def _write(self) -> None:
+        length = min(self.segment.length - self._done, _ZEROS * _ZEROS_A_WRITE)
+        self.engine.pwritev(self.file, _zeros(length), self.segment.offset + self._done, self._written)
+
+    def _written(self, result: int) -> None:
+        if result <= 0:
+            self.finished(result or -errno.EIO)
+            return
+        self._done += result
+        if self._done == self.segment.length:
+            self.finished(0)
+        else:
+            self._write()
+
+
+_zeros_map: mmap.mmap | None = None
+
+
+def _zeros(length: int) -> list[memoryview]:
+    """Buffers of ``length`` zeros, page-aligned, most of them the same."""
+    global _zeros_map
+    if _zeros_map is None:
+        _zeros_map = mmap.mmap(-1, _ZEROS, prot=mmap.PROT_READ)
+    view = memoryview(_zeros_map)
+    whole, rest = divmod(length, _ZEROS)
+    return [view] * whole + ([view[:rest]] if rest else [])
