@@ -118,3 +118,6 @@ class QueuePair:
             self._gone = True
             self._loop.remove(self._tap.fd)
             self._on_gone()
+            if self._events & WRITABLE:
+                self._events &= ~WRITABLE
+                self._send()
