@@ -1,0 +1,284 @@
+"""A vhost-user socket: whole messages with their file descriptors, whatever the other side does."""
+
+from __future__ import annotations
+
+import array
+import os
+import select
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final
+
+from pyvmm.vhost_user.protocol import (
+    MAX_FDS,
+    MAX_PAYLOAD,
+    NEED_REPLY,
+    REPLY,
+    VHOST_USER_VERSION,
+    Header,
+    VhostUserError,
+    request_name,
+    unpack_u64,
+)
+
+DEFAULT_TIMEOUT: Final = 10.0
+"""Seconds that the other side has to take or to answer a message."""
+
+_FD_SIZE: Final = array.array("i").itemsize
+_ANCILLARY: Final = socket.CMSG_SPACE(MAX_FDS * _FD_SIZE)
+
+
+@dataclass
+class Message:
+    """One message. The descriptors are the receiver's to take; :meth:`close` closes those that were not.
+
+    A context manager that closes at its end.
+    """
+
+    request: int
+    flags: int = VHOST_USER_VERSION
+    payload: bytes = b""
+    fds: list[int] = field(default_factory=list)
+
+    @property
+    def is_reply(self) -> bool:
+        """Whether it answers a request."""
+        return bool(self.flags & REPLY)
+
+    @property
+    def needs_reply(self) -> bool:
+        """Whether its sender wants to hear of success or failure."""
+        return bool(self.flags & NEED_REPLY)
+
+    def take_fd(self) -> int:
+        """The only descriptor, from now on the caller's; raises :class:`VhostUserError` where there is not just one."""
+        if len(self.fds) != 1:
+            raise VhostUserError(f"{self.name} with {len(self.fds)} descriptors, not 1")
+        return self.fds.pop()
+
+    def take_fds(self, count: int) -> list[int]:
+        """All ``count`` descriptors, from now on the caller's; raises :class:`VhostUserError` for another number."""
+        if len(self.fds) != count:
+            raise VhostUserError(f"{self.name} with {len(self.fds)} descriptors, not {count}")
+        fds, self.fds = self.fds, []
+        return fds
+
+    @property
+    def name(self) -> str:
+        """The request's name, if it is one of a front end."""
+        return request_name(self.request)
+
+    def close(self) -> None:
+        """Close the descriptors that nobody took."""
+        close_fds(self.fds)
+        self.fds = []
+
+    def __enter__(self) -> Message:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Connection:
+    """One end of a connected Unix stream socket that speaks vhost-user.
+
+    Whatever goes wrong raises :class:`VhostUserError`, after which the connection is of no more use. One thread at
+    a time. Usable as a context manager.
+    """
+
+    def __init__(self, sock: socket.socket, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Take over ``sock``. ``timeout``: seconds that the other side has for each message."""
+        sock.setblocking(False)
+        self.timeout = timeout
+        self._socket = sock
+        self._head = bytearray()
+        self._header: Header | None = None
+        self._payload = bytearray()
+        self._fds: list[int] = []
+
+    @classmethod
+    def from_fd(cls, fd: int, *, timeout: float = DEFAULT_TIMEOUT) -> Connection:
+        """Take over the descriptor ``fd``, closed on failure; raises :class:`VhostUserError` for one that is no such
+        socket."""
+        try:
+            sock = socket.socket(fileno=fd)
+        except OSError as error:
+            close_fds([fd])
+            raise VhostUserError(f"a descriptor that is no socket: {error.strerror}") from error
+        if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+            sock.close()
+            raise VhostUserError("a socket that is no Unix stream socket")
+        return cls(sock, timeout=timeout)
+
+    def fileno(self) -> int:
+        """The socket's descriptor, to wait for; -1 when closed."""
+        return self._socket.fileno()
+
+    def send(
+        self,
+        request: int,
+        payload: bytes = b"",
+        fds: Sequence[int] = (),
+        *,
+        flags: int = 0,
+        timeout: float | None = None,
+    ) -> None:
+        """Send one message; ``flags``: REPLY or NEED_REPLY, the version is added. The descriptors stay the caller's.
+
+        Waits until the socket has taken it all, up to ``timeout`` seconds (the connection's by default).
+        """
+        if len(fds) > MAX_FDS or len(payload) > MAX_PAYLOAD:
+            raise ValueError(f"{request_name(request)} with {len(payload)} bytes and {len(fds)} descriptors")
+        data = memoryview(Header(request, flags | VHOST_USER_VERSION, len(payload)).pack() + payload)
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        while data:
+            try:
+                sent = self._socket.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
+            except (BlockingIOError, InterruptedError):
+                self._wait(select.POLLOUT, deadline)
+            except OSError as error:
+                raise self._lost(error) from error
+            else:
+                data, ancillary = data[sent:], []
+
+    def reply(self, message: Message, payload: bytes, fds: Sequence[int] = ()) -> None:
+        """Answer ``message``."""
+        self.send(message.request, payload, fds, flags=REPLY)
+
+    def receive(self, timeout: float | None = None) -> Message:
+        """The next message, waiting up to ``timeout`` seconds for all of it (the connection's by default)."""
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        while True:
+            message = self.receive_available()
+            if message is not None:
+                return message
+            self._wait(select.POLLIN, deadline)
+
+    def receive_available(self) -> Message | None:
+        """The next message if all of it is there. For an event loop: never waits, and keeps what came of a message.
+
+        No more is read than belongs to one message, so a loop that calls this once each time the socket is readable
+        misses none.
+        """
+        try:
+            while True:
+                missing = self._missing()
+                if missing == 0:
+                    return self._complete()
+                data = self._read(missing)
+                if data is None:
+                    return None
+                if self._header is None:
+                    self._head += data
+                    if len(self._head) == Header.SIZE:
+                        self._header = Header.unpack(bytes(self._head))
+                else:
+                    self._payload += data
+        except BaseException:
+            self._forget()
+            raise
+
+    def exchange(
+        self,
+        request: int,
+        payload: bytes = b"",
+        fds: Sequence[int] = (),
+        *,
+        flags: int = 0,
+        timeout: float | None = None,
+    ) -> Message:
+        """Send a request that has an answer, and return that; raises for an answer to something else."""
+        self.send(request, payload, fds, flags=flags, timeout=timeout)
+        message = self.receive(timeout)
+        if message.request != request or not message.is_reply:
+            message.close()
+            kind = "an answer to" if message.is_reply else "a request"
+            raise VhostUserError(f"{kind} {request_name(message.request)} where {request_name(request)} was asked")
+        return message
+
+    def exchange_ack(
+        self, request: int, payload: bytes = b"", fds: Sequence[int] = (), *, timeout: float | None = None
+    ) -> None:
+        """Send a request with NEED_REPLY (REPLY_ACK must be negotiated); raises where the answer is not success."""
+        with self.exchange(request, payload, fds, flags=NEED_REPLY, timeout=timeout) as message:
+            message.take_fds(0)
+            if result := unpack_u64(message.payload):
+                raise VhostUserError(f"{request_name(request)} was refused ({result:#x})")
+
+    def close(self) -> None:
+        """Close the socket and what was received and not handed out; closing twice does nothing."""
+        self._forget()
+        self._socket.close()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(
+        self, exception: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _missing(self) -> int:
+        """Bytes that are still to come of the header, or of the payload."""
+        if self._header is None:
+            return Header.SIZE - len(self._head)
+        return self._header.size - len(self._payload)
+
+    def _complete(self) -> Message:
+        assert self._header is not None
+        message = Message(self._header.request, self._header.flags, bytes(self._payload), self._fds)
+        self._fds = []
+        self._forget()
+        return message
+
+    def _forget(self) -> None:
+        close_fds(self._fds)
+        self._fds = []
+        self._head.clear()
+        self._payload.clear()
+        self._header = None
+
+    def _read(self, size: int) -> bytes | None:
+        """Up to ``size`` bytes, and the descriptors that come with them; None where there is nothing yet."""
+        try:
+            data, ancillary, flags, _ = self._socket.recvmsg(size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            raise self._lost(error) from error
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                self._fds += array.array("i", content[: len(content) - len(content) % _FD_SIZE])
+        if flags & socket.MSG_CTRUNC or len(self._fds) > MAX_FDS:
+            raise VhostUserError(f"a message with more than {MAX_FDS} descriptors, or more than can be opened here")
+        if not data:
+            raise VhostUserError("the other side has gone away" + (" amid a message" if self._head else ""))
+        return data
+
+    def _wait(self, events: int, deadline: float) -> None:
+        poll = select.poll()
+        poll.register(self._socket, events)
+        left = deadline - time.monotonic()
+        if left <= 0 or not poll.poll(max(left * 1000, 1)):
+            raise VhostUserError(
+                "the other side does not answer" if events & select.POLLIN else "the other side stalls"
+            )
+
+    def _lost(self, error: OSError) -> VhostUserError:
+        if isinstance(error, ConnectionError):
+            return VhostUserError("the other side has gone away")
+        return VhostUserError(f"the socket fails: {error.strerror}")
+
+
+def close_fds(fds: Sequence[int]) -> None:
+    """Close each of ``fds``."""
+    for fd in fds:
+        try:
+            os.close(fd)
+        except OSError:
+            pass
