@@ -22,9 +22,12 @@ class Interrupt:
         self.event = event
         self._on_config_change = on_config_change
         self._on_failure = on_failure
+        self.used_signals = 0
+        """How often a used ring's interrupt was signalled."""
 
     def signal_used_queue(self) -> None:
         """Say that a used ring has new entries; :class:`Queue` calls it where the driver wants to know."""
+        self.used_signals += 1
         self.event.signal()
 
     def signal_config_change(self) -> None:

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_LOGGED_FAILURES: Final = 10
+"""How often a device's failures are worth a line in the log."""
+
 MMIO_WINDOW_SIZE: Final = 0x1000
 """Bytes of physical address space of one device."""
 
@@ -85,17 +88,21 @@ class MmioDevice(BusDevice):
         self.driver_status = 0
         self.config_generation = 0
         self.needs_reset = False
+        self._failures = 0
         self.driver_was_ok = False
         """Whether a driver ever brought the device up."""
         self.queues = [Queue(index, size, EventFd()) for index, size in enumerate(device.queue_max_sizes)]
         self.interrupt_event = EventFd()
-        self._interrupt = Interrupt(self.interrupt_event, self._config_changed, self._device_failed)
+        self._interrupt = Interrupt(self.interrupt_event, self._config_changed, self._fail)
         self._config_interrupt = False
-        self._used_seen = [0] * len(self.queues)
-        self._used_acked = [0] * len(self.queues)
+        self._used_seen = self._used_acked = self._used_state()
         self._loop = loop
         self._scope = LoopScope(loop, self._callback_failed, self._publish)
-        loop.call(lambda: device.attach(DeviceContext(name, self._scope, stop)))
+        try:
+            loop.call(lambda: device.attach(DeviceContext(name, self._scope, stop)))
+        except BaseException:
+            self._release()
+            raise
         self._offered: int = self._offered_features()
 
     @property
@@ -107,10 +114,16 @@ class MmioDevice(BusDevice):
         """
         status = _INT_CONFIG if self._config_interrupt else 0
         if self.device_activated:
-            self._used_seen = [queue.used_idx() for queue in self.queues]
+            self._used_seen = self._used_state()
             if self._used_seen != self._used_acked:
                 status |= _INT_VRING
         return status
+
+    def interrupt(self, irq_mask: int) -> None:
+        """Interrupt the driver for VIRTIO_MMIO_INT_CONFIG; for a used ring, which tells by itself, just interrupt."""
+        if irq_mask & _INT_CONFIG:
+            self._config_changed()
+        self.interrupt_event.signal()
 
     def read(self, offset: int, data: memoryview) -> None:
         """Answer a register (4 bytes, aligned) or part of the configuration space (any width)."""
@@ -137,10 +150,17 @@ class MmioDevice(BusDevice):
             self.device.close()
         except Exception:
             log.exception("%s: closing it failed", self.name)
+        self._release()
+
+    def _release(self) -> None:
         self._scope.close()
         for queue in self.queues:
             queue.event.close()
         self.interrupt_event.close()
+
+    def _used_state(self) -> list[int]:
+        """What changes when a used ring moves and, should 65,536 entries have come at once, at an interrupt."""
+        return [self._interrupt.used_signals, *(queue.used_idx() for queue in self.queues)]
 
     def _read_register(self, offset: int) -> int:
         queue = self.queues[self.queue_select] if self.queue_select < len(self.queues) else None
@@ -222,12 +242,13 @@ class MmioDevice(BusDevice):
         if new & _FAILED:
             self.driver_status |= _FAILED
             return
-        if new not in _STEPS or self.driver_status != _STEPS[new]:
-            return
-        if new == _FEATURES_OK and not self._accept_features():
-            return
-        self.driver_status |= new
-        if new == _DRIVER_OK:
+        for step, done in _STEPS.items():  # some drivers make two in one write
+            if not new & step:
+                continue
+            if self.driver_status != done or (step == _FEATURES_OK and not self._accept_features()):
+                return
+            self.driver_status |= step
+        if new & _DRIVER_OK:
             self._call(self._activate)
 
     def _offered_features(self) -> int:
@@ -256,14 +277,12 @@ class MmioDevice(BusDevice):
                 queue.activate(self.mem, self._interrupt, event_idx, indirect)
         self.driver_was_ok = True
         self.device_activated = True
-        self._used_seen = self._used_acked = [queue.used_idx() for queue in self.queues]
+        self._used_seen = self._used_acked = self._used_state()
         self.device.activate(self.mem, self._interrupt, self.queues)
-        log.info("%s: active, features %#x, queues %s", self.name, self.acked_features, [q.size for q in self.queues if q.ready])
+        sizes = [queue.size for queue in self.queues if queue.ready]
+        log.info("%s: active, features %#x, queues %s", self.name, self.acked_features, sizes)
 
     def _reset(self) -> None:
-        if self.driver_status == 0:
-            return
-
         def reset() -> bool:
             done = not self.device_activated or self.device.reset()
             if done:
@@ -285,11 +304,18 @@ class MmioDevice(BusDevice):
 
     def _call(self, function: Callable[[], T]) -> T | None:
         """Run a call of the device on the loop's thread; None when it raised, which fails the device."""
+
+        def run() -> T:
+            result = function()
+            self._publish()
+            return result
+
         try:
-            return self._loop.call(function)
-        except Exception as error:
-            self._loop.call(lambda: self._callback_failed(error))
-            return None
+            return self._loop.call(run)
+        except Exception as raised:
+            error = raised
+        self._loop.call(lambda: self._callback_failed(error))
+        return None
 
     def _publish(self) -> None:
         for queue in self.queues:
@@ -299,15 +325,20 @@ class MmioDevice(BusDevice):
         self.config_generation = self.config_generation + 1 & 0xFFFFFFFF
         self._config_interrupt = True
 
-    def _device_failed(self, reason: str) -> None:
-        log.error("%s: %s; it is served no more until the driver resets it", self.name, reason)
-        self.needs_reset = True
-        self._config_changed()
-
     def _callback_failed(self, error: BaseException) -> None:
         self._scope.close()
         if isinstance(error, QueueError):
-            self._interrupt.signal_needs_reset(str(error))
+            self._fail(str(error))
         else:
-            log.error("%s: the device failed", self.name, exc_info=error)
-            self._interrupt.signal_needs_reset(f"{type(error).__name__}: {error}")
+            self._fail(f"{type(error).__name__}: {error}", error)
+        self.interrupt_event.signal()
+
+    def _fail(self, reason: str, error: BaseException | None = None) -> None:
+        if self.needs_reset:
+            return  # one line for one failure
+        self.needs_reset = True
+        self._config_changed()
+        self._failures += 1
+        # A driver that breaks the device and resets it, over and over, must not fill the log.
+        level = logging.ERROR if self._failures <= _LOGGED_FAILURES else logging.DEBUG
+        log.log(level, "%s: %s; it is served no more until the driver resets it", self.name, reason, exc_info=error)

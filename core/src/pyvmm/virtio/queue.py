@@ -244,9 +244,7 @@ class Queue:
         for i in range(count):
             chain = self._chains[i]
             middle = chain.first + chain.readable
-            views = [
-                slice_(addresses[j], iov[j].iov_len) for j in range(chain.first, middle + chain.writable)
-            ]
+            views = [slice_(addresses[j], iov[j].iov_len) for j in range(chain.first, middle + chain.writable)]
             self._taken.append(
                 DescriptorChain(
                     self,
