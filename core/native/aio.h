@@ -90,6 +90,10 @@ int pyvmm_aio_submit(struct pyvmm_aio *aio);
  * asked for only at the end of the file; any other's is 0; or an errno negated. */
 int pyvmm_aio_reap(struct pyvmm_aio *aio, struct pyvmm_aio_result *results, int max);
 
+/* Takes in what one system call returned (an errno negated for an error): 1 when the request has its result, 0 when
+ * the rest of it must be started. */
+int pyvmm_aio_advance(struct pyvmm_aio_request *request, int64_t returned, int cancelling);
+
 /* Waits until nothing is under way any more; with `cancel`, what can still be stopped ends with -ECANCELED. The
  * results are to reap. */
 void pyvmm_aio_drain(struct pyvmm_aio *aio, int cancel);

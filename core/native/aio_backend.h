@@ -37,10 +37,6 @@ static inline uint32_t pyvmm_aio_iov_now(const struct pyvmm_aio_request *request
 /* The descriptor for what is left of the request: O_DIRECT only where it is aligned. */
 int pyvmm_aio_fd(const struct pyvmm_aio_request *request);
 
-/* Takes in what one system call returned (an errno negated for an error): 1 when the request has its result, 0 when
- * the rest of it must be started. */
-int pyvmm_aio_advance(struct pyvmm_aio_request *request, int64_t returned, int cancelling);
-
 int pyvmm_aio_uring_open(struct pyvmm_aio *aio);
 void pyvmm_aio_uring_start(struct pyvmm_aio *aio, struct pyvmm_aio_request *request);
 void pyvmm_aio_uring_submit(struct pyvmm_aio *aio);

@@ -201,7 +201,8 @@ class IoEngine:
             self._iov_room = count
         iov = self._iov
         from_buffer = ffi.from_buffer
-        held = [from_buffer(buffer) for buffer in buffers]
+        writable = op == _READ
+        held = [from_buffer(buffer, require_writable=writable) for buffer in buffers]
         for i, data in enumerate(held):
             entry = iov[i]
             entry.iov_base = data

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from pyvmm.testing.driver_ring import GuestBuffer, UsedChain
 from pyvmm.testing.virtio_driver import VirtioDriver
 from pyvmm_virtio_block import BlockOptions

@@ -7,10 +7,9 @@ import struct
 from pathlib import Path
 
 import pytest
-
 from pyvmm_virtio_block import constants
 from pyvmm_virtio_block.device import _CONFIG, _WCE
-from pyvmm_virtio_block.request import HEADER_SIZE, _SEGMENT
+from pyvmm_virtio_block.request import _SEGMENT, HEADER_SIZE
 
 HEADERS = [Path("/usr/include/linux/virtio_blk.h"), Path("/usr/include/linux/virtio_ids.h")]
 

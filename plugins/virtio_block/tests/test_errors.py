@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from pyvmm_virtio_block import constants as c
 
 IOERR = c.VIRTIO_BLK_S_IOERR

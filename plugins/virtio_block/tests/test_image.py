@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from pyvmm.errors import UsageError
 from pyvmm_virtio_block.image import Image
 

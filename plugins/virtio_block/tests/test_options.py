@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from pyvmm.errors import UsageError
 from pyvmm.options import parse_options
 from pyvmm.plugin import CmdlineRequest

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from pyvmm_virtio_block import constants as c
 
 SECTORS = 256
@@ -31,14 +31,14 @@ def test_the_disk_is_what_its_requests_made_it(disk: Any, image: Path, steps: An
     model = bytearray(image.read_bytes())
     for what, sector, count, cuts, fill in steps:
         edges = [0, *cuts, count * 512]
-        lengths = [end - start for start, end in zip(edges, edges[1:], strict=False)]
+        lengths = [end - start for start, end in pairwise(edges)]
         where = slice(sector * 512, (sector + count) * 512)
         match what:
             case "read":
                 assert disk.read(sector, *lengths) == model[where]
             case "write":
                 data = bytes((fill + i) % 256 for i in range(count * 512))
-                assert disk.write(sector, *(data[a:b] for a, b in zip(edges, edges[1:], strict=False))) == 0
+                assert disk.write(sector, *(data[a:b] for a, b in pairwise(edges))) == 0
                 model[where] = data
             case "flush":
                 assert disk.request(c.VIRTIO_BLK_T_FLUSH)[0] == 0

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from pyvmm_virtio_block import constants as c
 
 UNMAP = c.VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP

@@ -150,7 +150,7 @@ class Image:
 
     def _direct_file(self) -> IoFile:
         alignment = direct_alignment(self.fd)
-        if alignment is None or self.is_block_device and 0 in alignment:
+        if alignment is None or (self.is_block_device and 0 in alignment):
             alignment = (self.block_size, self.block_size) if self.is_block_device else self._probe_alignment()
         memory, offset = alignment
         if not memory or not offset:
