@@ -51,7 +51,7 @@ class DeviceKind(Generic[O]):
     """One line for ``--device help``."""
 
     kernel_config: str = ""
-    """The CONFIG_ symbol of the driver that a guest needs, named when no driver came up."""
+    """The kernel option of the driver that a guest needs, ``CONFIG_…``; named when no driver came up."""
 
     cmdline: Callable[[CmdlineRequest[Any]], str] | None = None
     """What this kind's devices add to the kernel's command line, if anything."""
