@@ -18,13 +18,21 @@ int pyvmm_vcpu_init_kick(void)
     /* No SA_RESTART: the signal is there to end KVM_RUN. */
     struct sigaction action = {.sa_handler = on_kick};
     sigemptyset(&action.sa_mask);
-    return sigaction(kick_signal(), &action, NULL) ? errno : 0;
+    if (sigaction(kick_signal(), &action, NULL))
+        return errno;
+    /* Who started this process may have had it blocked: then KVM_RUN would never end. */
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, kick_signal());
+    return pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
 }
 
 int pyvmm_vcpu_kick(struct kvm_run *run, int thread)
 {
     /* A vCPU on its way into KVM_RUN sees the flag, one that is inside gets the signal: no race is left. */
     atomic_store((_Atomic uint8_t *)&run->immediate_exit, 1);
+    if (thread == 0)
+        return 0;
     return syscall(SYS_tgkill, getpid(), thread, kick_signal()) ? errno : 0;
 }
 
@@ -74,6 +82,8 @@ long pyvmm_ioctl_int(int fd, unsigned long request, unsigned long argument)
 
 uint64_t pyvmm_exit_detail(struct kvm_run *run)
 {
+    if (!run)
+        return 0;
     switch (run->exit_reason) {
     case KVM_EXIT_INTERNAL_ERROR:
         return run->internal.suberror;

@@ -21,10 +21,12 @@ struct pyvmm_exit {
 /* Runs the vCPU up to the next exit that fast ports do not handle: 0, or an errno; EINTR after a kick. */
 int pyvmm_vcpu_run(int fd, struct kvm_run *run, struct pyvmm_fast_ports *fast, struct pyvmm_exit *out);
 
-/* Makes the present or next run of the vCPU in `thread` (a kernel's thread ID) return EINTR; 0 or an errno. */
+/* Makes the present or next run of the vCPU in `thread` (a kernel's thread ID; 0 where none runs it) return EINTR;
+ * 0 or an errno. */
 int pyvmm_vcpu_kick(struct kvm_run *run, int thread);
 
-/* Makes a signal that only interrupts; 0 or an errno. Once a process, before any kick. */
+/* Makes the kicks' signal one that only interrupts, and reaches the calling thread; 0 or an errno. In each thread
+ * that runs a vCPU, before any kick. */
 int pyvmm_vcpu_init_kick(void);
 
 /* An ioctl by number with a pointer or an integer for argument: its result, or an errno negated. */

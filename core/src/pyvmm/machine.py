@@ -78,7 +78,7 @@ class Machine:
         self._reasons: list[ExitReason] = []
         self._vcpus_running = 0
         self._vcpus_lock = threading.Lock()
-        self._vcpus_done = threading.Event()
+        self._threads: list[threading.Thread] = []
         self.vcpus: list[Vcpu] = []
         with ExitStack() as stack:
             self.kvm = stack.enter_context(Kvm())
@@ -118,17 +118,16 @@ class Machine:
         self._write_boot_data()
         self.devices.carry_out(self.vm)
         set_boot_state(self.vcpus[0], self.memory, self._kernel.entry)
-        self._vcpus_running = len(self.vcpus)
-        for vcpu in self.vcpus:
-            loop = VcpuLoop(vcpu, self.devices.bus, self.devices.ports, self.stop, self._reasons)
-            threading.Thread(target=self._run_vcpu, args=(loop,), name=f"vcpu{vcpu.index}", daemon=True).start()
+        # From the loop, so that the first access of a vCPU finds it running.
+        self.loop.post(self._start_vcpus)
         try:
             self.loop.run()
         except BaseException:
             self.stop(ExitReason(End.HOST_FAILURE, "the event loop failed"))
-            self._vcpus_done.wait()
             raise
-        self._vcpus_done.wait()
+        finally:
+            for thread in self._threads:
+                thread.join()
         self._report_idle_devices()
         return self._reasons[0]
 
@@ -188,13 +187,22 @@ class Machine:
                 options = [request.options for request in requests]
                 self.cmdline.insert(ask(CmdlineRequest(options, self.config.cmdline, self._initrd is not None)))
 
+    def _start_vcpus(self) -> None:
+        self._vcpus_running = len(self.vcpus)
+        for vcpu in self.vcpus:
+            loop = VcpuLoop(vcpu, self.devices.bus, self.devices.ports, self.stop, self._reasons)
+            thread = threading.Thread(target=self._run_vcpu, args=(loop,), name=f"vcpu{vcpu.index}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
     def _run_vcpu(self, loop: VcpuLoop) -> None:
-        loop.run()
-        with self._vcpus_lock:
-            self._vcpus_running -= 1
-            if self._vcpus_running == 0:
-                self._vcpus_done.set()
-                self.loop.stop()
+        try:
+            loop.run()
+        finally:
+            with self._vcpus_lock:
+                self._vcpus_running -= 1
+                if self._vcpus_running == 0:
+                    self.loop.stop()
 
     def _report_idle_devices(self) -> None:
         for transport in self.devices.transports():

@@ -14,7 +14,8 @@ class FastPort:
     Off at first: each access is a call of the device, as for any port. From any thread.
     """
 
-    def __init__(self, native: Any, event: EventFd) -> None:
+    def __init__(self, ports: FastPorts, native: Any, event: EventFd) -> None:
+        self._ports = ports  # whose memory `native` points into
         self._native = native
         self.event = event
         """Signalled when bytes wait for :meth:`drain`."""
@@ -48,4 +49,4 @@ class FastPorts:
         if native == ffi.NULL:
             event.close()
             return None
-        return FastPort(native, event)
+        return FastPort(self, native, event)

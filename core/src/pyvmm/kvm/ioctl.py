@@ -25,10 +25,12 @@ def ioctl(fd: int, request: str, argument: Any = 0) -> int:
     Raises :class:`KvmError` with the request's name and the errno.
     """
     number = getattr(lib, request)
-    if isinstance(argument, int):
-        result = lib.pyvmm_ioctl_int(fd, number, argument)
-    else:
-        result = lib.pyvmm_ioctl(fd, number, ffi.cast("void *", argument))
-    if result < 0:
-        raise KvmError(request, -result)
-    return int(result)
+    while True:
+        if isinstance(argument, int):
+            result = lib.pyvmm_ioctl_int(fd, number, argument)
+        else:
+            result = lib.pyvmm_ioctl(fd, number, ffi.cast("void *", argument))
+        if result >= 0:
+            return int(result)
+        if result != -errno.EINTR:  # a signal came first; its handler runs before the next try
+            raise KvmError(request, -result)

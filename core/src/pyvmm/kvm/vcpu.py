@@ -8,7 +8,6 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pyvmm._native import ffi, lib
@@ -73,7 +72,9 @@ class Vcpu:
 
     def enter_thread(self) -> None:
         """Say that the calling thread is the one that runs this vCPU, so that :meth:`kick` reaches it."""
-        _init_kick()
+        error = lib.pyvmm_vcpu_init_kick()
+        if error:
+            raise OSError(error, os.strerror(error))
         self._thread = threading.get_native_id()
 
     def leave_thread(self) -> None:
@@ -82,9 +83,8 @@ class Vcpu:
 
     def kick(self) -> None:
         """Make the present run, or the next one, return INTERRUPTED at once. From any thread."""
-        thread = self._thread
-        if thread:
-            lib.pyvmm_vcpu_kick(self._run, thread)
+        if self.fd >= 0:
+            lib.pyvmm_vcpu_kick(self._run, self._thread)
 
     def exit_detail(self) -> int:
         """The number that says more: suberror, hardware's reason or event type."""
@@ -180,23 +180,19 @@ class Vcpu:
     def close(self) -> None:
         """Unmap and close; closing twice does nothing."""
         if self.fd >= 0:
+            fd, self.fd = self.fd, -1
             self._thread = 0
+            self._run = ffi.NULL
             self.run_area.release()
             ffi.release(self._buffer)
-            self._map.close()
-            os.close(self.fd)
-            self.fd = -1
+            try:
+                self._map.close()
+            except BufferError:
+                pass  # a device keeps the data of an access: then it goes with that
+            os.close(fd)
 
     def __enter__(self) -> Vcpu:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-@cache
-def _init_kick() -> None:
-    """Install the signal that kicks send, once a process."""
-    error = lib.pyvmm_vcpu_init_kick()
-    if error:
-        raise OSError(error, "sigaction")
