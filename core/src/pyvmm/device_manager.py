@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,8 @@ from pyvmm.virtio.mmio import MMIO_WINDOW_SIZE, MmioDevice
 from pyvmm.x86_64.acpi import AcpiDevice
 from pyvmm.x86_64.cmdline import Cmdline
 from pyvmm.x86_64.layout import IRQ_BASE, IRQ_MAX, MMIO_BASE, MMIO_END
+
+log = logging.getLogger(__name__)
 
 VIRTIO_MMIO_HID: Final = "LNRO0005"
 """The ACPI hardware ID of a virtio-mmio window (drivers/virtio/virtio_mmio.c)."""
@@ -162,7 +165,10 @@ class MMIODeviceManager:
     def close(self) -> None:
         """Close all devices, the last one first. On the loop's thread, when no vCPU runs any more."""
         while self._closers:
-            self._closers.pop()()
+            try:
+                self._closers.pop()()
+            except Exception:
+                log.exception("closing a device failed")  # the others are to be closed all the same
 
     def _on_close(self, closer: Callable[[], None]) -> Callable[[], None]:
         self._closers.append(closer)
@@ -188,7 +194,8 @@ class MMIODeviceManager:
                     self.irq = irq + 1
                 return irq
         raise UsageError(
-            f"{id}: no interrupt line is left; a machine has {IRQ_MAX - IRQ_BASE + 1} for devices (lines {IRQ_BASE} to {IRQ_MAX})"
+            f"{id}: no interrupt line is left; a machine has {IRQ_MAX - IRQ_BASE + 1} for devices "
+            f"(lines {IRQ_BASE} to {IRQ_MAX})"
         )
 
     def _choose_placement(self, device: BusDevice, id: str) -> Placement:

@@ -86,9 +86,7 @@ class Machine:
             self.vm = stack.enter_context(self.kvm.create_vm())
             self.loop = EventLoop()
             stack.callback(self.loop.close)
-            self.devices = MMIODeviceManager(
-                self.memory, loop=self.loop, stop=self.stop, fast_ports=self.vm.fast_ports
-            )
+            self.devices = MMIODeviceManager(self.memory, loop=self.loop, stop=self.stop, fast_ports=self.vm.fast_ports)
             stack.callback(self.devices.close)
             self.cmdline = Cmdline(" ".join(DEFAULT))
             self._kernel = kernel.load(self.memory, config.kernel)

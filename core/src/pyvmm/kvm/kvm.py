@@ -34,7 +34,9 @@ class Kvm:
         try:
             self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise HostError(f"{path}: not there; load the module kvm_intel or kvm_amd, or enable virtualization") from None
+            raise HostError(
+                f"{path}: not there; load the module kvm_intel or kvm_amd, or enable virtualization"
+            ) from None
         except PermissionError:
             raise HostError(f"{path}: no permission; add the user to the group that owns it, usually kvm") from None
         except OSError as error:
