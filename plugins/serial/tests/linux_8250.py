@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyvmm.bus import BusDevice
 from pyvmm.eventfd import EventFd
-from pyvmm_serial.uart import (
+from pyvmm_serial.registers import (
     UART_DLL,
     UART_DLM,
     UART_FCR,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from wiring import Bench, bench
+
+from plugins.serial.tests.wiring import Bench, bench
 
 
 @pytest.fixture(name="b")

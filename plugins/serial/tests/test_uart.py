@@ -7,9 +7,51 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pyvmm_serial import uart
-from pyvmm_serial.uart import *  # noqa: F403 - the names of the registers
-from wiring import Bench, bench
+from pyvmm_serial import registers
+from pyvmm_serial.registers import (
+    UART_DLL,
+    UART_DLM,
+    UART_FCR,
+    UART_FCR_CLEAR_RCVR,
+    UART_FCR_ENABLE_FIFO,
+    UART_IER,
+    UART_IER_RDI,
+    UART_IER_THRI,
+    UART_IIR,
+    UART_IIR_MSI,
+    UART_IIR_NO_INT,
+    UART_IIR_RDI,
+    UART_IIR_RLSI,
+    UART_IIR_RX_TIMEOUT,
+    UART_IIR_THRI,
+    UART_LCR,
+    UART_LCR_DLAB,
+    UART_LSR,
+    UART_LSR_DR,
+    UART_LSR_OE,
+    UART_LSR_TEMT,
+    UART_LSR_THRE,
+    UART_MCR,
+    UART_MCR_DTR,
+    UART_MCR_LOOP,
+    UART_MCR_OUT1,
+    UART_MCR_OUT2,
+    UART_MCR_RTS,
+    UART_MSR,
+    UART_MSR_CTS,
+    UART_MSR_DCD,
+    UART_MSR_DCTS,
+    UART_MSR_DDCD,
+    UART_MSR_DDSR,
+    UART_MSR_DSR,
+    UART_MSR_RI,
+    UART_RX,
+    UART_SCR,
+    UART_TX,
+)
+from pyvmm_serial.uart import Uart
+
+from plugins.serial.tests.wiring import Bench, bench
 
 READY = UART_MCR_DTR | UART_MCR_RTS | UART_MCR_OUT2
 
@@ -25,7 +67,7 @@ def test_constants_are_those_of_the_kernels_header() -> None:
     if not header.exists():
         pytest.skip(f"{header} is not installed: linux-libc-dev has it")
     defined = dict(re.findall(r"^#define\s+(UART_\w+)\s+(0x[0-9a-fA-F]+|\d+)\b", header.read_text(), re.M))
-    ours = {name: value for name, value in vars(uart).items() if name.startswith("UART_")}
+    ours = {name: value for name, value in vars(registers).items() if name.startswith("UART_")}
 
     assert {name: int(defined[name], 0) for name in ours if name in defined} == {
         name: value for name, value in ours.items() if name in defined
@@ -385,8 +427,8 @@ def test_no_access_of_any_kind_raises(b: Bench) -> None:
 
 
 def test_places_are_those_of_a_pc() -> None:
-    bases = [placement.ports.base for placement in uart.Uart.placements if placement.ports]
+    bases = [placement.ports.base for placement in Uart.placements if placement.ports]
 
     assert bases == [0x3F8, 0x2F8, 0x3E8, 0x2E8]
-    assert [placement.irq for placement in uart.Uart.placements] == [4, 3, None, None]
-    assert {placement.acpi_hid for placement in uart.Uart.placements} == {"PNP0501"}
+    assert [placement.irq for placement in Uart.placements] == [4, 3, None, None]
+    assert {placement.acpi_hid for placement in Uart.placements} == {"PNP0501"}

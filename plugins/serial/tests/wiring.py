@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from linux_8250 import Linux8250
 from pyvmm.device import DeviceContext
 from pyvmm.eventfd import EventFd
 from pyvmm.eventloop import EventLoop, LoopScope
@@ -15,6 +14,8 @@ from pyvmm.exit_reason import ExitReason
 from pyvmm_serial import SerialOptions
 from pyvmm_serial.device import Serial
 from pyvmm_serial.uart import Uart
+
+from plugins.serial.tests.linux_8250 import Linux8250
 
 
 class FakePeer:

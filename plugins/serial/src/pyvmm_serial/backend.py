@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
 from pyvmm.device import DeviceContext
+
 from pyvmm_serial.descriptors import DescriptorInput, DescriptorOutput
 from pyvmm_serial.line import Line
 
 _LAST_WORDS: Final = 1.0
-"""Seconds that a host which does not read holds up the end of a machine that still has output for it."""
+"""Seconds without reading anything after which a host gets no more of the output that a machine ends with."""
 
 
 class Backend:
@@ -38,8 +38,7 @@ class Backend:
         if self.input is not None:
             self.input.stop()
         if self.line is not None and self.output is not None:
-            deadline = time.monotonic() + _LAST_WORDS
             output = self.output
-            self.line.drain(lambda: output.wait(max(0.0, deadline - time.monotonic())))
+            self.line.drain(lambda: output.wait(_LAST_WORDS))
             self.line.disconnect()
         self.input = self.output = None

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pyvmm.eventloop import READABLE, WRITABLE, LoopScope
+
 from pyvmm_serial.line import Line
 
 log = logging.getLogger(__name__)
@@ -51,11 +52,10 @@ class DescriptorOutput:
     def write(self, data: bytes) -> int:
         """As :meth:`Output.write`."""
         try:
-            if self._blocks:
-                data = self._what_fits(data)
-                if not data:
-                    return 0
-            return os.write(self.fd, data)
+            if not self._blocks:
+                return os.write(self.fd, data)
+            fits = self._what_fits(data)
+            return os.write(self.fd, fits) if fits else 0
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -79,11 +79,16 @@ class DescriptorOutput:
             return b""
         return data[: select.PIPE_BUF] if self._is_pipe else data[:1]
 
-    def watch(self, loop: LoopScope, callback: Callable[[int], None]) -> None:
+    def watch(self, loop: LoopScope, callback: Callable[[int], None]) -> bool:
         """As :meth:`Output.watch`."""
         if not self._watched:
-            loop.add(self.fd, callback, WRITABLE)
+            try:
+                loop.add(self.fd, callback, WRITABLE)
+            except PermissionError:
+                self._blocks = False  # epoll refuses what never blocks: a regular file, /dev/null
+                return False
             self._watched = True
+        return True
 
     def unwatch(self, loop: LoopScope) -> None:
         """As :meth:`Output.unwatch`."""

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from pyvmm.device import DeviceContext
+
 from pyvmm_serial.line import Line
 from pyvmm_serial.uart import Uart
 
@@ -33,6 +34,7 @@ class Serial(Uart):
 
     def close(self) -> None:
         self.line.detach()  # there is no guest left to be interrupted
+        super().close()
         self.backend.close()
         if self.line.lost:
             log.warning("%s: %d bytes were lost, since nobody read them in time", self.name, self.line.lost)

@@ -35,8 +35,8 @@ class Output(Protocol):
         Never raises OSError: what cannot be written ever is taken and lost.
         """
 
-    def watch(self, loop: LoopScope, callback: Callable[[int], None]) -> None:
-        """Call ``callback`` while it can be written to. On the loop's thread."""
+    def watch(self, loop: LoopScope, callback: Callable[[int], None]) -> bool:
+        """Call ``callback`` while it can be written to; False where it always can. On the loop's thread."""
 
     def unwatch(self, loop: LoopScope) -> None:
         """Stop that. On the loop's thread."""
@@ -177,7 +177,7 @@ class Line:
         self._make_room()
 
     def drain(self, wait: Callable[[], bool]) -> None:
-        """Write all that waits before the end; ``wait`` says whether the host will take more."""
+        """Write all that waits, before the end; ``wait`` waits until the host takes more, or says that it will not."""
         while self._output is not None and self._unsent:
             before = len(self._unsent)
             self.flush()
@@ -193,5 +193,8 @@ class Line:
             self._port.transmitter_ready()
 
     def _watch(self) -> None:
-        if self._watching and self._output is not None and self._loop is not None:
-            self._output.watch(self._loop, lambda _: self.flush())
+        if not self._watching or self._output is None or self._loop is None:
+            return
+        if not self._output.watch(self._loop, lambda _: self.flush()):
+            while self._unsent:
+                self.flush()

@@ -9,6 +9,7 @@ import sys
 from pyvmm.device import DeviceContext
 from pyvmm.errors import HostError
 from pyvmm.eventloop import READABLE
+
 from pyvmm_serial.backend import Backend
 from pyvmm_serial.descriptors import DescriptorInput, DescriptorOutput
 from pyvmm_serial.line import Line

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pyvmm.device import DeviceContext
 from pyvmm.errors import UsageError
 from pyvmm.exit_reason import End, ExitReason
+
 from pyvmm_serial.backend import Backend
 from pyvmm_serial.descriptors import DescriptorInput, DescriptorOutput, reopen
 from pyvmm_serial.escape import HELP, EscapeKeys

@@ -1,69 +1,57 @@
-"""The registers of a 16550A UART (National Semiconductor PC16550D datasheet; names of <linux/serial_reg.h>)."""
+"""A 16550A UART (National Semiconductor PC16550D datasheet)."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pyvmm.bus import BusDevice, BusRange, Placement
+from pyvmm.device import DeviceContext
 
-UART_RX: Final = 0
-UART_TX: Final = 0
-UART_DLL: Final = 0
-UART_IER: Final = 1
-UART_DLM: Final = 1
-UART_IIR: Final = 2
-UART_FCR: Final = 2
-UART_LCR: Final = 3
-UART_MCR: Final = 4
-UART_LSR: Final = 5
-UART_MSR: Final = 6
-UART_SCR: Final = 7
-REGISTERS: Final = 8
+from pyvmm_serial.registers import (
+    FIFO_SIZE,
+    REGISTERS,
+    UART_FCR_CLEAR_RCVR,
+    UART_FCR_ENABLE_FIFO,
+    UART_FCR_TRIGGER_MASK,
+    UART_IER_MSI,
+    UART_IER_RDI,
+    UART_IER_RLSI,
+    UART_IER_THRI,
+    UART_IIR_FIFO_ENABLED,
+    UART_IIR_MSI,
+    UART_IIR_NO_INT,
+    UART_IIR_RDI,
+    UART_IIR_RLSI,
+    UART_IIR_RX_TIMEOUT,
+    UART_IIR_THRI,
+    UART_LCR_DLAB,
+    UART_LSR,
+    UART_LSR_BRK_ERROR_BITS,
+    UART_LSR_DR,
+    UART_LSR_OE,
+    UART_LSR_TEMT,
+    UART_LSR_THRE,
+    UART_MCR_DTR,
+    UART_MCR_LOOP,
+    UART_MCR_OUT1,
+    UART_MCR_OUT2,
+    UART_MCR_RTS,
+    UART_MSR_ANY_DELTA,
+    UART_MSR_CTS,
+    UART_MSR_DCD,
+    UART_MSR_DCTS,
+    UART_MSR_DDCD,
+    UART_MSR_DDSR,
+    UART_MSR_DSR,
+    UART_MSR_RI,
+    UART_MSR_TERI,
+    UART_TX,
+)
 
-UART_IER_RDI: Final = 0x01
-UART_IER_THRI: Final = 0x02
-UART_IER_RLSI: Final = 0x04
-UART_IER_MSI: Final = 0x08
-
-UART_IIR_NO_INT: Final = 0x01
-UART_IIR_MSI: Final = 0x00
-UART_IIR_THRI: Final = 0x02
-UART_IIR_RDI: Final = 0x04
-UART_IIR_RLSI: Final = 0x06
-UART_IIR_RX_TIMEOUT: Final = 0x0C
-UART_IIR_FIFO_ENABLED: Final = 0xC0
-
-UART_FCR_ENABLE_FIFO: Final = 0x01
-UART_FCR_CLEAR_RCVR: Final = 0x02
-UART_FCR_TRIGGER_MASK: Final = 0xC0
-
-UART_LCR_DLAB: Final = 0x80
-
-UART_MCR_DTR: Final = 0x01
-UART_MCR_RTS: Final = 0x02
-UART_MCR_OUT1: Final = 0x04
-UART_MCR_OUT2: Final = 0x08
-UART_MCR_LOOP: Final = 0x10
-
-UART_LSR_DR: Final = 0x01
-UART_LSR_OE: Final = 0x02
-UART_LSR_BRK_ERROR_BITS: Final = 0x1E
-UART_LSR_THRE: Final = 0x20
-UART_LSR_TEMT: Final = 0x40
-
-UART_MSR_ANY_DELTA: Final = 0x0F
-UART_MSR_DCTS: Final = 0x01
-UART_MSR_DDSR: Final = 0x02
-UART_MSR_TERI: Final = 0x04
-UART_MSR_DDCD: Final = 0x08
-UART_MSR_CTS: Final = 0x10
-UART_MSR_DSR: Final = 0x20
-UART_MSR_RI: Final = 0x40
-UART_MSR_DCD: Final = 0x80
-
-FIFO_SIZE: Final = 16
+if TYPE_CHECKING:
+    from pyvmm.kvm import FastPort
 
 _TRIGGER_LEVELS: Final = (1, 4, 8, 14)
 _DIVISOR_115200: Final = 1
@@ -145,6 +133,25 @@ class Uart(BusDevice):
         # console makes for each character take no lock and no detour.
         self._lsr_is_plain = True
         self._thr_is_plain = True
+        # Where the machine can, its vCPUs' threads even do without this object for them, as _settle tells them.
+        self._fast_thr: FastPort | None = None
+        self._fast_lsr: FastPort | None = None
+        self._collecting = False
+        self._answer: int | None = None
+
+    def attach(self, context: DeviceContext) -> None:
+        super().attach(context)
+        self._fast_thr = context.fast_port(UART_TX)
+        self._fast_lsr = context.fast_port(UART_LSR)
+        if self._fast_thr is not None:
+            context.loop.add(self._fast_thr.event.fd, self._on_collected)
+        with self._lock:
+            self._settle()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._fast_thr is not None and self._fast_thr.event.fd >= 0:
+                self._send_collected()
 
     def read(self, offset: int, data: memoryview) -> None:
         if offset == UART_LSR and self._lsr_is_plain and len(data) == 1:
@@ -156,34 +163,53 @@ class Uart(BusDevice):
                 data[lane] = self._read_register(offset + lane)
 
     def write(self, offset: int, data: memoryview) -> None:
-        if offset == UART_TX and self._thr_is_plain and len(data) == 1:
+        if offset == UART_TX and self._thr_is_plain and not self._collecting and len(data) == 1:
             self.peer.send(bytes(data))
             self._polls = 0
             if self.peer.full:
                 with self._lock:
                     self._transmitted()
+                    self._settle()
             return
         with self._lock:
+            if self._collecting:
+                self._send_collected()
             for lane, value in enumerate(data):
                 self._write_register(offset + lane, value)
+                self._settle()
 
     def transmit(self, data: bytes) -> None:
         """Take many writes to THR at once, made while THRE was set."""
         with self._lock:
-            self.peer.send(data)
-            self._transmitted()
+            self._transmit(data)
+            self._settle()
 
     def transmitter_ready(self) -> None:
         """The peer has room again."""
         with self._lock:
             self._update_transmitter()
-            self._update_interrupt()
+            self._settle()
 
     def receiver_ready(self) -> None:
         """The peer has characters for the guest, where it had none."""
         with self._lock:
             self._fill_fifo()
-            self._update_interrupt()
+            self._settle()
+
+    def _on_collected(self, _: int) -> None:
+        with self._lock:
+            self._send_collected()
+            self._settle()
+
+    def _send_collected(self) -> None:
+        """Transmit what vCPUs' threads have collected: it was written before whatever comes now."""
+        if self._fast_thr is not None and (data := self._fast_thr.drain()):
+            self._transmit(data)
+
+    def _transmit(self, data: bytes) -> None:
+        self._polls = 0
+        self.peer.send(data)
+        self._transmitted()
 
     def _read_register(self, offset: int) -> int:
         match offset:
@@ -227,7 +253,6 @@ class Uart(BusDevice):
                 self._write_mcr(value)
             case 7:
                 self.scr = value
-        self._thr_is_plain = not (self.lcr & UART_LCR_DLAB or self.mcr & UART_MCR_LOOP or self.ier & UART_IER_THRI)
 
     def _read_rbr(self) -> int:
         value = self.rx_fifo.popleft() if self.rx_fifo else 0
@@ -235,10 +260,12 @@ class Uart(BusDevice):
         # time that the level is passed.
         if len(self.rx_fifo) < self._trigger_level:
             self._fill_fifo()
-        self._update_interrupt()
+        self._settle()
         return value
 
     def _read_iir(self) -> int:
+        if self._collecting:
+            self._send_collected()  # or else it would be taken for written after this, and be one more interrupt
         iir = UART_IIR_NO_INT
         for cause, id_ in _IIR_BY_PRIORITY:
             if self.causes & cause:
@@ -246,7 +273,7 @@ class Uart(BusDevice):
                 break
         if iir == UART_IIR_THRI:
             self.thre_pending = False
-            self._update_interrupt()
+            self._settle()
         return iir | (UART_IIR_FIFO_ENABLED if self.fcr & UART_FCR_ENABLE_FIFO else 0)
 
     def _read_lsr(self) -> int:
@@ -255,15 +282,17 @@ class Uart(BusDevice):
         if self._input_waits and not self.mcr & UART_MCR_LOOP and lsr & UART_LSR_THRE:
             self._polls += 1
             if self._polls >= _POLLS_THAT_ASK:
+                self._send_collected()  # which starts the count anew if there is any
+            if self._polls >= _POLLS_THAT_ASK:
                 self._driver_polls = True
                 self._fill_fifo()
-        self._update_interrupt()
+        self._settle()
         return lsr
 
     def _read_msr(self) -> int:
         msr = self.msr
         self.msr &= ~UART_MSR_ANY_DELTA
-        self._update_interrupt()
+        self._settle()
         return msr
 
     def _write_thr(self, value: int) -> None:
@@ -273,16 +302,15 @@ class Uart(BusDevice):
                 self.rx_fifo.append(value)
             else:
                 self.lsr |= UART_LSR_OE
+            self._transmitted()
         else:
-            self.peer.send(bytes((value,)))
-        self._transmitted()
+            self._transmit(bytes((value,)))
 
     def _transmitted(self) -> None:
         """THR was written: it is empty again already, but for a peer that is full."""
         self.lsr &= ~(UART_LSR_THRE | UART_LSR_TEMT)
         self.thre_pending = False
         self._update_transmitter()
-        self._update_interrupt()
 
     def _update_transmitter(self) -> None:
         """Let THR be empty or not, as the peer lets it; becoming empty is what the THRE interrupt reports."""
@@ -301,7 +329,6 @@ class Uart(BusDevice):
             self.thre_pending = True
         elif not self.ier & UART_IER_THRI:
             self.thre_pending = False
-        self._update_interrupt()
 
     def _write_fcr(self, value: int) -> None:
         if not value & UART_FCR_ENABLE_FIFO:
@@ -310,7 +337,6 @@ class Uart(BusDevice):
             self.rx_fifo.clear()
         self.fcr = value & (UART_FCR_ENABLE_FIFO | UART_FCR_TRIGGER_MASK)
         self._fill_fifo()
-        self._update_interrupt()
 
     def _write_mcr(self, value: int) -> None:
         self.mcr = value & (UART_MCR_DTR | UART_MCR_RTS | UART_MCR_OUT1 | UART_MCR_OUT2 | UART_MCR_LOOP)
@@ -338,7 +364,6 @@ class Uart(BusDevice):
         self.msr = lines | self.msr & UART_MSR_ANY_DELTA
         self._update_transmitter()
         self._fill_fifo()
-        self._update_interrupt()
 
     @property
     def _fifo_size(self) -> int:
@@ -358,20 +383,36 @@ class Uart(BusDevice):
         if room > 0:
             self.rx_fifo.extend(self.peer.take(room))
 
-    def _update_interrupt(self) -> None:
-        """Bring LSR and the interrupt's causes up to date with the rest, and raise an edge for each new cause.
+    def _settle(self) -> None:
+        """Bring everything that follows from the rest up to date, and raise an edge for each new interrupt cause.
 
         On a PC the line must fall before it can rise again, so a driver has to look until IIR shows no cause. An
         edge more than that does no harm and is kinder to one that does not look.
         """
+        # While a THRE interrupt is pending, more of the same burst changes nothing.
+        self._thr_is_plain = not (self.lcr & UART_LCR_DLAB or self.mcr & UART_MCR_LOOP) and (
+            self.thre_pending or not self.ier & UART_IER_THRI
+        )
+        if self._fast_thr is not None:
+            collect = self._thr_is_plain and bool(self.lsr & UART_LSR_THRE)
+            if collect != self._collecting:
+                self._collecting = collect
+                self._fast_thr.set(collect_writes=collect)
+                if not collect:
+                    self._send_collected()  # what another vCPU has written meanwhile
+
         level = len(self.rx_fifo)
         self.lsr = self.lsr | UART_LSR_DR if level else self.lsr & ~UART_LSR_DR
         self._lsr_is_plain = not (self.lsr & UART_LSR_BRK_ERROR_BITS or self._input_waits)
-        causes = 0
+        if self._fast_lsr is not None:
+            answer = self.lsr if self._lsr_is_plain else None
+            if answer != self._answer:
+                self._answer = answer
+                self._fast_lsr.set(answer=answer)
+
+        causes = UART_IER_THRI if self.thre_pending else 0
         if level and self.ier & UART_IER_RDI:
-            causes = UART_IER_RDI if level >= self._trigger_level else _CAUSE_TIMEOUT
-        if self.thre_pending:
-            causes |= UART_IER_THRI
+            causes |= UART_IER_RDI if level >= self._trigger_level else _CAUSE_TIMEOUT
         if self.lsr & UART_LSR_BRK_ERROR_BITS:
             causes |= self.ier & UART_IER_RLSI
         if self.msr & UART_MSR_ANY_DELTA:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pyvmm.device import DeviceContext
 from pyvmm.errors import UsageError
+
 from pyvmm_serial.backend import Backend
 from pyvmm_serial.descriptors import DescriptorInput, DescriptorOutput
 from pyvmm_serial.line import Line
