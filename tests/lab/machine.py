@@ -36,13 +36,15 @@ PASSED = (
 PASSED_PREFIXES = ("PYVMM_", "LC_", "PYTHON", "PYTEST_", "PYENV_", "COVERAGE_")
 """Environment variables that the command gets."""
 
-# What TCG pays for and nobody here needs: five-level page tables, SMAP's flushes.
-CPU = "max,la57=off,smap=off,smep=off,umip=off"
+# Off: what TCG pays for and nobody here needs (five-level page tables, SMAP's flushes),
+# and XSAVE, since TCG lets a guest's XSETBV through to the machine's own XCR0.
+CPU = "max,la57=off,smap=off,smep=off,umip=off,xsave=off"
 CMDLINE = (
     "console=ttyS0 panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check "
     "nowatchdog rcupdate.rcu_expedited=1 random.trust_cpu=on"
 )
 CONSOLE_LOGS_KEPT = 20
+CONSOLE_LINES_SHOWN = 20
 
 
 def main(command: list[str]) -> int:
@@ -121,14 +123,15 @@ def _per_run_archive(command: list[str], channels: Channels) -> bytes:
         "LAB_MODULES": str(modules / release),
         "LAB_RELEASE": release,
         "LAB_TTY": "yes" if channels.terminal else "",
-        "LAB_ROWS": str(size.lines),
-        "LAB_COLUMNS": str(size.columns),
+        "LAB_ROWS": str(size.lines or 24),
+        "LAB_COLUMNS": str(size.columns or 80),
     }
     environment = {
         name: value for name, value in os.environ.items() if name in PASSED or name.startswith(PASSED_PREFIXES)
     }
     environment["PYVMM_LAB"] = "1"
     directory = shlex.quote(os.getcwd())
+    missing = shlex.quote(f"lab: {os.getcwd()} cannot be seen in the lab; run it from inside the checkout")
     words = ["env", "-i", *(f"{k}={v}" for k, v in environment.items())]
     # The root's own shell, so that the command cannot be one of busybox's applets.
     words += ["/bin/sh", "-c", 'exec "$@"', "lab", *command]
@@ -180,6 +183,13 @@ def _explain_death(console: Path, errors: str) -> None:
         lines = console.read_text(errors="replace").splitlines()
     except OSError:
         return
-    print(f"lab: the end of {console}:", file=sys.stderr)
-    for line in lines[-15:]:
+    # A panic's first line says more than its last.
+    start = max(0, len(lines) - CONSOLE_LINES_SHOWN)
+    for number, line in enumerate(lines):
+        if any(sign in line for sign in ("Kernel panic", "BUG: ", "Oops: ", "sysrq: ")):
+            start = number
+            break
+    if lines:
+        print(f"lab: from {console}:", file=sys.stderr)
+    for line in lines[start : start + CONSOLE_LINES_SHOWN]:
         print(f"  {line}", file=sys.stderr)
