@@ -1,6 +1,7 @@
 #include "ring.h"
 
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <linux/virtio_ring.h>
@@ -8,9 +9,12 @@
 /* Guest memory is shared with vCPUs that run: plain loads could be torn or repeated by the compiler. */
 #define LOAD16(p) atomic_load_explicit((_Atomic uint16_t *)(p), memory_order_relaxed)
 #define LOAD16_ACQUIRE(p) atomic_load_explicit((_Atomic uint16_t *)(p), memory_order_acquire)
+#define STORE8_RELEASE(p, v) atomic_store_explicit((_Atomic uint8_t *)(p), (v), memory_order_release)
+#define LOAD8(p) atomic_load_explicit((_Atomic uint8_t *)(p), memory_order_relaxed)
 #define STORE16(p, v) atomic_store_explicit((_Atomic uint16_t *)(p), (v), memory_order_relaxed)
 #define STORE16_RELEASE(p, v) atomic_store_explicit((_Atomic uint16_t *)(p), (v), memory_order_release)
 #define STORE32(p, v) atomic_store_explicit((_Atomic uint32_t *)(p), (v), memory_order_relaxed)
+#define STORE64(p, v) atomic_store_explicit((_Atomic uint64_t *)(p), (v), memory_order_relaxed)
 #define FULL_FENCE() atomic_thread_fence(memory_order_seq_cst)
 
 /* An indirect table may be at any address, which C's atomics may not: one plain load of x86-64, done once. */
@@ -53,6 +57,18 @@ int pyvmm_queue_setup(struct pyvmm_queue *q, struct pyvmm_memory *memory, uint32
     memset(q, 0, sizeof *q);
     if (size == 0 || size > max_size || size > PYVMM_MAX_QUEUE_SIZE || (size & (size - 1)))
         return -PYVMM_RULE_QUEUE_SIZE;
+    q->memory = memory;
+    q->size = (uint16_t)size;
+    q->event_idx = event_idx != 0;
+    q->indirect = indirect != 0;
+    return pyvmm_queue_place(q, desc, avail, used);
+}
+
+int pyvmm_queue_place(struct pyvmm_queue *q, uint64_t desc, uint64_t avail, uint64_t used)
+{
+    const struct pyvmm_memory *memory = q->memory;
+    uint32_t size = q->size;
+
     if (desc % VRING_DESC_ALIGN_SIZE || avail % VRING_AVAIL_ALIGN_SIZE || used % VRING_USED_ALIGN_SIZE)
         return -PYVMM_RULE_RING_ALIGNMENT;
     uint64_t desc_size = 16 * (uint64_t)size, avail_size = 6 + 2 * (uint64_t)size, used_size = 6 + 8 * (uint64_t)size;
@@ -64,11 +80,83 @@ int pyvmm_queue_setup(struct pyvmm_queue *q, struct pyvmm_memory *memory, uint32
     if (overlap(desc, desc_size, avail, avail_size) || overlap(desc, desc_size, used, used_size) ||
         overlap(avail, avail_size, used, used_size))
         return -PYVMM_RULE_RING_OVERLAP;
-    q->memory = memory;
-    q->size = (uint16_t)size;
-    q->event_idx = event_idx != 0;
-    q->indirect = indirect != 0;
     return 0;
+}
+
+void pyvmm_queue_resume(struct pyvmm_queue *q, uint16_t base)
+{
+    q->next_avail = base;
+    q->next_used = q->published = LOAD16(used_idx(q));
+}
+
+size_t pyvmm_inflight_size(uint32_t size)
+{
+    return sizeof(struct pyvmm_inflight) + size * sizeof(struct pyvmm_inflight_entry);
+}
+
+/* The account of a batch is closed: its heads are no more in flight. They are linked from last_batch_head on. */
+static void settle_batch(struct pyvmm_queue *q, uint16_t batch, uint16_t index)
+{
+    struct pyvmm_inflight *inflight = q->inflight;
+    uint16_t head = LOAD16(&inflight->last_batch_head);
+
+    for (; batch && head < q->size; batch--) {
+        STORE8_RELEASE(&inflight->desc[head].inflight, 0);
+        head = LOAD16(&inflight->desc[head].next);
+    }
+    STORE16_RELEASE(&inflight->used_idx, index);
+}
+
+struct order {
+    uint64_t counter;
+    uint16_t head;
+};
+
+static int by_counter(const void *a, const void *b)
+{
+    uint64_t x = ((const struct order *)a)->counter, y = ((const struct order *)b)->counter;
+    return (x > y) - (x < y);
+}
+
+int pyvmm_queue_track(struct pyvmm_queue *q, struct pyvmm_inflight *inflight, uint16_t *resubmit)
+{
+    uint16_t version = LOAD16(&inflight->version), index = LOAD16(used_idx(q));
+
+    if (version > 1 || (version && LOAD16(&inflight->desc_num) != q->size))
+        return -1;
+    struct order *left = calloc(q->size, sizeof *left);
+    if (!left)
+        return -1;
+    q->inflight = inflight;
+    if (version) {
+        /* The process may have ended between the used index and the account of it. */
+        uint16_t batch = (uint16_t)(index - LOAD16(&inflight->used_idx));
+        settle_batch(q, batch < q->size ? batch : q->size, index);
+        for (uint32_t head = 0; head < q->size; head++) {
+            if (LOAD8(&inflight->desc[head].inflight) != 1)
+                continue;
+            uint64_t counter = LOAD64(&inflight->desc[head].counter);
+            left[q->resubmit_count++] = (struct order){counter, (uint16_t)head};
+            flip_in_flight(q, (uint16_t)head);
+            if (counter >= q->counter)
+                q->counter = counter + 1;
+        }
+        qsort(left, q->resubmit_count, sizeof *left, by_counter);
+        for (uint32_t i = 0; i < q->resubmit_count; i++)
+            resubmit[i] = left[i].head;
+        q->resubmit = resubmit;
+        q->outstanding = q->resubmit_count;
+        q->next_used = q->published = index;
+        /* What was taken is used or in flight: a base that somebody remembered may be older. */
+        q->next_avail = (uint16_t)(index + q->resubmit_count);
+    } else {
+        STORE16(&inflight->desc_num, q->size);
+        STORE16(&inflight->last_batch_head, 0);
+        STORE16(&inflight->used_idx, index);
+        STORE16_RELEASE(&inflight->version, 1);
+    }
+    free(left);
+    return (int)q->resubmit_count;
 }
 
 /* Walks the chain at `head`, filling `chain` and the buffers from iov[chain->first] on: 0, 1 when the buffers do
@@ -144,6 +232,18 @@ static int walk(const struct pyvmm_queue *q, uint16_t head, struct pyvmm_chain *
     return 0;
 }
 
+/* A chain is in the device's hands from here on, also for who comes after this process. */
+static void account_taken(struct pyvmm_queue *q, uint16_t head)
+{
+    flip_in_flight(q, head);
+    q->outstanding++;
+    if (q->inflight) {
+        q->taken++;
+        STORE64(&q->inflight->desc[head].counter, q->counter++);
+        STORE8_RELEASE(&q->inflight->desc[head].inflight, 1);
+    }
+}
+
 int pyvmm_queue_take(struct pyvmm_queue *q, struct pyvmm_chain *chains, int max_chains, struct iovec *iov,
                      uint64_t *addresses, int max_buffers)
 {
@@ -153,14 +253,16 @@ int pyvmm_queue_take(struct pyvmm_queue *q, struct pyvmm_chain *chains, int max_
 
     if (available > q->size)
         return -PYVMM_RULE_AVAIL_INDEX;
-    while (taken < max_chains && taken < available) {
-        uint16_t head = LOAD16(avail_ring(q, q->next_avail));
+    uint32_t again = q->resubmit_count - q->resubmitted;
+    while (taken < max_chains && (uint32_t)taken < again + available) {
+        int resubmit = (uint32_t)taken < again;
+        uint16_t head = resubmit ? q->resubmit[q->resubmitted] : LOAD16(avail_ring(q, q->next_avail));
         struct pyvmm_chain *chain = &chains[taken];
         if (head >= q->size) {
             rule = -PYVMM_RULE_HEAD;
             break;
         }
-        if (is_in_flight(q, head)) {
+        if (!resubmit && is_in_flight(q, head)) {
             rule = -PYVMM_RULE_HEAD_IN_FLIGHT;
             break;
         }
@@ -171,8 +273,12 @@ int pyvmm_queue_take(struct pyvmm_queue *q, struct pyvmm_chain *chains, int max_
         if (rule)
             break;
         buffers += chain->readable + chain->writable;
-        flip_in_flight(q, head);
-        q->next_avail++;
+        if (resubmit) {
+            q->resubmitted++; /* it is in flight already */
+        } else {
+            account_taken(q, head);
+            q->next_avail++;
+        }
         taken++;
     }
     return taken == 0 && rule < 0 ? rule : taken;
@@ -180,9 +286,18 @@ int pyvmm_queue_take(struct pyvmm_queue *q, struct pyvmm_chain *chains, int max_
 
 void pyvmm_queue_untake(struct pyvmm_queue *q, uint16_t head)
 {
-    if (head < q->size && is_in_flight(q, head)) {
-        flip_in_flight(q, head);
-        q->next_avail--;
+    if (head >= q->size || !is_in_flight(q, head))
+        return;
+    if (q->resubmitted && q->taken == 0) {
+        q->resubmitted--;
+        return;
+    }
+    flip_in_flight(q, head);
+    q->outstanding--;
+    q->next_avail--;
+    if (q->inflight) {
+        q->taken--;
+        STORE8_RELEASE(&q->inflight->desc[head].inflight, 0);
     }
 }
 
@@ -191,6 +306,11 @@ int pyvmm_queue_complete(struct pyvmm_queue *q, uint16_t head, uint32_t written)
     if (head >= q->size || !is_in_flight(q, head))
         return -1;
     flip_in_flight(q, head);
+    q->outstanding--;
+    if (q->inflight) {
+        STORE16(&q->inflight->desc[head].next, LOAD16(&q->inflight->last_batch_head));
+        STORE16_RELEASE(&q->inflight->last_batch_head, head);
+    }
     uint8_t *entry = used_ring(q, q->next_used);
     STORE32(entry, head);
     STORE32(entry + 4, written);
@@ -206,6 +326,8 @@ int pyvmm_queue_publish(struct pyvmm_queue *q)
     /* Release: the entries, and what the device wrote into buffers, are seen before the index. */
     STORE16_RELEASE(used_idx(q), q->next_used);
     q->published = q->next_used;
+    if (q->inflight)
+        settle_batch(q, (uint16_t)(q->published - old), q->published);
     /* The index must be visible before the driver's wish is read, or both sides sleep (2.7.7.2). */
     FULL_FENCE();
     if (!q->event_idx)

@@ -49,6 +49,24 @@ enum pyvmm_rule {
     PYVMM_RULE_COUNT,
 };
 
+/* The buffer that tells another process which chains were in flight here (vhost-user, "Inflight I/O tracking", for
+ * a split virtqueue). Shared, so nothing in it is believed further than it can be checked. */
+struct pyvmm_inflight_entry {
+    uint8_t inflight; /* the chain with this head was taken and is not used yet */
+    uint8_t padding[5];
+    uint16_t next; /* links the last batch of used heads */
+    uint64_t counter; /* the order in which chains were taken */
+};
+
+struct pyvmm_inflight {
+    uint64_t features;
+    uint16_t version; /* 1; 0 before the first use */
+    uint16_t desc_num;
+    uint16_t last_batch_head;
+    uint16_t used_idx;
+    struct pyvmm_inflight_entry desc[];
+};
+
 struct pyvmm_queue {
     struct pyvmm_memory *memory;
     uint16_t size;
@@ -61,6 +79,15 @@ struct pyvmm_queue {
     uint8_t *avail;
     uint8_t *used;
     uint64_t in_flight[PYVMM_MAX_QUEUE_SIZE / 64]; /* heads taken and not completed */
+    uint32_t outstanding; /* how many they are */
+
+    /* All of it 0 but where pyvmm_queue_track was called. */
+    struct pyvmm_inflight *inflight;
+    uint64_t counter;     /* for the next chain taken */
+    uint16_t *resubmit;   /* heads that another process left in flight, in the order of their taking */
+    uint32_t resubmit_count;
+    uint32_t resubmitted; /* of them, taken again */
+    uint64_t taken;       /* chains taken from the available ring */
 };
 
 /* One chain of a batch; its buffers stand at `first` in the batch's arrays, the readable ones before the
@@ -77,6 +104,21 @@ struct pyvmm_chain {
 /* Sets the queue up over rings at guest addresses; 0, or a rule negated. */
 int pyvmm_queue_setup(struct pyvmm_queue *q, struct pyvmm_memory *memory, uint32_t size, uint32_t max_size,
                       uint64_t desc, uint64_t avail, uint64_t used, int event_idx, int indirect);
+
+/* The same rings at other addresses, or the same ones in memory that was mapped anew; 0, or a rule negated, and then
+ * the queue must not be used. */
+int pyvmm_queue_place(struct pyvmm_queue *q, uint64_t desc, uint64_t avail, uint64_t used);
+
+/* After setup: goes on from available entry `base` and from the used index as it stands in guest memory. */
+void pyvmm_queue_resume(struct pyvmm_queue *q, uint16_t base);
+
+/* Bytes that `size` descriptors need of an inflight buffer. */
+size_t pyvmm_inflight_size(uint32_t size);
+
+/* After setup: keeps account of chains in flight in `inflight`, of pyvmm_inflight_size() bytes. What is in flight
+ * there by a queue that went before is taken first, again, and the queue goes on behind it. `resubmit` has room for
+ * as many heads as the queue has. Returns how many those are, or -1 for a buffer of another version or size. */
+int pyvmm_queue_track(struct pyvmm_queue *q, struct pyvmm_inflight *inflight, uint16_t *resubmit);
 
 /* Takes up to `max_chains` available chains whose buffers fit into `max_buffers`: how many, or a rule negated
  * when the very first one breaks it. `addresses`, the guest's of each buffer, may be NULL. */

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from pyvmm._native import ffi
+from pyvmm._native import ffi, lib
 from pyvmm.errors import HostError
 
 GuestAddress: TypeAlias = int
@@ -19,7 +19,11 @@ GuestAddress: TypeAlias = int
 
 PAGE_SIZE: Final = 4096
 
+MAX_REGIONS: Final[int] = lib.PYVMM_MAX_REGIONS
+"""Regions that a guest's memory can have."""
+
 _MAP_NORESERVE: Final = 0x4000  # <asm-generic/mman.h>; the mmap module names it from Python 3.13 on
+_HUGE_PAGE: Final = 2 << 20  # the smallest that x86-64 has
 _U16, _U32, _U64 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<Q")
 
 
@@ -50,29 +54,55 @@ class GuestRegion:
 
 
 class GuestMemory:
-    """Guest memory in one memfd, one mapping a region.
+    """Guest memory in one memfd, or where another process made it in one a region; one mapping a region.
 
     Memory is reserved and not touched: a page costs the host nothing before the guest or a device writes it.
     All numbers are little-endian. Every access is checked: it lies inside one region or raises
     :class:`GuestMemoryError`.
     """
 
-    def __init__(self, fd: int, regions: Sequence[GuestRegion]) -> None:
-        """Map ``regions`` of the memfd ``fd``, which becomes this object's to close."""
-        self.fd = fd
-        self.regions = tuple(sorted(regions, key=lambda region: region.base))
-        self._bases = [region.base for region in self.regions]
+    def __init__(self, fd: int | Sequence[int], regions: Sequence[GuestRegion]) -> None:
+        """Map ``regions`` of the memfd ``fd``, which becomes this object's to close, also on failure.
+
+        With a sequence of descriptors, each is that of the region at its place; with :attr:`fd` then the first.
+        Raises OSError where one cannot be mapped.
+        """
+        fds = (fd,) if isinstance(fd, int) else tuple(fd)
+        self.fds = fds
+        self.regions: tuple[GuestRegion, ...] = ()
+        self._bases: list[GuestAddress] = []
         self._maps: list[mmap.mmap] = []
+        self._views: list[memoryview] = []
         self._native: Any = None
         try:
-            for region in self.regions:
-                self._maps.append(
-                    mmap.mmap(fd, region.size, flags=mmap.MAP_SHARED | _MAP_NORESERVE, offset=region.offset)
-                )
+            self._map(fds * len(regions) if isinstance(fd, int) else fds, regions)
         except BaseException:
             self.close()
             raise
-        self._views = [memoryview(mapping) for mapping in self._maps]
+
+    @property
+    def fd(self) -> int:
+        """The memfd; -1 when closed."""
+        return self.fds[0] if self.fds else -1
+
+    def replace(self, fds: Sequence[int], regions: Sequence[GuestRegion]) -> None:
+        """Map other regions, each of the descriptor at its place, in place of what there was.
+
+        Who holds a slice of the old mappings keeps them; native code that was given addresses must ask anew. The
+        descriptors are taken over as by the constructor; on failure the memory is as before.
+        """
+        old = self.fds, self._maps, self._views
+        self._maps, self._views = [], []
+        try:
+            self._map(fds, regions)
+        except BaseException:
+            self._release(fds, self._maps, self._views)
+            self.fds, self._maps, self._views = old
+            raise
+        self.fds = tuple(fds)
+        if self._native is not None:
+            self._fill_native()
+        self._release(*old)
 
     @classmethod
     def create(cls, ranges: Sequence[tuple[GuestAddress, int]]) -> GuestMemory:
@@ -113,20 +143,15 @@ class GuestMemory:
 
     def host_address(self, region: GuestRegion) -> int:
         """Where ``region`` is mapped in this process, for the kernel and for native code."""
-        mapping = self._maps[self.regions.index(region)]
         # The buffer is let go at once: holding it would keep the mapping from closing.
-        with memoryview(mapping) as view:
+        with self._views[self.regions.index(region)][:] as view:
             return int(ffi.cast("uintptr_t", ffi.from_buffer(view)))
 
     def native(self) -> Any:
         """The regions as a ``struct pyvmm_memory *`` for native code of this process."""
         if self._native is None:
             self._native = ffi.new("struct pyvmm_memory *")
-            self._native.count = len(self.regions)
-            for i, region in enumerate(self.regions):
-                native = self._native.regions[i]
-                native.base, native.size = region.base, region.size
-                native.host = ffi.cast("uint8_t *", self.host_address(region))
+            self._fill_native()
         return self._native
 
     def slice(self, address: GuestAddress, length: int) -> memoryview:
@@ -186,20 +211,49 @@ class GuestMemory:
 
     def close(self) -> None:
         """Unmap and close. A mapping that somebody still holds a slice of goes when the slice does."""
-        for view in getattr(self, "_views", []):
+        self._release(self.fds, self._maps, self._views)
+        self.fds, self._maps, self._views = (), [], []
+
+    def _map(self, fds: Sequence[int], regions: Sequence[GuestRegion]) -> None:
+        if len(regions) > MAX_REGIONS:
+            raise ValueError(f"{len(regions)} regions of memory, more than {MAX_REGIONS}")
+        pairs = sorted(zip(fds, regions, strict=True), key=lambda pair: pair[1].base)
+        for fd, region in pairs:
+            page = _page_size(fd)
+            start = region.offset % page
+            length = -(-(start + region.size) // page) * page
+            mapping = mmap.mmap(fd, length, flags=mmap.MAP_SHARED | _MAP_NORESERVE, offset=region.offset - start)
+            self._maps.append(mapping)
+            self._views.append(memoryview(mapping)[start : start + region.size])
+        self.regions = tuple(region for _, region in pairs)
+        self._bases = [region.base for region in self.regions]
+
+    def _fill_native(self) -> None:
+        self._native.count = len(self.regions)
+        for i, region in enumerate(self.regions):
+            native = self._native.regions[i]
+            native.base, native.size = region.base, region.size
+            native.host = ffi.cast("uint8_t *", self.host_address(region))
+
+    def _release(self, fds: Sequence[int], maps: Sequence[mmap.mmap], views: Sequence[memoryview]) -> None:
+        for view in views:
             view.release()
-        for mapping in self._maps:
+        for mapping in maps:
             try:
                 mapping.close()
             except BufferError:
                 pass
-        self._maps, self._views = [], []
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        for fd in fds:
+            os.close(fd)
 
     def __enter__(self) -> GuestMemory:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _page_size(fd: int) -> int:
+    """Of what the mappings of ``fd`` must be multiples: hugetlbfs maps and unmaps whole pages of its own."""
+    block = os.fstatvfs(fd).f_bsize
+    return block if block >= _HUGE_PAGE and block & (block - 1) == 0 else PAGE_SIZE

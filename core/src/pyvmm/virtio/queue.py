@@ -136,12 +136,30 @@ class Queue:
         self._memory: GuestMemory | None = None
         self.interrupt: Interrupt | None = None
         """The line to the driver; None while the queue is not active."""
+        self.paused = False
+        """While true, no chain is handed out; those that were can be completed."""
         self._native: Any = None
+        self._inflight: Any = None
         self._taken: deque[DescriptorChain] = deque()
         self._pending = 0
 
-    def activate(self, memory: GuestMemory, interrupt: Interrupt, event_idx: bool, indirect: bool) -> None:
-        """Check the rings and start to serve them; raises :class:`QueueError`."""
+    def activate(
+        self,
+        memory: GuestMemory,
+        interrupt: Interrupt,
+        event_idx: bool,
+        indirect: bool,
+        *,
+        base: int | None = None,
+        inflight: memoryview | None = None,
+    ) -> None:
+        """Check the rings and start to serve them; raises :class:`QueueError`.
+
+        ``base``: the queue was served before, up to this available entry, as :meth:`stop` returned it. ``inflight``:
+        a shared buffer of :func:`inflight_size` bytes, zeros at first, in which account is kept of the chains in
+        flight (vhost-user, "Inflight I/O tracking"). Those that its last user left there are handed out first, again,
+        whatever ``base`` says.
+        """
         native = ffi.new("struct pyvmm_queue *")
         # Before anything is made as large as the driver says.
         self.check(
@@ -166,13 +184,30 @@ class Queue:
         self._memory = memory
         self.interrupt = interrupt
 
+    def place(self) -> None:
+        """Go on with rings that have moved, or whose memory was mapped anew; raises :class:`QueueError`."""
+        if self._native is not None:
+            self.check(lib.pyvmm_queue_place(self._native, self.descriptor_table, self.available_ring, self.used_ring))
+
+    def stop(self) -> int:
+        """Serve no more, until :meth:`activate`: the available entry to go on from.
+
+        What was completed is published. What was handed out and not completed stays in flight, with ``inflight``;
+        completing it now does nothing.
+        """
+        if self._native is None:
+            return 0
+        while self._taken:
+            lib.pyvmm_queue_untake(self._native, self._taken.pop().head)
+        self.publish()
+        base = self.next_avail
+        self._deactivate()
+        return base
+
     def reset(self) -> None:
         """Back to what it was before the driver knew it."""
-        self._native = None
-        self._memory = None
-        self.interrupt = None
-        self._taken.clear()
-        self._pending = 0
+        self._deactivate()
+        self.paused = False
         self.size = self.max_size
         self.ready = False
         self.descriptor_table = self.available_ring = self.used_ring = 0
@@ -180,8 +215,13 @@ class Queue:
 
     @property
     def native(self) -> Any:
-        """The ring as a ``struct pyvmm_queue *`` for native code; None while it is not active."""
-        return self._native
+        """The ring as a ``struct pyvmm_queue *`` for native code; None while no chain may be taken."""
+        return None if self.paused else self._native
+
+    @property
+    def in_flight(self) -> int:
+        """How many chains were handed out and not completed, or are to be handed out again."""
+        return int(self._native.outstanding) - len(self._taken) if self._native else 0
 
     @property
     def next_avail(self) -> int:
@@ -202,7 +242,7 @@ class Queue:
 
     def pop(self) -> DescriptorChain | None:
         """The next available chain; None when there is none: then the driver will kick again."""
-        if not self._taken and not self._take():
+        if self.paused or (not self._taken and not self._take()):
             return None
         return self._taken.popleft()
 
@@ -221,6 +261,22 @@ class Queue:
     def used_idx(self) -> int:
         """The used index in guest memory."""
         return int(lib.pyvmm_queue_used_idx(self._native)) if self._native else 0
+
+    def _deactivate(self) -> None:
+        self._native = None
+        self._inflight = None
+        self._memory = None
+        self.interrupt = None
+        self._taken.clear()
+        self._pending = 0
+
+    def _track(self, inflight: memoryview) -> None:
+        if len(inflight) < inflight_size(self.size):
+            raise QueueError(self.index, "the inflight buffer is too short")
+        self._inflight = ffi.from_buffer("struct pyvmm_inflight *", inflight, require_writable=True)
+        self._resubmit = ffi.new("uint16_t[]", self.size)
+        if lib.pyvmm_queue_track(self._native, self._inflight, self._resubmit) < 0:
+            raise QueueError(self.index, "the inflight buffer is of another version or size")
 
     def _take(self) -> bool:
         """Take a batch; with none there, ask for a kick and look once more."""
@@ -268,6 +324,11 @@ class Queue:
         """Raise :class:`QueueError` where native code returned a broken rule."""
         if result < 0:
             raise QueueError(self.index, _RULES[-result])
+
+
+def inflight_size(queue_size: int) -> int:
+    """Bytes of an inflight buffer for a queue of ``queue_size`` (vhost-user, "Inflight I/O tracking")."""
+    return int(lib.pyvmm_inflight_size(queue_size))
 
 
 def _cut(views: Sequence[memoryview], offset: int, length: int) -> list[memoryview]:
