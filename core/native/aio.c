@@ -43,23 +43,25 @@ struct pyvmm_aio *pyvmm_aio_new(uint32_t depth, uint32_t threads, int *error)
     return aio;
 }
 
-int pyvmm_aio_prepare(struct pyvmm_aio *aio, struct pyvmm_aio_file *file, int op, uint32_t flags, uint64_t offset,
-                      uint64_t length, const struct iovec *iov, uint32_t iov_count, uint64_t tag)
+struct pyvmm_aio_request *pyvmm_aio_request(struct pyvmm_aio *aio, struct pyvmm_aio_file *file, int op, uint32_t flags,
+                                            uint64_t offset, uint64_t length, const struct iovec *iov,
+                                            uint32_t iov_count, int *error)
 {
     struct pyvmm_aio_request *request = aio->unused.first;
     int transfer = op == PYVMM_AIO_READ || op == PYVMM_AIO_WRITE;
-    if (op < PYVMM_AIO_READ || op > PYVMM_AIO_FALLOCATE)
-        return -EINVAL;
-    if (!request)
-        return -EAGAIN;
+    *error = op < PYVMM_AIO_READ || op > PYVMM_AIO_FALLOCATE ? EINVAL : EAGAIN;
+    if (*error == EINVAL || !request)
+        return NULL;
     if (!transfer)
         iov_count = 0;
     if (iov_count > request->iov_room) {
         /* Grown rarely and kept: a slot soon has room for the longest request of its device. */
         uint32_t room = iov_count < 4 ? 4 : iov_count;
         struct iovec *store = realloc(request->iov_store, room * sizeof *store);
-        if (!store)
-            return -ENOMEM;
+        if (!store) {
+            *error = ENOMEM;
+            return NULL;
+        }
         request->iov_store = store;
         request->iov_room = room;
     }
@@ -72,7 +74,7 @@ int pyvmm_aio_prepare(struct pyvmm_aio *aio, struct pyvmm_aio_file *file, int op
     }
     pyvmm_aio_pop(&aio->unused);
     request->file = file;
-    request->tag = tag;
+    request->on_done = NULL;
     request->offset = offset;
     request->length = length;
     request->done = 0;
@@ -85,6 +87,18 @@ int pyvmm_aio_prepare(struct pyvmm_aio *aio, struct pyvmm_aio_file *file, int op
     pyvmm_aio_push(&aio->pending, request);
     aio->in_use++;
     aio->prepared++;
+    return request;
+}
+
+int pyvmm_aio_prepare(struct pyvmm_aio *aio, struct pyvmm_aio_file *file, int op, uint32_t flags, uint64_t offset,
+                      uint64_t length, const struct iovec *iov, uint32_t iov_count, uint64_t tag)
+{
+    int error;
+    struct pyvmm_aio_request *request =
+        pyvmm_aio_request(aio, file, op, flags, offset, length, iov, iov_count, &error);
+    if (!request)
+        return -error;
+    request->tag = tag;
     return 0;
 }
 
@@ -158,20 +172,19 @@ int pyvmm_aio_submit(struct pyvmm_aio *aio)
 {
     struct pyvmm_aio_request *request;
     uint32_t tries = aio->inline_count, started = 0;
-    uint64_t before = aio->inlined;
 
     while ((request = pyvmm_aio_pop(&aio->pending))) {
         aio->prepared--;
         int transfer = request->op == PYVMM_AIO_READ || request->op == PYVMM_AIO_WRITE;
         if (transfer && request->length == 0) {
-            pyvmm_aio_push(&aio->finished, request);
+            pyvmm_aio_finish(aio, request);
             aio->inlined++;
             continue;
         }
         if (request->op == PYVMM_AIO_READ && request->file->nowait && tries && request->length <= aio->inline_length) {
             tries--;
             if (try_at_once(request)) {
-                pyvmm_aio_push(&aio->finished, request);
+                pyvmm_aio_finish(aio, request);
                 aio->inlined++;
                 continue;
             }
@@ -189,23 +202,63 @@ int pyvmm_aio_submit(struct pyvmm_aio *aio)
         else
             pyvmm_aio_pool_submit(aio);
     }
-    return aio->inlined != before || aio->finished.first != NULL;
+    return (int)aio->ready;
+}
+
+void pyvmm_aio_collect(struct pyvmm_aio *aio)
+{
+    if (aio->uring)
+        pyvmm_aio_uring_collect(aio);
+    else
+        pyvmm_aio_pool_collect(aio);
+}
+
+static struct pyvmm_aio_request *pop_finished(struct pyvmm_aio *aio)
+{
+    struct pyvmm_aio_request *request = pyvmm_aio_pop(&aio->finished);
+    if (request)
+        aio->ready--;
+    return request;
+}
+
+static void release(struct pyvmm_aio *aio, struct pyvmm_aio_request *request)
+{
+    aio->in_use--;
+    pyvmm_aio_push(&aio->unused, request);
+}
+
+void pyvmm_aio_settle(struct pyvmm_aio *aio)
+{
+    struct pyvmm_aio_list others = {NULL, NULL};
+    struct pyvmm_aio_request *request;
+    uint32_t count = 0;
+    while ((request = pop_finished(aio))) {
+        if (request->on_done) {
+            request->on_done(request);
+            release(aio, request);
+        } else {
+            pyvmm_aio_push(&others, request);
+            count++;
+        }
+    }
+    aio->finished = others;
+    aio->ready = count;
 }
 
 int pyvmm_aio_reap(struct pyvmm_aio *aio, struct pyvmm_aio_result *results, int max)
 {
     struct pyvmm_aio_request *request;
     int count = 0;
-    if (aio->uring)
-        pyvmm_aio_uring_collect(aio);
-    else
-        pyvmm_aio_pool_collect(aio);
-    while (count < max && (request = pyvmm_aio_pop(&aio->finished))) {
-        results[count].tag = request->tag;
-        results[count].result = request->result;
-        count++;
-        aio->in_use--;
-        pyvmm_aio_push(&aio->unused, request);
+    pyvmm_aio_collect(aio);
+    while (count < max && (request = pop_finished(aio))) {
+        if (request->on_done) {
+            request->on_done(request);
+        } else {
+            results[count].tag = request->tag;
+            results[count].result = request->result;
+            count++;
+        }
+        release(aio, request);
     }
     return count;
 }
@@ -220,7 +273,7 @@ void pyvmm_aio_drain(struct pyvmm_aio *aio, int cancel)
         while ((request = pyvmm_aio_pop(&aio->pending))) {
             aio->prepared--;
             request->result = -ECANCELED;
-            pyvmm_aio_push(&aio->finished, request);
+            pyvmm_aio_finish(aio, request);
         }
     } else {
         pyvmm_aio_submit(aio);

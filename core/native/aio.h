@@ -31,6 +31,9 @@ struct pyvmm_aio_file {
 struct pyvmm_aio_request {
     struct pyvmm_aio_request *next;
     struct pyvmm_aio_file *file;
+    /* Native code that hears of the result instead of who reaps; `context`, `data` and `tag` are its own. */
+    void (*on_done)(struct pyvmm_aio_request *request);
+    void *context, *data;
     uint64_t tag;
     uint64_t offset;
     uint64_t length; /* bytes in all */
@@ -58,6 +61,7 @@ struct pyvmm_aio {
     uint32_t in_use;    /* prepared and not reaped */
     uint32_t prepared;  /* of these, not submitted */
     uint32_t in_flight; /* with the backend */
+    uint32_t ready;     /* finished and not reaped */
     uint32_t inline_length; /* bytes of a read that is tried at once; 0 tries none */
     uint32_t inline_count;  /* reads of one submission that are tried at once */
     uint64_t inlined; /* requests that never reached the backend */
@@ -83,7 +87,19 @@ struct pyvmm_aio *pyvmm_aio_new(uint32_t depth, uint32_t threads, int *error);
 int pyvmm_aio_prepare(struct pyvmm_aio *aio, struct pyvmm_aio_file *file, int op, uint32_t flags, uint64_t offset,
                       uint64_t length, const struct iovec *iov, uint32_t iov_count, uint64_t tag);
 
-/* Starts what is prepared; how many are to reap at once. */
+/* The same for native code, whose `on_done` is called on the engine's thread, from within pyvmm_aio_settle() or
+ * pyvmm_aio_reap(). The request, or NULL and an errno in `error`. */
+struct pyvmm_aio_request *pyvmm_aio_request(struct pyvmm_aio *aio, struct pyvmm_aio_file *file, int op, uint32_t flags,
+                                            uint64_t offset, uint64_t length, const struct iovec *iov,
+                                            uint32_t iov_count, int *error);
+
+/* Takes in what the backend has finished, without waiting. */
+void pyvmm_aio_collect(struct pyvmm_aio *aio);
+
+/* Calls `on_done` of what is finished and has one; the rest stays to be reaped. */
+void pyvmm_aio_settle(struct pyvmm_aio *aio);
+
+/* Starts what is prepared; how many are finished. */
 int pyvmm_aio_submit(struct pyvmm_aio *aio);
 
 /* Takes up to `max` results, without waiting: how many. A transfer's result is the bytes that were moved, less than

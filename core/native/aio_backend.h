@@ -29,6 +29,12 @@ static inline struct pyvmm_aio_request *pyvmm_aio_pop(struct pyvmm_aio_list *lis
     return request;
 }
 
+static inline void pyvmm_aio_finish(struct pyvmm_aio *aio, struct pyvmm_aio_request *request)
+{
+    pyvmm_aio_push(&aio->finished, request);
+    aio->ready++;
+}
+
 static inline uint32_t pyvmm_aio_iov_now(const struct pyvmm_aio_request *request)
 {
     return request->iov_count < PYVMM_AIO_IOV_MAX ? request->iov_count : PYVMM_AIO_IOV_MAX;

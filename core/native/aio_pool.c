@@ -146,7 +146,7 @@ void pyvmm_aio_pool_submit(struct pyvmm_aio *aio)
             while ((request = pyvmm_aio_pop(&pool->queue))) {
                 request->result = -error;
                 aio->in_flight--;
-                pyvmm_aio_push(&aio->finished, request);
+                pyvmm_aio_finish(aio, request);
             }
             pool->queued = 0;
         }
@@ -173,7 +173,7 @@ void pyvmm_aio_pool_collect(struct pyvmm_aio *aio)
         eventfd_read(pool->event, &value);
     while ((request = pyvmm_aio_pop(&pool->done))) {
         aio->in_flight--;
-        pyvmm_aio_push(&aio->finished, request);
+        pyvmm_aio_finish(aio, request);
     }
     pthread_mutex_unlock(&pool->mutex);
 }

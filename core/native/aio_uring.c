@@ -154,7 +154,7 @@ void pyvmm_aio_uring_start(struct pyvmm_aio *aio, struct pyvmm_aio_request *requ
 static void finish(struct pyvmm_aio *aio, struct pyvmm_aio_request *request)
 {
     aio->in_flight--;
-    pyvmm_aio_push(&aio->finished, request);
+    pyvmm_aio_finish(aio, request);
 }
 
 /* Takes the completions that are there; requests that are not finished by them are started again. */

@@ -114,7 +114,17 @@ class IoEngine:
     @property
     def in_use(self) -> int:
         """How many requests are readied or under way."""
+        return int(self._native.in_use) if self._native is not None else 0
+
+    @property
+    def pending(self) -> int:
+        """Of these, how many have an ``on_done`` to be called."""
         return len(self._under_way)
+
+    @property
+    def native(self) -> Any:
+        """The engine as a ``struct pyvmm_aio *`` for native code that readies requests of its own; None when closed."""
+        return self._native
 
     def preadv(
         self,
@@ -150,7 +160,7 @@ class IoEngine:
 
     def submit(self) -> None:
         """Start what is readied. Calls ``on_done`` of what is finished already; that may ready and start more."""
-        while self._native is not None and self._native.prepared:
+        while self._native is not None and (self._native.prepared or self._native.ready):
             if lib.pyvmm_aio_submit(self._native):
                 self._finish()
 
@@ -166,9 +176,10 @@ class IoEngine:
         With ``cancel``, what has not begun or can be interrupted ends with -ECANCELED, and what its ``on_done``
         readies likewise.
         """
-        while self._under_way:
+        while self.in_use:
+            before = self.in_use
             lib.pyvmm_aio_drain(self._native, cancel)
-            if not self._finish() and self._under_way:
+            if not self._finish() and self.in_use == before:
                 return  # a fork's copy
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from pyvmm.memory import GuestMemory
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.interrupt import Interrupt
 from pyvmm.virtio.queue import DescriptorChain, Queue
+from pyvmm.virtio.transfer import TransferFormat, Transfers
 
 from pyvmm_virtio_block.constants import (
     SECTOR_SIZE,
@@ -44,8 +45,6 @@ from pyvmm_virtio_block.request import (
     MAX_SEGMENT_SECTORS,
     MAX_SEGMENTS,
     RequestError,
-    data_to_read,
-    data_to_write,
     read_header,
     read_segments,
     set_status,
@@ -64,15 +63,25 @@ _CONFIG: Final = struct.Struct("<QII4xIBBHIBxHIIIIIB3x")
 _WCE: Final = 32
 """Where the configuration's writeback field is."""
 
-_SUBMIT_EVERY: Final = 16
-"""Requests that are readied before the first of them starts."""
+_FORMAT: Final = TransferFormat(
+    header_size=16,
+    type_offset=0,
+    position_offset=8,
+    unit=SECTOR_SIZE,
+    read_type=VIRTIO_BLK_T_IN,
+    write_type=VIRTIO_BLK_T_OUT,
+    done=VIRTIO_BLK_S_OK,
+    failed=VIRTIO_BLK_S_IOERR,
+)
+"""Reads and writes: struct virtio_blk_outhdr, data, status (section 5.2.6)."""
 
 
 class Block(VirtioDevice):
     """A disk backed by an :class:`Image`.
 
-    A host's error fails the request that met it and no other. FLUSH is fdatasync(2): it covers the writes that were
-    completed before it came. While the driver wants write-through, each write is synchronous (RWF_DSYNC).
+    Reads and writes that are in order go between ring and file in native code (:class:`Transfers`); here is all
+    else. A host's error fails the request that met it and no other. FLUSH is fdatasync(2): it covers the writes
+    that were completed before it came. While the driver wants write-through, each write is synchronous (RWF_DSYNC).
     """
 
     device_type = VIRTIO_ID_BLOCK
@@ -82,6 +91,7 @@ class Block(VirtioDevice):
     def __init__(self, options: BlockOptions) -> None:
         self.image = Image(options.path, read_only=options.ro, direct=options.direct)
         self.serial = options.id.encode() if options.id else b""
+        self._transfers: list[Transfers] = []
         self.writeback = True
         """Whether writes may stay in the host's cache until a FLUSH."""
         features = [VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_FLUSH]
@@ -106,27 +116,27 @@ class Block(VirtioDevice):
         if offset == _WCE and len(data) == 1 and data[0] < 2 and self.has_feature(VIRTIO_BLK_F_CONFIG_WCE):
             self.config[_WCE] = data[0]
             self.writeback = bool(data[0])
+            self._set_writes()
 
     def activate(self, mem: GuestMemory, interrupt: Interrupt, queues: Sequence[Queue]) -> None:
-        self.context.loop.add(self.engine.fd, self._on_results)
         self._told.clear()
+        self._transfers = [
+            Transfers(queue, mem, self.engine, self.image.file, _FORMAT, end=self.image.size)
+            for queue in queues
+            if queue.ready
+        ]
+        self._set_writes()
+        self.context.loop.add(self.engine.fd, self._serve)
         super().activate(mem, interrupt, queues)
 
     def on_kick(self, queue: Queue) -> None:
-        engine = self.engine
-        waiting = 0
-        for chain in queue:
-            self._start(chain)
-            waiting += 1
-            if waiting == _SUBMIT_EVERY:
-                engine.submit()
-                waiting = 0
-        engine.submit()
+        self._serve()
 
     def reset(self) -> bool:
         if self._engine is not None:
             self.context.loop.remove(self._engine.fd)
             self._engine.drain(cancel=True)
+        self._transfers = []
         return super().reset()
 
     def close(self) -> None:
@@ -169,8 +179,21 @@ class Block(VirtioDevice):
             not image.read_only,
         )
 
-    def _on_results(self, _: int) -> None:
-        self.engine.dispatch()
+    def _set_writes(self) -> None:
+        for transfers in self._transfers:
+            transfers.writable = not self.image.read_only
+            transfers.write_flags = self.write_flags
+
+    def _serve(self, _: int = 0) -> None:
+        """Take in results and new requests: reads and writes that are in order never come up here."""
+        for transfers in self._transfers:
+            for chain in transfers.serve():
+                self._start(chain)
+            error = transfers.take_error()
+            if error is not None:
+                self._tell(f"{'write' if error.is_write else 'read'} at byte {error.offset}", error.error)
+        if self.engine.pending:
+            self.engine.dispatch()
 
     def _start(self, chain: DescriptorChain) -> None:
         """Ready what ``chain`` asks for; what needs no I/O or cannot be done is answered at once."""
@@ -186,16 +209,10 @@ class Block(VirtioDevice):
 
     def _start_request(self, chain: DescriptorChain, type_: int, sector: int) -> None:
         engine, image = self.engine, self.image
-        offset = sector * SECTOR_SIZE
-        if type_ == VIRTIO_BLK_T_IN:
-            buffers = data_to_read(chain, sector, image.size)
-            engine.preadv(image.file, buffers, offset, partial(self._transferred, chain, "read", buffers, offset))
-        elif type_ == VIRTIO_BLK_T_OUT:
-            self._check_writable()
-            buffers = data_to_write(chain, sector, image.size)
-            done = partial(self._transferred, chain, "write", buffers, offset)
-            engine.pwritev(image.file, buffers, offset, done, flags=self.write_flags)
-        elif type_ == VIRTIO_BLK_T_FLUSH:
+        if type_ in (VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT):
+            reason = "on a read-only disk" if image.read_only else "past the end, or not of whole sectors"
+            raise RequestError(VIRTIO_BLK_S_IOERR, f"a transfer {reason}")
+        if type_ == VIRTIO_BLK_T_FLUSH:
             self._flush(chain)
         elif type_ == VIRTIO_BLK_T_GET_ID:
             if chain.writable_length <= VIRTIO_BLK_ID_BYTES:
@@ -217,16 +234,6 @@ class Block(VirtioDevice):
         if self.image.read_only:
             raise RequestError(VIRTIO_BLK_S_IOERR, "a write to a read-only disk")
 
-    def _transferred(
-        self, chain: DescriptorChain, what: str, buffers: Sequence[memoryview], offset: int, result: int
-    ) -> None:
-        expected = sum(map(len, buffers))
-        if result == expected:
-            set_status(chain, VIRTIO_BLK_S_OK)
-        else:
-            # Less than was asked for is the end of a file that was truncated under us.
-            self._fail(chain, f"{what} at byte {offset}", -result if result < 0 else errno.ENODATA)
-
     def _flush(self, chain: DescriptorChain) -> None:
         self.engine.fdatasync(self.image.file, partial(self._done, chain, "flush"))
 
@@ -243,9 +250,14 @@ class Block(VirtioDevice):
             set_status(chain, VIRTIO_BLK_S_OK)
 
     def _fail(self, chain: DescriptorChain, what: str, error: int) -> None:
-        """Fail one request by what the host said; the log hears of each error once an activation."""
+        """Fail one request by what the host said."""
         set_status(chain, VIRTIO_BLK_S_IOERR)
+        self._tell(what, error)
+
+    def _tell(self, what: str, error: int) -> None:
+        """Log an error of the host, each once an activation."""
         if error != errno.ECANCELED and error not in self._told:
             self._told.add(error)
+            # A read that gets less than it wants has met the end of a file that was truncated under us.
             reason = "the file is shorter than it was" if error == errno.ENODATA else os.strerror(error)
             log.error("%s: %s: %s failed: %s", self.name, self.image.path, what, reason)

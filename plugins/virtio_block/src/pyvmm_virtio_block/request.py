@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,22 +63,6 @@ def set_status(chain: DescriptorChain, status: int) -> None:
         chain.writable[-1][-1] = status
     # The byte counts only in a length that reaches it: what is written counts from the start (section 2.7.8.2).
     chain.complete(chain.writable_length)
-
-
-def data_to_read(chain: DescriptorChain, sector: int, capacity: int) -> Sequence[memoryview]:
-    """Where the data of an IN request goes: all writable bytes but the status."""
-    _check_range(sector, chain.writable_length - 1, capacity)
-    if len(chain.writable[-1]) == 1:
-        return chain.writable[:-1]
-    return chain.writable_views(0, chain.writable_length - 1)
-
-
-def data_to_write(chain: DescriptorChain, sector: int, capacity: int) -> Sequence[memoryview]:
-    """Where the data of an OUT request is: all readable bytes but the header."""
-    _check_range(sector, chain.readable_length - HEADER_SIZE, capacity)
-    if len(chain.readable[0]) == HEADER_SIZE:
-        return chain.readable[1:]
-    return chain.readable_views(HEADER_SIZE, chain.readable_length - HEADER_SIZE)
 
 
 def read_segments(chain: DescriptorChain, type_: int, capacity: int) -> list[Segment]:

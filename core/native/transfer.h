@@ -1,0 +1,62 @@
+/* Requests that are a header, data and a status, moved between a ring and a file, many to a call.
+ *
+ * A device says what its requests look like and which of them are plain transfers. Those are carried out here, from
+ * the available to the used ring, without a look from Python; any other request, also one that is a transfer but for
+ * a fault, is left to the device.
+ */
+#ifndef PYVMM_TRANSFER_H
+#define PYVMM_TRANSFER_H
+
+#include "aio.h"
+#include "ring.h"
+
+#define PYVMM_TRANSFER_MAX_HEADER 64
+
+enum pyvmm_transfer_stop {
+    PYVMM_TRANSFER_EMPTY = 0,  /* the ring has no (more) chains; the driver was asked to kick */
+    PYVMM_TRANSFER_OTHER = 1,  /* `chain` was taken and is the device's to serve */
+    PYVMM_TRANSFER_BUDGET = 2, /* enough for this time; there may be more */
+    PYVMM_TRANSFER_FULL = 3,   /* the engine is; a result will make room */
+};
+
+struct pyvmm_transfer {
+    /* What the caller sets. A header has a type of 32 bits and a position of 64, both little-endian; readable data
+     * comes after it, writable data before the status, one byte. */
+    struct pyvmm_aio *aio;
+    struct pyvmm_aio_file *file;
+    uint32_t header_size;
+    uint32_t type_offset;
+    uint32_t position_offset;
+    uint32_t unit; /* bytes that a position counts, and data comes in */
+    uint64_t end;  /* bytes of the file that may be reached */
+    uint32_t read_type;
+    uint32_t write_type;
+    uint8_t writable; /* requests of write_type are transfers */
+    uint8_t status_done;
+    uint8_t status_failed;
+    uint32_t write_flags;  /* RWF_* */
+    uint32_t max_requests; /* of one call */
+    uint64_t max_bytes;
+    uint32_t max_buffers; /* elements of `iov` and `addresses`: one longest chain */
+    struct iovec *iov;
+    uint64_t *addresses; /* the guest's, for `chain` */
+
+    /* What a call says. */
+    uint8_t interrupt;        /* the driver wants one */
+    struct pyvmm_chain chain; /* with PYVMM_TRANSFER_OTHER; its buffers are in `iov` */
+
+    /* Since the start. */
+    uint64_t finished;     /* transfers */
+    uint64_t failed;       /* of them */
+    int error;             /* of the last that failed: an errno, ENODATA for the end of the file */
+    uint8_t error_write;   /* whether it was a write */
+    uint64_t error_offset; /* in bytes */
+
+    struct pyvmm_queue *queue;
+};
+
+/* Completes the transfers that are finished, takes chains and starts them: enum pyvmm_transfer_stop, or a rule
+ * negated. What is complete by then is published. The queue must not change while any is under way. */
+int pyvmm_transfer_move(struct pyvmm_queue *q, struct pyvmm_transfer *t);
+
+#endif

@@ -1,0 +1,167 @@
+"""Requests that read or write a file, from the available to the used ring in one native call, without the GIL.
+
+For devices whose requests are a header, data and a status. The device says what a plain transfer looks like; it gets
+every other request as a chain to serve itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pyvmm._native import ffi, lib
+from pyvmm.aio import IoEngine, IoFile
+from pyvmm.memory import GuestMemory
+from pyvmm.virtio.queue import DescriptorChain, Queue
+
+MAX_REQUESTS: Final = 64
+MAX_BYTES: Final = 4 << 20
+"""What one native call starts at most (a request more, for bytes)."""
+
+
+@dataclass(frozen=True)
+class TransferFormat:
+    """What requests look like: a header, data to write; data to read, a status byte. Numbers are little-endian."""
+
+    header_size: int
+    """Bytes, up to 64."""
+
+    type_offset: int
+    """Where in the header the request's type is: 32 bits."""
+
+    position_offset: int
+    """Where in the header the position in the file is: 64 bits."""
+
+    unit: int
+    """Bytes that a position counts. Data that is not a multiple of it is no plain transfer."""
+
+    read_type: int
+    write_type: int
+    done: int
+    """The status of success."""
+
+    failed: int
+    """The status of a transfer that the host could not carry out, or not in full."""
+
+
+@dataclass(frozen=True)
+class TransferError:
+    """Why a transfer failed."""
+
+    is_write: bool
+    offset: int
+    """Bytes."""
+
+    error: int
+    """An errno; ENODATA where the file ended."""
+
+
+class Transfers:
+    """The plain transfers of an active queue: :meth:`serve` carries them out and yields the other requests.
+
+    The queue's chains must not be taken otherwise. Belongs to one activation: drain the engine before its end.
+    """
+
+    def __init__(
+        self, queue: Queue, memory: GuestMemory, engine: IoEngine, file: IoFile, format: TransferFormat, *, end: int
+    ) -> None:
+        """``end``: the first byte of ``file`` that cannot be reached. Writes are plain transfers when
+        :attr:`writable` is set, which it is not at first."""
+        self._queue = queue
+        self._memory = memory
+        self._engine = engine
+        self._ring = queue.native  # lives as long as transfers are under way
+        self._file = file
+        buffers = max(queue.size, lib.PYVMM_MAX_CHAIN)
+        self._iov = ffi.new("struct iovec[]", buffers)
+        self._addresses = ffi.new("uint64_t[]", buffers)
+        self._native: Any = ffi.new(
+            "struct pyvmm_transfer *",
+            {
+                "aio": engine.native,
+                "file": file.native,
+                "header_size": format.header_size,
+                "type_offset": format.type_offset,
+                "position_offset": format.position_offset,
+                "unit": format.unit,
+                "end": end,
+                "read_type": format.read_type,
+                "write_type": format.write_type,
+                "status_done": format.done,
+                "status_failed": format.failed,
+                "max_requests": MAX_REQUESTS,
+                "max_bytes": MAX_BYTES,
+                "max_buffers": buffers,
+                "iov": self._iov,
+                "addresses": self._addresses,
+            },
+        )
+        self._failed = 0
+        if max(format.header_size, format.type_offset + 4, format.position_offset + 8) > lib.PYVMM_TRANSFER_MAX_HEADER:
+            raise ValueError("the header is too long")
+
+    @property
+    def writable(self) -> bool:
+        """Whether requests of the write type are plain transfers."""
+        return bool(self._native.writable)
+
+    @writable.setter
+    def writable(self, value: bool) -> None:
+        self._native.writable = value
+
+    @property
+    def write_flags(self) -> int:
+        """Flags for pwritev2(2), such as os.RWF_DSYNC."""
+        return int(self._native.write_flags)
+
+    @write_flags.setter
+    def write_flags(self, value: int) -> None:
+        self._native.write_flags = value
+
+    @property
+    def finished(self) -> int:
+        """Transfers that were completed since the activation."""
+        return int(self._native.finished)
+
+    def serve(self) -> Iterator[DescriptorChain]:
+        """Complete the transfers that are finished and start those that are available; yields what is no transfer.
+
+        On a kick, and when the engine's descriptor is readable. Stops after about twice the ring; then the queue
+        kicks itself. Raises :class:`~pyvmm.virtio.queue.QueueError`.
+        """
+        native, queue = self._native, self._queue
+        for _ in range(max(2 * queue.size // MAX_REQUESTS, 1) + queue.size):
+            if queue.native is not self._ring:
+                return  # not active any more, or paused
+            stop = lib.pyvmm_transfer_move(self._ring, native)
+            if native.interrupt and queue.interrupt is not None:
+                queue.interrupt.signal_used_queue()
+            queue.check(stop)
+            if stop == lib.PYVMM_TRANSFER_OTHER:
+                yield self._chain()
+            elif stop != lib.PYVMM_TRANSFER_BUDGET:
+                return
+        queue.event.signal()
+
+    def take_error(self) -> TransferError | None:
+        """Why the last transfer failed, if one has since the last call."""
+        native = self._native
+        if native.failed == self._failed:
+            return None
+        self._failed = native.failed
+        return TransferError(bool(native.error_write), int(native.error_offset), int(native.error))
+
+    def _chain(self) -> DescriptorChain:
+        """The chain that was taken last."""
+        chain = self._native.chain
+        iov, addresses, slice_ = self._iov, self._addresses, self._memory.slice
+        views = [slice_(addresses[i], iov[i].iov_len) for i in range(chain.readable + chain.writable)]
+        return DescriptorChain(
+            self._queue,
+            chain.head,
+            views[: chain.readable],
+            views[chain.readable :],
+            chain.readable_length,
+            chain.writable_length,
+        )
