@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import re
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,10 +28,9 @@ def in_load_order(kernel: Path, names: Iterable[str], *, optional: bool = False)
         )
         if result.returncode != 0 and not optional:
             raise PreparationError(f"kernel {release(kernel)} has no module {name}")
-        for line in result.stdout.splitlines():
-            kind, _, rest = line.strip().partition(" ")
-            if kind == "insmod":
-                files[Path(rest.split()[0])] = None
+        # "insmod FILE OPTIONS", and nothing quoted.
+        for match in re.finditer(r"^insmod (.+?\.ko(?:\.\w+)?)(?= |$)", result.stdout, re.MULTILINE):
+            files[Path(match[1])] = None
     return list(files)
 
 
