@@ -42,7 +42,7 @@ def refusal(name: str) -> str:
 def test_tap_is_made_brought_up_and_goes(namespace: None) -> None:
     tap = Tap("tap0", mtu=2000)
 
-    assert tap.made and tap.is_up() and tap.has_link() and tap.mtu() == 2000
+    assert tap.made and tap.was_up and tap.has_link() and tap.mtu == 2000
     assert "mtu 2000" in ip("link show tap0")
     tap.close()
     assert "tap0" not in ip("link show")
@@ -53,7 +53,7 @@ def test_existing_tap_stays(namespace: None) -> None:
 
     for _ in range(2):
         tap = Tap("tap0")
-        assert not tap.made and not tap.is_up()
+        assert not tap.made and not tap.was_up
         tap.close()
 
     assert "tap0" in ip("link show")

@@ -64,20 +64,24 @@ class Net(VirtioDevice):
 
     def __init__(self, options: NetOptions) -> None:
         """Open or make the tap; raises :class:`~pyvmm.errors.HostError`."""
-        self.tap = Tap(options.tap, options.mtu)
-        self.mac = options.mac or default_mac(options.tap)
-        self.mtu = options.mtu or self.tap.mtu()
-        self.link_up = self.tap.has_link()
         self._link_events = LinkEvents()
+        try:
+            self.tap = Tap(options.tap, options.mtu)
+        except BaseException:
+            self._link_events.close()
+            raise
+        self.mac = options.mac or default_mac(options.tap)
+        self.mtu = options.mtu or self.tap.mtu
+        self.link_up = self.tap.has_link()
         self._pair: QueuePair | None = None
         self.device_features = _FEATURES | (_USO_FEATURES if self.tap.has_uso else 0)
         self._fill_config()
-        if not self.tap.is_up():
+        if not self.tap.was_up:
             log.warning("net: tap %s is down; bring it up with: sudo ip link set %s up", options.tap, options.tap)
-        if self.tap.mtu() < self.mtu:
+        if self.tap.mtu < self.mtu:
             log.warning(
                 "net: tap %s has an MTU of %d and the guest one of %d; mend it with: sudo ip link set %s mtu %d",
-                *(options.tap, self.tap.mtu(), self.mtu, options.tap, self.mtu),
+                *(options.tap, self.tap.mtu, self.mtu, options.tap, self.mtu),
             )
 
     def activate(self, mem: GuestMemory, interrupt: Interrupt, queues: Sequence[Queue]) -> None:

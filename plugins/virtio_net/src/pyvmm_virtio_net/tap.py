@@ -56,6 +56,9 @@ class Tap:
         """Attach to the tap ``name``, or make it: then it is brought up and goes when it is closed.
 
         ``mtu``: what a tap made here is given, in bytes. Raises :class:`HostError`.
+
+        Afterwards: ``made``, whether it was made here; ``was_up``, whether the host's administrator has it up;
+        ``mtu``, its own; ``has_uso``, whether the kernel can segment UDP for it.
         """
         self.given_name = name
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -67,6 +70,7 @@ class Tap:
             self.set_offload(0)
             if self.made:
                 self._bring_up(mtu)
+            self.was_up, self.mtu = self._look()
             self.has_uso = self._takes_uso()
         except BaseException:
             self.close()
@@ -96,25 +100,12 @@ class Tap:
             return True  # it was moved to another network namespace, where we cannot see it
         return bool(value[1])
 
-    def is_up(self) -> bool:
-        """Whether the host's administrator has it up."""
-        request = _IFREQ_FLAGS.pack(self._name(), 0)
-        return bool(_IFREQ_FLAGS.unpack(fcntl.ioctl(self.socket, SIOCGIFFLAGS, request))[1] & IFF_UP)
-
-    def mtu(self) -> int:
-        """The interface's MTU in bytes."""
-        request = _IFREQ_INT.pack(self._name(), 0)
-        return int(_IFREQ_INT.unpack(fcntl.ioctl(self.socket, SIOCGIFMTU, request))[1])
-
     def close(self) -> None:
         """Let go of the tap; one that was made here goes with it."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
         self.socket.close()
-
-    def _name(self) -> bytes:
-        return (self.current_name() or self.given_name).encode()
 
     def _bring_up(self, mtu: int | None) -> None:
         name = self.given_name.encode()
@@ -125,6 +116,15 @@ class Tap:
             fcntl.ioctl(self.socket, SIOCSIFFLAGS, _IFREQ_FLAGS.pack(name, flags | IFF_UP))
         except OSError as error:
             raise HostError(f"net: cannot bring up the new tap {self.given_name}: {error.strerror}") from error
+
+    def _look(self) -> tuple[bool, int]:
+        name = self.given_name.encode()
+        try:
+            flags = _IFREQ_FLAGS.unpack(fcntl.ioctl(self.socket, SIOCGIFFLAGS, _IFREQ_FLAGS.pack(name, 0)))[1]
+            mtu = _IFREQ_INT.unpack(fcntl.ioctl(self.socket, SIOCGIFMTU, _IFREQ_INT.pack(name, 0)))[1]
+        except OSError as error:
+            raise HostError(f"net: tap {self.given_name} has just gone from the host: {error.strerror}") from error
+        return bool(flags & IFF_UP), int(mtu)
 
     def _takes_uso(self) -> bool:
         """Whether the kernel segments UDP for a tap (Linux 6.2)."""
