@@ -18,6 +18,7 @@ from pyvmm.vhost_user.protocol import (
     NEED_REPLY,
     REPLY,
     VHOST_USER_VERSION,
+    DisconnectedError,
     Header,
     VhostUserError,
     request_name,
@@ -86,7 +87,8 @@ class Message:
 class Connection:
     """One end of a connected Unix stream socket that speaks vhost-user.
 
-    Whatever goes wrong raises :class:`VhostUserError`, after which the connection is of no more use. One thread at
+    Whatever goes wrong raises :class:`VhostUserError` (:class:`DisconnectedError`, of its kind, where the other side
+    has gone away), after which the connection is of no more use. One thread at
     a time. Usable as a context manager.
     """
 
@@ -257,7 +259,7 @@ class Connection:
         if flags & socket.MSG_CTRUNC or len(self._fds) > MAX_FDS:
             raise VhostUserError(f"a message with more than {MAX_FDS} descriptors, or more than can be opened here")
         if not data:
-            raise VhostUserError("the other side has gone away" + (" amid a message" if self._head else ""))
+            raise DisconnectedError("the other side has gone away" + (" amid a message" if self._head else ""))
         return data
 
     def _wait(self, events: int, deadline: float) -> None:
@@ -271,7 +273,7 @@ class Connection:
 
     def _lost(self, error: OSError) -> VhostUserError:
         if isinstance(error, ConnectionError):
-            return VhostUserError("the other side has gone away")
+            return DisconnectedError("the other side has gone away")
         return VhostUserError(f"the socket fails: {error.strerror}")
 
 

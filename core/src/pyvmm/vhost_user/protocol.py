@@ -56,6 +56,10 @@ class VhostUserError(HostError):
     """The other side of a vhost-user socket broke the protocol, did not answer in time, or has gone away."""
 
 
+class DisconnectedError(VhostUserError):
+    """The other side has gone away."""
+
+
 class ProtocolFeature(enum.IntEnum):
     """Bits of GET_PROTOCOL_FEATURES ("Protocol features": VHOST_USER_PROTOCOL_F_…)."""
 

@@ -183,6 +183,14 @@ class Queue:
         self._native = native
         self._memory = memory
         self.interrupt = interrupt
+        if base is not None:
+            lib.pyvmm_queue_resume(native, base)
+        if inflight is not None:
+            try:
+                self._track(inflight)
+            except QueueError:
+                self._deactivate()
+                raise
 
     def place(self) -> None:
         """Go on with rings that have moved, or whose memory was mapped anew; raises :class:`QueueError`."""
@@ -220,8 +228,11 @@ class Queue:
 
     @property
     def in_flight(self) -> int:
-        """How many chains were handed out and not completed, or are to be handed out again."""
-        return int(self._native.outstanding) - len(self._taken) if self._native else 0
+        """How many chains were handed out and not completed."""
+        native = self._native
+        if not native:
+            return 0
+        return int(native.outstanding - (native.resubmit_count - native.resubmitted)) - len(self._taken)
 
     @property
     def next_avail(self) -> int:
