@@ -157,10 +157,12 @@ class MMIODeviceManager:
         return [device for _, device in self.bus.devices() if isinstance(device, MmioDevice)]
 
     def carry_out(self, vm: Vm) -> None:
-        """Tell KVM what was recorded, once."""
+        """Tell KVM what was recorded, once, and let devices have threads."""
         for request in self.vm_requests:
             request.carry_out(vm)
         self.vm_requests.clear()
+        for transport in self.transports():
+            transport.start()
 
     def close(self) -> None:
         """Close all devices, the last one first. On the loop's thread, when no vCPU runs any more."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING
 
+from pyvmm._native import lib
 from pyvmm.device import DeviceContext
 from pyvmm.memory import GuestMemory
 from pyvmm.virtio.interrupt import Interrupt
 from pyvmm.virtio.queue import Queue
+
+if TYPE_CHECKING:
+    from pyvmm.loop_thread import LoopThread
 
 
 class VirtioDevice:
@@ -24,7 +28,7 @@ class VirtioDevice:
     writes :meth:`on_kick`; the other methods have defaults that are right for most.
     """
 
-    device_type: ClassVar[int]
+    device_type: int
     """The device's virtio ID (virtio 1.2, section 5; <linux/virtio_ids.h>)."""
 
     queue_max_sizes: Sequence[int] = ()
@@ -32,6 +36,13 @@ class VirtioDevice:
 
     device_features: int = 0
     """The device's own feature bits, as one number. The transport adds those of ring and transport."""
+
+    ring_features: int = 1 << lib.VIRTIO_RING_F_INDIRECT_DESC | 1 << lib.VIRTIO_RING_F_EVENT_IDX
+    """Those features of rings that whoever serves the queues knows: all of :class:`Queue`'s, unless others do."""
+
+    own_loop: LoopThread | None = None
+    """The loop that the device lives on, in place of the machine's: for a device that has to wait for another
+    process, and must keep no other waiting. Set before the device is attached; the transport starts and closes it."""
 
     acked_features: int = 0
     """What the driver accepted of all features, set during negotiation."""

@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 from pyvmm._native import lib
 from pyvmm.bus import BusDevice
 from pyvmm.device import DeviceContext
+from pyvmm.errors import PyvmmError
 from pyvmm.eventfd import EventFd
 from pyvmm.eventloop import EventLoop, LoopScope
 from pyvmm.exit_reason import ExitReason
@@ -46,8 +47,7 @@ _STEPS: Final = {
 }
 """Each step of the initialization and what must have come before it (section 3.1.1)."""
 
-_RING_FEATURES: Final = 1 << lib.VIRTIO_RING_F_INDIRECT_DESC | 1 << lib.VIRTIO_RING_F_EVENT_IDX
-_TRANSPORT_FEATURES: Final = 1 << lib.VIRTIO_F_VERSION_1 | _RING_FEATURES
+_TRANSPORT_FEATURES: Final = 1 << lib.VIRTIO_F_VERSION_1
 
 _CONFIG: Final[int] = lib.VIRTIO_MMIO_CONFIG
 _INT_VRING: Final[int] = lib.VIRTIO_MMIO_INT_VRING
@@ -65,8 +65,8 @@ _ADDRESS_REGISTERS: Final = {
 class MmioDevice(BusDevice):
     """A 4 KiB window of registers through which the guest drives one :class:`VirtioDevice`.
 
-    Registers are answered on the vCPU's thread; every method of the device is called on the event loop's. What
-    the driver does out of order, at the wrong width or to a register that is not there is ignored.
+    Registers are answered on the vCPU's thread; every method of the device is called on its event loop's: ``loop``, or
+    one that the device has of its own. What the driver does out of order, at the wrong width or to a register that is not there is ignored.
     """
 
     def __init__(
@@ -96,10 +96,10 @@ class MmioDevice(BusDevice):
         self._interrupt = Interrupt(self.interrupt_event, self._config_changed, self._fail)
         self._config_interrupt = False
         self._used_seen = self._used_acked = self._used_state()
-        self._loop = loop
-        self._scope = LoopScope(loop, self._callback_failed, self._publish)
+        self._loop: EventLoop = device.own_loop or loop
+        self._scope = LoopScope(self._loop, self._callback_failed, self._publish)
         try:
-            loop.call(lambda: device.attach(DeviceContext(name, self._scope, stop)))
+            self._loop.call(lambda: device.attach(DeviceContext(name, self._scope, stop)))
         except BaseException:
             self._release()
             raise
@@ -115,7 +115,7 @@ class MmioDevice(BusDevice):
         status = _INT_CONFIG if self._config_interrupt else 0
         if self.device_activated:
             self._used_seen = self._used_state()
-            if self._used_seen != self._used_acked:
+            if self._used_seen != self._used_acked or self._is_driver_behind():
                 status |= _INT_VRING
         return status
 
@@ -142,18 +142,29 @@ class MmioDevice(BusDevice):
         elif len(data) == 4 and offset % 4 == 0:
             self._write_register(offset, int.from_bytes(data, "little"))
 
+    def start(self) -> None:
+        """Start the device's own thread, where it needs one: from here on the process may have threads."""
+        if self.device.own_loop is not None:
+            self.device.own_loop.start()
+
     def close(self) -> None:
         """Stop the device and release its eventfds. On the loop's thread, after the last vCPU's run."""
-        try:
+
+        def close() -> None:
             if self.device_activated:
                 self.device.reset()
             self.device.close()
+
+        try:
+            self._loop.call(close)
         except Exception:
             log.exception("%s: closing it failed", self.name)
         self._release()
 
     def _release(self) -> None:
-        self._scope.close()
+        self._loop.call(self._scope.close)
+        if self.device.own_loop is not None:
+            self.device.own_loop.close()
         for queue in self.queues:
             queue.event.close()
         self.interrupt_event.close()
@@ -161,6 +172,19 @@ class MmioDevice(BusDevice):
     def _used_state(self) -> list[int]:
         """What changes when a used ring moves and, should 65,536 entries have come at once, at an interrupt."""
         return [self._interrupt.used_signals, *(queue.used_idx() for queue in self.queues)]
+
+    def _is_driver_behind(self) -> bool:
+        """Whether, by used_event, the driver has not seen all of a used ring (with EVENT_IDX, section 2.7.7.2).
+
+        Another process may have filled 65,536 entries since the last look, while the driver needed no interrupt.
+        """
+        if not self.acked_features >> lib.VIRTIO_RING_F_EVENT_IDX & 1:
+            return False
+        return any(
+            queue.used_idx() != self.mem.read_u16(queue.available_ring + 4 + 2 * queue.size)
+            for queue in self.queues
+            if queue.ready
+        )
 
     def _read_register(self, offset: int) -> int:
         queue = self.queues[self.queue_select] if self.queue_select < len(self.queues) else None
@@ -252,7 +276,7 @@ class MmioDevice(BusDevice):
             self._call(self._activate)
 
     def _offered_features(self) -> int:
-        offered: int = _TRANSPORT_FEATURES
+        offered: int = _TRANSPORT_FEATURES | self.device.ring_features
         for page in range(4):
             offered |= (self._call(lambda page=page: self.device.features(page)) or 0) << 32 * page  # type: ignore[misc]
         return offered
@@ -327,7 +351,7 @@ class MmioDevice(BusDevice):
 
     def _callback_failed(self, error: BaseException) -> None:
         self._scope.close()
-        if isinstance(error, QueueError):
+        if isinstance(error, QueueError | PyvmmError):
             self._fail(str(error))
         else:
             self._fail(f"{type(error).__name__}: {error}", error)
