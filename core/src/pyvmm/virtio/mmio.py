@@ -65,8 +65,9 @@ _ADDRESS_REGISTERS: Final = {
 class MmioDevice(BusDevice):
     """A 4 KiB window of registers through which the guest drives one :class:`VirtioDevice`.
 
-    Registers are answered on the vCPU's thread; every method of the device is called on its event loop's: ``loop``, or
-    one that the device has of its own. What the driver does out of order, at the wrong width or to a register that is not there is ignored.
+    Registers are answered on the vCPU's thread; every method of the device is called on its event loop's, which is
+    ``loop`` or the device's own. What the driver does out of order, at the wrong width or to a register that is not
+    there is ignored.
     """
 
     def __init__(
