@@ -1,0 +1,69 @@
+"""Boots a guest through the command, as a user does, and tells what came of it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.guest import artefacts
+from tests.system.prepared import TOP
+
+PYVMM = TOP / ".venv/bin/pyvmm"
+TIMEOUT = 300
+"""Seconds for one boot: an emulated machine takes long."""
+
+
+@dataclass(frozen=True)
+class Boot:
+    """One run of pyvmm."""
+
+    status: int
+    output: str
+    """What the guest said on its console."""
+    errors: str
+    """What pyvmm said on stderr."""
+    seconds: float
+
+    def value(self, name: str) -> str:
+        """What the guest's script printed as ``NAME=value``."""
+        found = re.search(rf"^{re.escape(name)}=(.*?)\r?$", self.output, re.MULTILINE)
+        assert found, f"the guest did not say {name}:\n{self.output[-4000:]}\n{self.errors}"
+        return found[1]
+
+    def assert_passed(self) -> None:
+        """The script ended well, and so did pyvmm."""
+        assert "PYVMM-SCRIPT-EXIT 0" in self.output, f"{self.output[-4000:]}\n{self.errors}"
+        assert self.status == 0, self.errors
+
+
+def run(arguments: Sequence[str], *, timeout: float = TIMEOUT) -> Boot:
+    """Run ``pyvmm`` with ``arguments`` to its end."""
+    started = time.monotonic()
+    result = subprocess.run(
+        [str(PYVMM), *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False
+    )
+    seconds = time.monotonic() - started
+    return Boot(
+        result.returncode, result.stdout.decode(errors="replace"), result.stderr.decode(errors="replace"), seconds
+    )
+
+
+def boot(
+    scratch: Path,
+    script: str,
+    *arguments: str,
+    flavour: str = "cloud",
+    elf: bool = False,
+    cmdline: str = "quiet",
+    tools: Sequence[str] = (),
+) -> Boot:
+    """Boot one of Debian's kernels into ``script``, with more ``arguments`` for the command."""
+    guest = artefacts.ensure(flavour)
+    append = [artefacts.tools(*tools)] if tools else []
+    initrd = artefacts.with_script(guest.initramfs, script, scratch / "initrd", append=append)
+    kernel = guest.vmlinux if elf else guest.vmlinuz
+    return run(["--kernel", str(kernel), "--initrd", str(initrd), "--cmdline", cmdline, *arguments])

@@ -1,0 +1,15 @@
+"""Boots need a KVM that runs an unmodified Linux: tests/lab/with-kvm gives one anywhere."""
+
+import pytest
+
+from tests.system.hardware import why_no_linux_guest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reason = why_no_linux_guest()
+    if reason:
+        raise pytest.UsageError(f"{reason}; run tests/lab/with-kvm .venv/bin/python -m pytest tests/boot")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--boots", type=int, default=3, help="how often test_boots_in_a_row boots")

@@ -1,0 +1,127 @@
+"""Debian's kernels, unmodified, with serial, block and net together."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.boot.booting import boot
+from tests.guest import artefacts, disk
+from tests.guest.tap import tap
+
+LOOK = """
+echo CPUS=$(nproc)
+echo MEMORY=$(grep MemTotal /proc/meminfo | tr -dc 0-9)
+echo RELEASE=$(uname -r)
+echo DISK=$(sha256sum /dev/vda | cut -d' ' -f1)
+mkdir -p /mnt && mount -t ext4 /dev/vda /mnt || exit 1
+echo written by the guest >/mnt/from-guest.txt
+sync
+umount /mnt
+ip addr add $ADDRESS dev eth0 && ip link set eth0 up || exit 2
+ping -c 3 -W 5 $HOST >/dev/null || exit 3
+dmesg | grep -iE 'warn|bug:|call trace|firmware bug|acpi.*error' | grep -v XSAVE >/tmp/bad
+echo COMPLAINTS=$(wc -l </tmp/bad)
+head -3 /tmp/bad
+"""
+
+
+@pytest.mark.parametrize(
+    ("flavour", "elf", "cpus", "memory", "end"),
+    [
+        ("cloud", False, 1, "128M", "poweroff"),
+        ("amd64", False, 2, "1G", "reboot"),
+        ("cloud", True, 4, "5G", "poweroff"),
+    ],
+)
+def test_linux_boots_and_uses_serial_block_and_net(
+    tmp_path: Path, flavour: str, elf: bool, cpus: int, memory: str, end: str
+) -> None:
+    image = artefacts.fresh_disk(tmp_path / "disk.img")
+    digest = hashlib.sha256(image.read_bytes()).hexdigest()
+
+    with tap() as interface:
+        script = f"ADDRESS={interface.guest}/{interface.prefix} HOST={interface.host}\n{LOOK}"
+        result = boot(
+            tmp_path,
+            script,
+            *("--cpus", str(cpus), "--memory", memory),
+            *("--device", f"block:{image}", "--device", f"net:{interface.name}"),
+            flavour=flavour,
+            elf=elf,
+            cmdline=f"pyvmm.end={end}",
+        )
+
+    result.assert_passed()
+    assert result.value("CPUS") == str(cpus)
+    megabytes = int(result.value("MEMORY")) / 1024
+    asked = int(memory[:-1]) * (1024 if memory.endswith("G") else 1)
+    assert 0.6 * asked < megabytes < asked
+    assert result.value("RELEASE") == artefacts.ensure(flavour).release
+    assert result.value("DISK") == digest
+    assert disk.read_file(image, "/from-guest.txt") == b"written by the guest\n"
+    assert disk.check(image) == ""
+
+
+def test_tcp_flows_both_ways_over_the_tap(tmp_path: Path) -> None:
+    with tap() as interface:
+        server = subprocess.Popen(
+            ["iperf3", "--server", "--bind", interface.host], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            script = f"""
+ip addr add {interface.guest}/{interface.prefix} dev eth0 && ip link set eth0 up || exit 1
+iperf3 -c {interface.host} -t 3 -J >/tmp/up || exit 2
+iperf3 -c {interface.host} -t 3 -R -J >/tmp/down || exit 3
+bits() {{ grep -A12 '"sum_received"' $1 | grep bits_per_second | tr -dc '0-9.'; }}
+echo UP=$(bits /tmp/up)
+echo DOWN=$(bits /tmp/down)
+echo RETRANSMITS=$(grep -A12 '"sum_sent"' /tmp/up | grep retransmits | tr -dc 0-9)
+"""
+            result = boot(tmp_path, script, "--device", f"net:{interface.name}", tools=["iperf3"])
+        finally:
+            server.terminate()
+            server.wait()
+
+    result.assert_passed()
+    assert float(result.value("UP")) > 1e6
+    assert float(result.value("DOWN")) > 1e6
+    assert int(result.value("RETRANSMITS")) < 1000
+
+
+def test_fio_verifies_what_it_wrote_at_random(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    script = """
+fio --name=verify --filename=/dev/vda --rw=randrw --bs=512-64k --size=24m --direct=1 --ioengine=libaio \
+    --iodepth=16 --verify=crc32c --verify_fatal=1 --do_verify=1 --fsync=64 \
+    --output=/tmp/fio || { cat /tmp/fio; exit 1; }
+blkdiscard -o 0 -l 1048576 /dev/vda && echo DISCARDED=$(head -c 1048576 /dev/vda | tr -d '\\0' | wc -c)
+"""
+    result = boot(tmp_path, script, "--cpus", "2", "--device", f"block:{image}", tools=["fio", "blkdiscard"])
+
+    result.assert_passed()
+    assert result.value("DISCARDED") == "0"
+
+
+def test_boots_in_a_row(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    image = artefacts.fresh_disk(tmp_path / "disk.img")
+    for _ in range(pytestconfig.getoption("--boots")):
+        result = boot(tmp_path, "sha256sum /dev/vda >/dev/null", "--device", f"block:{image},ro")
+        result.assert_passed()
+
+
+def test_a_megabyte_on_the_console_arrives_whole(tmp_path: Path) -> None:
+    script = """
+i=0; while [ $i -lt 64 ]; do dd if=/dev/zero bs=16384 count=1 2>/dev/null | tr '\\0' X; i=$((i+1)); done
+echo; echo DONE=yes
+"""
+    result = boot(tmp_path, script)
+
+    assert result.value("DONE") == "yes"
+    assert result.output.count("X" * 1024) >= 1
+    assert sum(line.count("X") for line in result.output.splitlines() if set(line.strip()) == {"X"}) == 1 << 20
