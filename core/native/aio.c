@@ -9,9 +9,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* A copy of 64 KiB takes about as long as handing it over. */
+/* A copy of 64 KiB takes about as long as handing it over; more than a few of them would hold up the loop. */
 #define INLINE_LENGTH (64 * 1024)
-#define INLINE_COUNT 8
+#define INLINE_TOTAL (256 * 1024)
 
 struct pyvmm_aio *pyvmm_aio_new(uint32_t depth, uint32_t threads, int *error)
 {
@@ -30,7 +30,7 @@ struct pyvmm_aio *pyvmm_aio_new(uint32_t depth, uint32_t threads, int *error)
     aio->fd = -1;
     aio->depth = depth;
     aio->inline_length = INLINE_LENGTH;
-    aio->inline_count = INLINE_COUNT;
+    aio->inline_total = INLINE_TOTAL;
     aio->owner = getpid();
     for (uint32_t i = 0; i < depth; i++)
         pyvmm_aio_push(&aio->unused, &aio->slots[i]);
@@ -171,7 +171,8 @@ static int try_at_once(struct pyvmm_aio_request *request)
 int pyvmm_aio_submit(struct pyvmm_aio *aio)
 {
     struct pyvmm_aio_request *request;
-    uint32_t tries = aio->inline_count, started = 0;
+    uint32_t started = 0;
+    uint64_t left = aio->inline_total;
 
     while ((request = pyvmm_aio_pop(&aio->pending))) {
         aio->prepared--;
@@ -181,8 +182,9 @@ int pyvmm_aio_submit(struct pyvmm_aio *aio)
             aio->inlined++;
             continue;
         }
-        if (request->op == PYVMM_AIO_READ && request->file->nowait && tries && request->length <= aio->inline_length) {
-            tries--;
+        if (request->op == PYVMM_AIO_READ && request->file->nowait && request->length <= aio->inline_length &&
+            request->length <= left) {
+            left -= request->length;
             if (try_at_once(request)) {
                 pyvmm_aio_finish(aio, request);
                 aio->inlined++;

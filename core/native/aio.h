@@ -63,7 +63,7 @@ struct pyvmm_aio {
     uint32_t in_flight; /* with the backend */
     uint32_t ready;     /* finished and not reaped */
     uint32_t inline_length; /* bytes of a read that is tried at once; 0 tries none */
-    uint32_t inline_count;  /* reads of one submission that are tried at once */
+    uint32_t inline_total;  /* bytes of one submission that are tried at once */
     uint64_t inlined; /* requests that never reached the backend */
     int cancelling;   /* nothing is started or continued any more */
     int owner;        /* the process that made it */

@@ -15,6 +15,10 @@ from pyvmm.aio import IoEngine, IoFile
 from pyvmm.memory import GuestMemory
 from pyvmm.virtio.queue import DescriptorChain, Queue
 
+_move = lib.pyvmm_transfer_move
+_OTHER: Final[int] = lib.PYVMM_TRANSFER_OTHER
+_BUDGET: Final[int] = lib.PYVMM_TRANSFER_BUDGET
+
 MAX_REQUESTS: Final = 64
 MAX_BYTES: Final = 4 << 20
 """What one native call starts at most (a request more, for bytes)."""
@@ -97,6 +101,7 @@ class Transfers:
                 "addresses": self._addresses,
             },
         )
+        self._turns = max(2 * queue.size // MAX_REQUESTS, 1) + queue.size
         self._failed = 0
         if max(format.header_size, format.type_offset + 4, format.position_offset + 8) > lib.PYVMM_TRANSFER_MAX_HEADER:
             raise ValueError("the header is too long")
@@ -130,17 +135,17 @@ class Transfers:
         On a kick, and when the engine's descriptor is readable. Stops after about twice the ring; then the queue
         kicks itself. Raises :class:`~pyvmm.virtio.queue.QueueError`.
         """
-        native, queue = self._native, self._queue
-        for _ in range(max(2 * queue.size // MAX_REQUESTS, 1) + queue.size):
-            if queue.native is not self._ring:
+        native, queue, ring = self._native, self._queue, self._ring
+        for _ in range(self._turns):
+            if queue.native is not ring:
                 return  # not active any more, or paused
-            stop = lib.pyvmm_transfer_move(self._ring, native)
+            stop = _move(ring, native)
             if native.interrupt and queue.interrupt is not None:
                 queue.interrupt.signal_used_queue()
-            queue.check(stop)
-            if stop == lib.PYVMM_TRANSFER_OTHER:
+            if stop == _OTHER:
                 yield self._chain()
-            elif stop != lib.PYVMM_TRANSFER_BUDGET:
+            elif stop != _BUDGET:
+                queue.check(stop)
                 return
         queue.event.signal()
 
