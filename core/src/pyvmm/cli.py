@@ -152,11 +152,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from pyvmm import completion
 
         completion.install()
+    chosen, name = command, "pyvmm"
+    if arguments[:1] == ["serve"]:
+        from pyvmm import serve
+
+        chosen, name, arguments = serve.command, "pyvmm serve", arguments[1:]
     try:
-        status = command.main(arguments, prog_name="pyvmm", standalone_mode=False)
+        status = chosen.main(arguments, prog_name=name, standalone_mode=False)
     except click.ClickException as error:
         message = " ".join(error.format_message().split()).rstrip(".")
-        _complain(f"{message}; pyvmm --help lists the options")
+        _complain(f"{message}; {name} --help lists the options")
         return error.exit_code
     except PyvmmError as error:
         if _is_verbose(arguments):

@@ -73,7 +73,8 @@ class ServedDevice:
         stop: Callable[[ExitReason], None],
         on_config_change: Callable[[], None],
     ) -> None:
-        """Attach ``device``. ``on_config_change`` is called when its configuration space has changed."""
+        """Attach ``device``, which is closed where it cannot be. ``on_config_change`` is called when its configuration
+        space has changed."""
         self.device = device
         self.name = name
         self.loop = loop
@@ -91,7 +92,11 @@ class ServedDevice:
         self._failures = 0
         self._interrupt = _DeviceInterrupt(self)
         self._scope = LoopScope(loop, self._callback_failed, self._publish)
-        device.attach(DeviceContext(name, self._scope, stop))
+        try:
+            device.attach(DeviceContext(name, self._scope, stop))
+        except BaseException:
+            device.close()
+            raise
         self.features: int = _VERSION_1 | _EVENT_IDX | _INDIRECT | _PROTOCOL_FEATURES
         """GET_FEATURES: what device, ring and back end offer."""
         for page in range(2):

@@ -1,0 +1,126 @@
+"""A Unix socket that front ends come to, one after the other."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import stat
+
+from pyvmm.errors import HostError, UsageError
+from pyvmm.eventloop import EventLoop
+from pyvmm.vhost_user.backend import Backend
+
+log = logging.getLogger(__name__)
+
+
+class Listener:
+    """Has ``backend`` serve who connects. The next one waits until the last has gone."""
+
+    def __init__(self, loop: EventLoop, backend: Backend, sock: socket.socket, path: str = "") -> None:
+        """Take over the listening ``sock``; ``path`` is removed at the end, where it is still the same socket."""
+        self._loop = loop
+        self._backend = backend
+        self._socket = sock
+        self._path = path
+        self._identity = _identity(path) if path else None
+        sock.setblocking(False)
+        self._listen()
+
+    def close(self) -> None:
+        """Listen no more, and remove the socket's file."""
+        self._loop.remove(self._socket.fileno())
+        self._socket.close()
+        if self._path and _identity(self._path) == self._identity:
+            os.unlink(self._path)
+            self._path = ""
+
+    def _listen(self) -> None:
+        if self._socket.fileno() >= 0:
+            self._loop.add(self._socket.fileno(), self._accept)
+
+    def _accept(self, _: int) -> None:
+        try:
+            connected, _address = self._socket.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                log.error("%s: a front end cannot be taken in: %s", self._backend.name, error.strerror)
+            return
+        self._loop.remove(self._socket.fileno())
+        self._backend.serve(connected, self._listen)
+
+
+def bind(path: str) -> socket.socket:
+    """A socket that listens at ``path``. One that is left there by a process that has ended is replaced.
+
+    Raises :class:`UsageError` where something else is there or the path cannot be one.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        try:
+            sock.bind(path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            _remove_dead(path)
+            sock.bind(path)
+        sock.listen(1)
+    except (OSError, ValueError) as error:
+        sock.close()
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UsageError(f"serve: no socket can be made at {path}: {reason}") from error
+    except UsageError:
+        sock.close()
+        raise
+    return sock
+
+
+def from_fd(fd: int) -> tuple[socket.socket, bool]:
+    """The socket that this process was started with as descriptor ``fd``, and whether it listens.
+
+    Raises :class:`UsageError` where that is no Unix stream socket.
+    """
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        raise UsageError(f"serve: descriptor {fd} is no socket: {error.strerror}") from error
+    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+        raise UsageError(f"serve: descriptor {fd} is no Unix stream socket")
+    listens = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    if not listens:
+        try:
+            sock.getpeername()
+        except OSError as error:
+            raise UsageError(f"serve: descriptor {fd} is neither connected nor listening") from error
+    sock.set_inheritable(False)
+    return sock, listens
+
+
+def _remove_dead(path: str) -> None:
+    """Remove the socket at ``path`` if nobody listens there; raises :class:`UsageError` for anything else."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise UsageError(f"serve: {path} exists and is no socket; give another path")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            # One that listens and is busy would have us wait.
+            probe.setblocking(False)
+            probe.connect(path)
+    except ConnectionRefusedError:
+        os.unlink(path)
+        return
+    except FileNotFoundError:
+        return
+    except BlockingIOError:
+        pass
+    except OSError as error:
+        raise HostError(f"serve: {path} is in use, and by whom cannot be found out: {error.strerror}") from error
+    raise UsageError(f"serve: {path} is served by another process; give another path, or stop it")
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
