@@ -135,7 +135,12 @@ def _per_run_archive(command: list[str], channels: Channels) -> bytes:
     words = ["env", "-i", *(f"{k}={v}" for k, v in environment.items())]
     # The root's own shell, so that the command cannot be one of busybox's applets.
     words += ["/bin/sh", "-c", 'exec "$@"', "lab", *command]
-    script = f"#!/run/lab/busybox sh\ncd {directory} || exit {LOST}\nexec /run/lab/busybox {shlex.join(words)}\n"
+    lines = (
+        "#!/run/lab/busybox sh",
+        f"cd {directory} 2>/dev/null || {{ echo {missing} >&2; exit {LOST}; }}",
+        f"exec /run/lab/busybox {shlex.join(words)}",
+    )
+    script = "\n".join((*lines, ""))
     out = io.BytesIO()
     archive = newc.Newc(out)
     archive.file("lab/settings", _assignments(settings))
