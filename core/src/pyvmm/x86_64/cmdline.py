@@ -24,10 +24,10 @@ DEFAULT: Final = (
 )
 """What a kernel is told before anything else.
 
-Not here, since nothing is gained: ``i8042.*`` and ``rtc_cmos`` options (the FADT says that neither is there, and port
-0x64 answers so that a kernel without ACPI sees it at once), ``8250.nr_uarts=`` (an absent port costs Linux a few
-accesses), ``tsc=``, ``no_timer_check`` and ``random.trust_cpu=`` (Linux knows them by itself on KVM, Debian's kernel
-by its configuration).
+Not here, since nothing is gained: ``i8042.*`` and ``rtc_cmos`` options (the FADT says that neither is there, and to
+who has no FADT ports 0x64 and 0x70 say it at once), ``8250.nr_uarts=`` (an absent port costs Linux a few accesses),
+``tsc=``, ``no_timer_check`` and ``random.trust_cpu=`` (Linux knows them by itself on KVM, Debian's kernel by its
+configuration).
 """
 
 _TOKEN: Final = re.compile(r'(?:[^\s"]|"[^"]*")+')

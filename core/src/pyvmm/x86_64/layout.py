@@ -81,7 +81,12 @@ SLEEP_CONTROL_PORT: Final = POWER_PORT + 0
 SLEEP_STATUS_PORT: Final = POWER_PORT + 1
 RESET_PORT: Final = POWER_PORT + 2
 
+# --- ports at which guests without ACPI look for what is not there
+
 I8042_STATUS_PORT: Final = 0x64
+
+CMOS_PORT: Final = 0x70
+CMOS_PORT_SIZE: Final = 2
 
 # --- RAM
 
