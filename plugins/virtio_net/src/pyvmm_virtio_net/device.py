@@ -116,6 +116,11 @@ class Net(VirtioDevice):
         """Stop to move frames. What waits in the tap is thrown away when a driver is back."""
         if self._pair is not None:
             self._pair.stop()
+            received, sent = self._pair.received, self._pair.sent
+            log.info(
+                "%s: %d frames received, %d dropped; %d sent, %d dropped",
+                *(self.name, received.messages, received.dropped, sent.messages, sent.dropped),
+            )
             self._pair = None
         self.context.loop.remove(self._link_events.fd)
         return super().reset()
