@@ -39,11 +39,9 @@ def release(kernel: Path) -> str:
 def _unpack(meta_package: str, directory: Path) -> None:
     if os.environ.get("PYVMM_LAB"):
         raise PreparationError("the lab has no network: run tests/guest/build.py outside of it first")
-    package = _versioned_package(meta_package)
-    print(f"fetching {package}", file=sys.stderr)
     scratch = directory / "package"
     scratch.mkdir()
-    _run("apt-get", "-qq", "download", package, cwd=scratch)
+    package = _download(meta_package, scratch)
     (archive,) = scratch.glob("*.deb")
     _run("dpkg-deb", "-x", str(archive), str(scratch))
 
@@ -61,18 +59,35 @@ def _unpack(meta_package: str, directory: Path) -> None:
     shutil.rmtree(scratch)
 
 
+def _download(meta_package: str, directory: Path) -> str:
+    """Download what the meta package depends on, and return its name.
+
+    Without apt's lists, or with old ones that name what the mirror has no more, they
+    are fetched, and it is tried again.
+    """
+    package = _versioned_package(meta_package)
+    if package:
+        print(f"fetching {package}", file=sys.stderr)
+        try:
+            _run("apt-get", "-qq", "download", package, cwd=directory)
+            return package
+        except PreparationError as error:
+            print(f"{error}; fetching apt's lists", file=sys.stderr)
+    _run("apt-get", "-qq", "update")
+    package = _versioned_package(meta_package)
+    if not package:
+        raise PreparationError(f"apt knows no package {meta_package}: are Debian's sources configured?")
+    _run("apt-get", "-qq", "download", package, cwd=directory)
+    return package
+
+
 def _versioned_package(meta_package: str) -> str:
-    """What the meta package depends on; apt's lists are fetched if there are none."""
-    pattern = re.compile(r"^\s*Depends: (linux-image-[0-9]\S*)", re.MULTILINE)
-    for refresh in (False, True):
-        if refresh:
-            _run("apt-get", "-qq", "update")
-        output = subprocess.run(
-            ["apt-cache", "depends", meta_package], capture_output=True, text=True, check=False
-        ).stdout
-        if match := pattern.search(output):
-            return match[1]
-    raise PreparationError(f"apt knows no package {meta_package}: are Debian's sources configured?")
+    """What the meta package depends on; empty if apt does not know."""
+    if shutil.which("apt-cache") is None:
+        raise PreparationError("Debian's kernels come by apt, and there is no apt-cache here")
+    output = subprocess.run(["apt-cache", "depends", meta_package], capture_output=True, text=True, check=False).stdout
+    match = re.search(r"^\s*Depends: (linux-image-[0-9]\S*)", output, re.MULTILINE)
+    return match[1] if match else ""
 
 
 def _run(*command: str, cwd: Path | None = None) -> None:
