@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from plugins.serial.tests.wiring import Running, running
 from pyvmm.errors import UsageError
 from pyvmm_serial import SerialOptions, make
 from pyvmm_serial.line import INPUT_LIMIT, OUTPUT_FULL
 from pyvmm_serial.registers import UART_LSR, UART_LSR_THRE
+
+from plugins.serial.tests.wiring import Running, running
 
 TEXT = bytes(range(256)) * 400
 
@@ -357,9 +357,7 @@ def test_output_at_the_end_waits_for_a_reader_that_goes_on(tmp_path: Path) -> No
     assert got == [data]
 
 
-def test_output_lost_to_a_guest_that_does_not_wait_is_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_output_lost_to_a_guest_that_does_not_wait_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     with running(SerialOptions(unix=tmp_path / "socket")) as machine:
         machine.driver.startup()

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from pyvmm.errors import UsageError
 from pyvmm.options import parse_options
 from pyvmm_serial import SerialOptions, pyvmm_device_kinds

@@ -30,7 +30,7 @@ def difference(got: bytes, expected: bytes) -> str:
     """Where the two part; empty where they are equal."""
     if got == expected:
         return ""
-    at = len(os.path.commonprefix([got, expected]))
+    at = next((at for at, pair in enumerate(zip(got, expected, strict=False)) if pair[0] != pair[1]), len(got))
     return f"{len(got)} bytes, not {len(expected)}, and from {at} on {got[at : at + 20]!r}"
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pyvmm.bus import BusDevice, BusRange, Placement
 from pyvmm.device import DeviceContext
+from pyvmm.eventfd import EventFd
 
 from pyvmm_serial.registers import (
     FIFO_SIZE,
@@ -144,14 +146,18 @@ class Uart(BusDevice):
         self._fast_thr = context.fast_port(UART_TX)
         self._fast_lsr = context.fast_port(UART_LSR)
         if self._fast_thr is not None:
+            # One that is still open in close(): what a guest prints last must not be left in the fast port.
+            self._fast_thr.event = EventFd(os.dup(self._fast_thr.event.fd))
             context.loop.add(self._fast_thr.event.fd, self._on_collected)
         with self._lock:
             self._settle()
 
     def close(self) -> None:
         with self._lock:
-            if self._fast_thr is not None and self._fast_thr.event.fd >= 0:
+            if self._fast_thr is not None:
                 self._send_collected()
+                self._fast_thr.event.close()
+                self._fast_thr = None
 
     def read(self, offset: int, data: memoryview) -> None:
         if offset == UART_LSR and self._lsr_is_plain and len(data) == 1:
