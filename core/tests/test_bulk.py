@@ -316,6 +316,12 @@ def test_merged_message_waits_while_the_driver_holds_most_chains_back(b: Bench) 
     assert b.used() == [b"1234"] * 2
 
 
+@pytest.mark.parametrize("options", [{"count_offset": 3}, {"clear": 5}])
+def test_nothing_is_stored_outside_a_message(b: Bench, options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="within its shortest"):
+        b.from_descriptor(min_size=4, **options)
+
+
 @given(
     chains=st.lists(st.lists(st.integers(1, 300), min_size=1, max_size=5), min_size=1, max_size=60),
     sizes=st.lists(st.integers(4, 1500), max_size=40),

@@ -111,6 +111,8 @@ class FromDescriptor(_Bulk):
         whole. With ``merge`` none is read while the chains that are there have less than ``max_size`` bytes and the
         driver holds more than half of its chains back. The queue's chains must not be taken otherwise.
         """
+        if max(count_offset + 2, clear) > min_size:
+            raise ValueError("what is stored in a message must be within its shortest")
         super().__init__(queue, fd, min_size, max_size)
         self._native.merge = merge
         self._native.count_offset = count_offset
