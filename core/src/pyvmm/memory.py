@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 import struct
@@ -117,9 +118,11 @@ class GuestMemory:
                 raise ValueError(f"not a range of whole pages: {size:#x} bytes at {base:#x}")
             regions.append(GuestRegion(base, size, offset))
             offset += size
-        fd = os.memfd_create("guest-memory", os.MFD_CLOEXEC)
+        fd = os.memfd_create("guest-memory", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(fd, offset)
+            # Whoever it is shared with cannot take it away under the others, whom that would kill (SIGBUS).
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         except OSError as error:
             os.close(fd)
             raise HostError(f"memory: the host refuses {offset >> 20} MiB for the guest: {error.strerror}") from error
@@ -222,7 +225,9 @@ class GuestMemory:
             page = _page_size(fd)
             start = region.offset % page
             length = -(-(start + region.size) // page) * page
-            mapping = mmap.mmap(fd, length, flags=mmap.MAP_SHARED | _MAP_NORESERVE, offset=region.offset - start)
+            # Huge pages are reserved: were none left, touching one would end the process.
+            flags = mmap.MAP_SHARED | (_MAP_NORESERVE if page == PAGE_SIZE else 0)
+            mapping = mmap.mmap(fd, length, flags=flags, offset=region.offset - start)
             self._maps.append(mapping)
             self._views.append(memoryview(mapping)[start : start + region.size])
         self.regions = tuple(region for _, region in pairs)
