@@ -252,7 +252,7 @@ def test_count_and_cleared_bytes_are_stored_wherever_buffers_are_cut(b: Bench) -
         b.ring.add([], [cut, 8 - cut])
         b.far.send(b"abcdefgh")
 
-    b.from_descriptor(count_offset=4, clear=3).move()
+    b.from_descriptor(min_size=6, count_offset=4, clear=3).move()
 
     assert b.used() == [b"\0\0\0d\1\0gh"] * 7
 
