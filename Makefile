@@ -45,6 +45,7 @@ unit: setup
 # Boots of real kernels: on this machine's KVM where it can, else in the lab.
 boot-test: setup
 	tests/system/require guest lab test
+	$(BIN)/python tests/guest/build.py
 	tests/lab/with-kvm $(BIN)/python -m pytest tests/boot
 
 bench: setup
@@ -59,7 +60,7 @@ docs: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy core/src $(wildcard plugins/*/src)
+	$(BIN)/mypy core/src $(wildcard plugins/*/src) tests
 
 clean:
 	rm -rf .venv .cache build core/build plugins/*/build
