@@ -25,6 +25,15 @@ class LoopThread(EventLoop):
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
 
+    @property
+    def name(self) -> str:
+        """The thread's name."""
+        return self._own.name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._own.name = name
+
     def start(self) -> None:
         """Start the thread; returns when it takes calls. Starting twice does nothing."""
         if self._own.ident is None:

@@ -39,6 +39,7 @@ class VirtioDriver(MmioDriver):
         self.memory = memory or GuestMemory.create([(0, size)])
         self.loop = EventLoop()
         self.transport = MmioDevice(self.memory, device, name, self.loop)
+        self.transport.start()
         super().__init__(self.transport)
         end = self.memory.regions[0].end
         self._ring_heap = GuestHeap(self.memory, 0, _RING_PAGES)
@@ -85,7 +86,7 @@ class VirtioDriver(MmioDriver):
         while not condition():
             left = deadline - time.monotonic()
             assert left > 0, f"it did not come true in {timeout} s"
-            self.loop.run_once(left)
+            self._turn(left)
 
     def exchange(self, queue: int = 0, *, timeout: float = 10.0) -> list[UsedChain]:
         """Kick, and let the loop run until the device has given back all that is in ``queue``."""
@@ -102,13 +103,17 @@ class VirtioDriver(MmioDriver):
             left = deadline - time.monotonic()
             assert left > 0, f"the device gave back {len(used)} chains of {count} in {timeout} s"
             assert not self.needs_reset, "the device needs a reset"
-            self.loop.run_once(left)
+            self._turn(left)
             used += ring.take_used()
         return used
 
     def take_interrupt(self) -> bool:
         """Whether the device has interrupted since the last time."""
         return self.transport.interrupt_event.drain() > 0
+
+    def _turn(self, timeout: float) -> None:
+        """Let the loop wait once; a device on a thread of its own does what it does without that."""
+        self.loop.run_once(timeout if self.device.own_loop is None else min(timeout, 0.001))
 
     def close(self) -> None:
         """Close device, loop and memory."""

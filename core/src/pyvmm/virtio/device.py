@@ -110,6 +110,12 @@ class VirtioDevice:
         self.acked_features = 0
         return True
 
+    def end(self, active: bool) -> None:
+        """The machine ends, and the device with it, ``active`` or not: :meth:`reset` and :meth:`close`."""
+        if active:
+            self.reset()
+        self.close()
+
     def close(self) -> None:
         """Release what the device holds of the host. The last call, after a reset."""
 

@@ -150,14 +150,8 @@ class MmioDevice(BusDevice):
 
     def close(self) -> None:
         """Stop the device and release its eventfds. On the loop's thread, after the last vCPU's run."""
-
-        def close() -> None:
-            if self.device_activated:
-                self.device.reset()
-            self.device.close()
-
         try:
-            self._loop.call(close)
+            self._loop.call(lambda: self.device.end(self.device_activated))
         except Exception:
             log.exception("%s: closing it failed", self.name)
         self._release()

@@ -1,0 +1,378 @@
+"""A virtio device whose other side is a vhost-user back end: another process, ours or anybody's.
+
+Kicks are the queues' ioeventfds and calls the transport's irqfd, handed over as they are, and guest memory is
+shared, so that no request passes through here. What passes is what a driver does at registers: features, status,
+configuration. It waits for the back end, for a bounded time, on a thread of the device's own.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from pyvmm.device import DeviceContext
+from pyvmm.errors import PyvmmError
+from pyvmm.eventfd import EventFd
+from pyvmm.loop_thread import LoopThread
+from pyvmm.memory import GuestMemory
+from pyvmm.vhost_user.connection import Connection, Message
+from pyvmm.vhost_user.protocol import (
+    NEED_REPLY,
+    BackendRequest,
+    ProtocolFeature,
+    VhostUserError,
+    pack_u64,
+    request_name,
+)
+from pyvmm.vhost_user.session import InflightBuffer, Session
+from pyvmm.vhost_user.source import BackendSource
+from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.interrupt import Interrupt
+from pyvmm.virtio.queue import Queue
+
+log = logging.getLogger(__name__)
+
+DEVICE_FEATURES: Final = (1 << 24) - 1 | ((1 << 64) - (1 << 50))
+"""The bits that are a device's own (virtio 1.2, section 2.2): 0 to 23, and 50 and up."""
+
+RESTART_TIMEOUT: Final = 10.0
+"""Seconds in which a back end that was lost has to be back."""
+
+MAX_RESTARTS: Final = 5
+RESTART_WINDOW: Final = 60.0
+"""So many restarts are made in so many seconds: a request that kills each process must not be done for ever."""
+
+_RETRY_DELAY: Final = 0.1
+_MAX_CONFIG_WRITES: Final = 64
+_CHANNEL_BURST: Final = 32
+"""Requests that a back end may make in :data:`_CHANNEL_PAUSE` seconds; more have to wait."""
+_CHANNEL_PAUSE: Final = 0.5
+
+
+class VhostUserDevice(VirtioDevice):
+    """Any virtio device, served by a back end.
+
+    A back end that lies, stalls or goes away fails this device and nothing else. Where its source can give another
+    one, that goes on where the lost one was, requests in flight included.
+    """
+
+    config: bytes | bytearray
+
+    def __init__(
+        self,
+        source: BackendSource,
+        *,
+        device_type: int,
+        queue_max_sizes: Sequence[int],
+        config_size: int = 0,
+        config: bytes | None = None,
+        feature_mask: int = DEVICE_FEATURES,
+    ) -> None:
+        """Connect to a back end; raises :class:`PyvmmError` where that fails or the back end lacks something.
+
+        ``config_size``: bytes of configuration space that the back end has, 0 to 256. ``config``: the configuration
+        space where it is not the back end's but ours, and never changes. ``feature_mask``: those of the device's
+        features that may be offered.
+        """
+        self.device_type = device_type
+        self.queue_max_sizes = tuple(queue_max_sizes)
+        self.config = config or b""
+        self._source = source
+        self._config_size = 0 if config is not None else config_size
+        self._session: Session | None = None
+        self._lost = ""
+        """Why there is no session any more."""
+        self._acked: int | None = None
+        self._active = False
+        self._config_writes: dict[tuple[int, int], bytes] = {}
+        """The driver's writes, oldest first: what a restarted back end has to be told."""
+        self._inflight: InflightBuffer | None = None
+        self._restarts: deque[float] = deque(maxlen=MAX_RESTARTS)
+        self._channel_used = 0
+        self._err = EventFd()
+        self.own_loop = LoopThread("vhost-user")
+        try:
+            self._session = self._connect()
+            features = self._session.features
+            self.device_features = features & DEVICE_FEATURES & feature_mask
+            self.ring_features = features & type(self).ring_features
+            self._read_config()
+        except BaseException:
+            self.close()
+            self.own_loop.close()
+            raise
+
+    def attach(self, context: DeviceContext) -> None:
+        super().attach(context)
+        assert self.own_loop is not None
+        self.own_loop.name = context.name
+        self._source.watch(self.own_loop)
+        self._watch()
+
+    def ack_features(self, page: int, value: int) -> None:
+        """The back end hears of the features when all pages are known, and may answer with another configuration."""
+        super().ack_features(page, value)
+        if page == 3:
+            self._acked = self.acked_features
+            self._attempt(self._send_features)
+
+    def read_config(self, offset: int, data: memoryview) -> None:
+        """From memory; a back end that cannot tell of changes is asked each time."""
+        if self._session is not None and self._session.channel is None:
+            self._attempt(self._read_config)
+        super().read_config(offset, data)
+
+    def write_config(self, offset: int, data: memoryview) -> None:
+        if offset + len(data) > self._config_size:
+            return
+        key = offset, len(data)
+        self._config_writes.pop(key, None)
+        if len(self._config_writes) < _MAX_CONFIG_WRITES:
+            self._config_writes[key] = bytes(data)
+        if self._session is not None:
+            self._attempt(lambda session: self._write_config(session, offset, bytes(data)))
+
+    def activate(self, mem: GuestMemory, interrupt: Interrupt, queues: Sequence[Queue]) -> None:
+        self.memory = mem
+        self.interrupt = interrupt
+        self.queues = queues
+        self._active = True
+        self._watch()
+        self._attempt(self._start)
+
+    def reset(self) -> bool:
+        """Have the back end let go of guest memory. Where it is lost, the driver cannot have the device again, unless
+        there is another back end."""
+        rings = self._ready_queues()
+        self._active = False
+        self._acked = None
+        self.acked_features = 0
+        self._config_writes.clear()
+        if self._inflight is not None:
+            self._inflight.close()
+            self._inflight = None
+        try:
+            if self._session is None:
+                self._recover(VhostUserError(self._lost))
+            else:
+                self._attempt(lambda session: session.reset([queue.index for queue in rings]))
+        except VhostUserError as error:
+            log.info("%s: %s", self.name, error)
+            return False
+        self._watch()
+        self._attempt(self._read_config)
+        self.queues = ()
+        return True
+
+    def end(self, active: bool) -> None:
+        """Nobody waits for a back end that a machine leaves behind: it hears of it by the closed connection."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection: a back end of ours ends then."""
+        self._close_session()
+        if self._inflight is not None:
+            self._inflight.close()
+            self._inflight = None
+        self._source.close()
+        self._err.close()
+
+    # What is asked of the back end, for as long as a session lasts.
+
+    def _connect(self) -> Session:
+        session = Session(self._source.connect(), inflight=self._source.restartable)
+        try:
+            self._check(session)
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    def _check(self, session: Session) -> None:
+        """Whether the back end has what this device is said to have, and what the driver was promised."""
+        if session.max_queues and session.max_queues < len(self.queue_max_sizes):
+            raise VhostUserError(f"it has {session.max_queues} queues, not {len(self.queue_max_sizes)}")
+        if self._config_size and not session.has(ProtocolFeature.CONFIG):
+            raise VhostUserError("it has no configuration space (VHOST_USER_PROTOCOL_F_CONFIG)")
+        if missing := (self._acked or 0) & ~session.features:
+            raise VhostUserError(f"it lacks the features {missing:#x}, which the driver uses")
+
+    def _send_features(self, session: Session) -> None:
+        session.set_features(self._acked or 0)
+        self._read_config(session)
+
+    def _read_config(self, session: Session | None = None) -> None:
+        session = session or self._session
+        if self._config_size and session is not None:
+            self.config = session.read_config(self._config_size)
+
+    def _write_config(self, session: Session, offset: int, data: bytes) -> None:
+        session.write_config(offset, data)
+        self._read_config(session)
+
+    def _start(self, session: Session, *, resumed: bool = False) -> None:
+        session.set_memory(self.memory)
+        rings = self._ready_queues()
+        if session.has(ProtocolFeature.INFLIGHT_SHMFD) and rings:
+            if self._inflight is None:
+                self._inflight = session.get_inflight(len(self.queues), max(queue.size for queue in rings))
+            session.set_inflight(self._inflight)
+        for queue in rings:
+            call = (queue.interrupt or self.interrupt).event.fd
+            # What a lost back end had given back is done; with an inflight buffer the next one knows better.
+            base = queue.used_idx() if resumed else 0
+            session.start_ring(queue, base, call, self._err.fd)
+        session.enable_rings([queue.index for queue in rings])
+
+    def _ready_queues(self) -> list[Queue]:
+        return [queue for queue in self.queues if queue.ready]
+
+    # What becomes of the session.
+
+    def _attempt(self, function: Callable[[Session], object]) -> None:
+        """Run ``function`` with the session. What fails is done by :meth:`_recover`, by the state that is wanted."""
+        if self._session is None:
+            raise VhostUserError(self._lost)
+        try:
+            function(self._session)
+        except VhostUserError as error:
+            self._recover(error)
+
+    def _recover(self, error: VhostUserError) -> None:
+        """The session is lost for ``error``: get another, in the state of the one before, or raise."""
+        if self._session is not None:
+            self._close_session()
+            self._lost = self._source.end(error)
+        while self._may_restart():
+            log.warning("%s: %s; another takes over", self.name, self._lost)
+            self._session = self._reconnect()
+            try:
+                self._restore(self._session)
+            except VhostUserError as failure:
+                self._close_session()
+                self._lost = self._source.end(failure)
+            else:
+                self._watch()
+                return
+        raise VhostUserError(self._lost)
+
+    def _may_restart(self) -> bool:
+        if not self._source.restartable:
+            return False
+        now = time.monotonic()
+        if len(self._restarts) == MAX_RESTARTS and now - self._restarts[0] < RESTART_WINDOW:
+            log.error("%s: %d restarts in %d s were of no use", self.name, MAX_RESTARTS, now - self._restarts[0])
+            return False
+        self._restarts.append(now)
+        return True
+
+    def _reconnect(self) -> Session:
+        """Another session; raises :class:`VhostUserError` where there is none in time."""
+        deadline = time.monotonic() + RESTART_TIMEOUT
+        while True:
+            try:
+                return self._connect()
+            except PyvmmError as error:
+                # What the lost one held of the host, such as a lock, may go a little later than itself.
+                if time.monotonic() > deadline:
+                    self._lost = str(error)
+                    raise VhostUserError(self._lost) from error
+                log.debug("%s: %s; trying again", self.name, error)
+                time.sleep(_RETRY_DELAY)
+
+    def _restore(self, session: Session) -> None:
+        """Bring a new back end into the state that the driver has brought the lost one to."""
+        if self._acked is not None:
+            session.set_features(self._acked)
+        for (offset, _), data in self._config_writes.items():
+            session.write_config(offset, data)
+        self._read_config(session)
+        if self._active:
+            self._start(session, resumed=True)
+            for queue in self._ready_queues():
+                queue.event.signal()  # the lost one may have taken the kick, and not what it was for
+            self.interrupt.event.signal()  # and may have owed an interrupt
+
+    def _close_session(self) -> None:
+        session, self._session = self._session, None
+        if session is None:
+            return
+        if hasattr(self, "context"):
+            self.context.loop.remove(session.connection.fileno())
+            if session.channel is not None:
+                self.context.loop.remove(session.channel.fileno())
+        session.close()
+
+    # What the back end says by itself.
+
+    def _watch(self) -> None:
+        """Wait for what the back end may say; a failure of the device has ended that."""
+        session, loop = self._session, self.context.loop
+        if session is None:
+            return
+        for fd, callback in (
+            (session.connection.fileno(), self._on_message),
+            (self._err.fd, self._on_err),
+            (session.channel.fileno() if session.channel is not None else -1, self._on_channel),
+        ):
+            if fd >= 0:
+                loop.remove(fd)
+                loop.add(fd, callback)
+
+    def _on_message(self, _: int) -> None:
+        """The back end has hung up, or says something on the connection that nobody asked."""
+
+        def receive(session: Session) -> None:
+            message = session.connection.receive_available()
+            if message is not None:
+                message.close()
+                raise VhostUserError(f"it sends {message.name}, which nobody asked")
+
+        self._attempt(receive)
+
+    def _on_err(self, _: int) -> None:
+        self._err.drain()
+        self.context.loop.remove(self._err.fd)  # until the driver has reset the device
+        if self._active:
+            self.interrupt.signal_needs_reset("its back end reports an error of a ring")
+
+    def _on_channel(self, _: int) -> None:
+        self._attempt(self._receive_request)
+
+    def _receive_request(self, session: Session) -> None:
+        channel = session.channel
+        assert channel is not None
+        message = channel.receive_available()
+        if message is None:
+            return
+        with message:
+            self._answer(session, channel, message)
+        self._channel_used += 1
+        if self._channel_used == 1:
+            self._after_pause(self._channel_rested)
+        if self._channel_used == _CHANNEL_BURST:
+            self.context.loop.remove(channel.fileno())
+
+    def _answer(self, session: Session, channel: Connection, message: Message) -> None:
+        known = message.request == BackendRequest.CONFIG_CHANGE_MSG
+        if known:
+            self._read_config(session)
+            if self._active:
+                self.interrupt.signal_config_change()
+        else:
+            log.debug("%s: %s is not supported", self.name, request_name(message.request, BackendRequest))
+        if message.flags & NEED_REPLY and session.has(ProtocolFeature.REPLY_ACK):
+            channel.reply(message, pack_u64(0 if known else 1))
+
+    def _channel_rested(self) -> None:
+        paused, self._channel_used = self._channel_used >= _CHANNEL_BURST, 0
+        if paused and self._session is not None and self._session.channel is not None:
+            self.context.loop.add(self._session.channel.fileno(), self._on_channel)
+
+    def _after_pause(self, function: Callable[[], None]) -> None:
+        assert self.own_loop is not None
+        scope = self.context.loop
+        self.own_loop.call_later(_CHANNEL_PAUSE, lambda: scope.guard(function))

@@ -1,0 +1,32 @@
+"""Where the back end of a device comes from, and what became of it."""
+
+from __future__ import annotations
+
+from pyvmm.loop_thread import LoopThread
+from pyvmm.vhost_user.connection import Connection
+from pyvmm.vhost_user.protocol import VhostUserError
+
+
+class BackendSource:
+    """Gives a :class:`VhostUserDevice` a connection to its back end, and another one when that is lost.
+
+    All methods but the constructor are called on the device's own loop.
+    """
+
+    restartable: bool = False
+    """Whether :meth:`connect` may give another back end in place of one that is lost."""
+
+    def connect(self) -> Connection:
+        """A connection to a back end. Raises :class:`~pyvmm.errors.PyvmmError`."""
+        raise NotImplementedError
+
+    def watch(self, loop: LoopThread) -> None:
+        """The device has its place in a machine: what is to be heard of the back end can be waited for on ``loop``."""
+
+    def end(self, error: VhostUserError) -> str:
+        """The connection is of no more use, for ``error``: have the back end end too if that can be. Says, in a few
+        words that follow the device's name, what happened."""
+        return f"its back end: {error}"
+
+    def close(self) -> None:
+        """The device is closed, and so is its connection."""
