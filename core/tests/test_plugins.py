@@ -212,12 +212,14 @@ def test_distributions_are_found_as_importlib_metadata_finds_them(site_packages:
     assert ("lamp", "pyvmm_lamp", "pyvmm-lamp", "1.2") in found
 
 
+@pytest.mark.parametrize("suffix", ["dist-info", "egg-info"])
 def test_a_distribution_further_down_the_path_is_hidden_by_its_name(
-    lamp: SitePackages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lamp: SitePackages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
+    """Also one that a build has left beside its sources, as egg-info, of a package that is installed from there."""
     later = SitePackages(tmp_path / "later")
     later.path.mkdir()
-    later.install("PyVMM.Lamp", {"lamp": "old_lamp"}, version="0.1")
+    later.install("PyVMM.Lamp", {"lamp": "old_lamp"}, version="0.1", suffix=suffix)
     monkeypatch.setattr(sys, "path", [*sys.path, str(later.path), str(tmp_path / "missing"), str(lamp.path)])
     assert [str(point) for point in Plugins().offers["lamp"]] == ["pyvmm-lamp 1.2"]
 

@@ -85,7 +85,7 @@ def _scan(paths: Iterable[str]) -> Iterator[EntryPoint]:
         for name in names:
             if not name.lower().endswith((".dist-info", ".egg-info")):
                 continue
-            distribution = re.sub("[-_.]+", "-", name[: -len(".dist-info")].partition("-")[0]).lower()
+            distribution = re.sub("[-_.]+", "-", os.path.splitext(name)[0].partition("-")[0]).lower()
             if distribution in seen:
                 continue  # the first on the path hides the later ones, as for modules
             seen.add(distribution)
