@@ -22,8 +22,9 @@ from pyvmm.plugin import CmdlineRequest
 from pyvmm.vcpu_loop import VcpuLoop
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.x86_64 import acpi, bootparams, cpuid, initrd, kernel, layout, mptable
-from pyvmm.x86_64.boot_state import set_boot_state
+from pyvmm.x86_64.boot_state import set_boot_state, set_feature_msrs
 from pyvmm.x86_64.cmdline import DEFAULT, Cmdline
+from pyvmm.x86_64.cmos import AbsentCmos
 from pyvmm.x86_64.power import KeyboardReset, PowerRegisters
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ class Machine:
         self._add_power()
         self._write_boot_data()
         self.devices.carry_out(self.vm)
+        for vcpu in self.vcpus:
+            set_feature_msrs(vcpu)
         set_boot_state(self.vcpus[0], self.memory, self._kernel.entry)
         # From the loop, so that the first access of a vCPU finds it running.
         self.loop.post(self._start_vcpus)
@@ -162,14 +165,20 @@ class Machine:
 
         ports = self.devices.ports
         ports.insert(PowerRegisters(poweroff, reboot), layout.POWER_PORT, layout.POWER_PORT_SIZE)
-        if ports.device_at(layout.I8042_STATUS_PORT) is None:
+        # What a guest looks for at fixed ports, and loses time over where nobody says that it is not there.
+        self._has_i8042 = ports.device_at(layout.I8042_STATUS_PORT) is not None
+        self._has_rtc = ports.device_at(layout.CMOS_PORT) is not None
+        if not self._has_i8042:
             ports.insert(KeyboardReset(reboot), layout.I8042_STATUS_PORT, 1)
+        if not self._has_rtc:
+            ports.insert(AbsentCmos(), layout.CMOS_PORT, layout.CMOS_PORT_SIZE)
 
     def _write_boot_data(self) -> None:
         """Tables and command line, when all devices are known."""
         self._add_kinds_to_cmdline()
         self.cmdline.insert(self.config.cmdline)
-        tables = acpi.build(self.config.cpus, self.devices.acpi_devices)
+        devices = self.devices.acpi_devices
+        tables = acpi.build(self.config.cpus, devices, i8042=self._has_i8042, rtc=self._has_rtc)
         acpi.write(self.memory, tables)
         if self.config.discovery == "cmdline":
             mptable.write(self.memory, self.config.cpus)

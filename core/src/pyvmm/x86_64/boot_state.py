@@ -58,8 +58,12 @@ def set_boot_state(vcpu: Vcpu, mem: GuestMemory, entry: GuestAddress, *, user: b
     rflags = RFLAGS_FIXED | (RFLAGS_IOPL3 if user else 0)
     vcpu.set_regs(rip=entry, rsi=ZERO_PAGE_ADDRESS, rsp=ZERO_PAGE_ADDRESS, rflags=rflags)
     vcpu.set_fpu(fcw=0x37F, mxcsr=0x1F80)
-    vcpu.set_msrs({MSR_IA32_MISC_ENABLE: MISC_ENABLE_FAST_STRING, MSR_MTRR_DEF_TYPE: MTRR_ENABLE_WRITE_BACK})
     _set_lint(vcpu)
+
+
+def set_feature_msrs(vcpu: Vcpu) -> None:
+    """Set what a BIOS sets alike on every CPU: Linux complains of one that differs."""
+    vcpu.set_msrs({MSR_IA32_MISC_ENABLE: MISC_ENABLE_FAST_STRING, MSR_MTRR_DEF_TYPE: MTRR_ENABLE_WRITE_BACK})
 
 
 def _set_segment(register: Any, segment: gdt.Segment) -> None:
