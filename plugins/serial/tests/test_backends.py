@@ -274,7 +274,7 @@ def test_client_that_stalls_holds_the_guest_until_it_leaves(server: tuple[Runnin
     with connect(path) as client:
         client.sendall(b"x")
         assert receive(machine, 1) == b"x"
-        machine.driver.write(bytes(OUTPUT_FULL * 3))
+        machine.driver.write(bytes(OUTPUT_FULL * 2))
         while machine.driver.inb(UART_LSR) & UART_LSR_THRE:
             assert machine.driver.serve_interrupt()
 

@@ -272,7 +272,7 @@ def test_reader_that_pauses_loses_no_byte() -> None:
 
 
 def test_reader_that_leaves_ends_nothing_and_is_told_in_one_line() -> None:
-    process = start(FLOOD, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = start("flood=10000", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout and process.stderr
     process.stdout.close()
 
