@@ -5,7 +5,15 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-AREAS = {"fastport": "fastport", "kvm": "vcpu", "ring": "ring", "bulk": "bulk", "aio": "aio", "transfer": "transfer"}
+AREAS = {
+    "fastport": "fastport",
+    "kvm": "vcpu",
+    "ring": "ring",
+    "bulk": "bulk",
+    "aio": "aio",
+    "transfer": "transfer",
+    "process": "process",
+}
 """The fragment of declarations for each C file."""
 
 INTERNAL = ("aio_pool", "aio_uring")

@@ -346,6 +346,8 @@ def test_help_for_a_kind_lists_its_options_with_types_and_defaults(
         "ro[=on|off]       off            never written to\n"
         "colour=red|green  red            of the light\n"
         "id=TEXT           none           name of the lamp\n"
+        "process[=on|off]  off            the device has a process of its own\n"
+        "restart[=on|off]  off            its process, if it dies, is replaced by one that goes on where it was\n"
     )
 
 
@@ -379,8 +381,12 @@ def test_a_start_imports_nothing_that_it_does_not_need(lamp: SitePackages, argum
     [
         ("la", ["lamp"]),
         ("hel", ["help"]),
-        ("lamp:a,", ["lamp:a,path=", "lamp:a,ro", "lamp:a,colour=", "lamp:a,id=", "lamp:a,help"]),
-        ("lamp,r", ["lamp,ro"]),
+        (
+            "lamp:a,",
+            ["lamp:a,path=", "lamp:a,ro", "lamp:a,colour=", "lamp:a,id="]
+            + ["lamp:a,process", "lamp:a,restart", "lamp:a,help"],
+        ),
+        ("lamp,r", ["lamp,ro", "lamp,restart"]),
         ("lamp:a,ro,colour=", ["lamp:a,ro,colour=red", "lamp:a,ro,colour=green"]),
         ("lamp:a,colour=g", ["lamp:a,colour=green"]),
         ("zzz:a,", []),

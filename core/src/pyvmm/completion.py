@@ -9,6 +9,7 @@ from click.shell_completion import BashComplete, CompletionItem, add_completion_
 from pyvmm.errors import PyvmmError
 from pyvmm.options import OptionInfo, describe, parse_device
 from pyvmm.plugins import Plugins
+from pyvmm.process_options import records_of
 
 _BASH_SOURCE = """\
 %(complete_func)s() {
@@ -64,8 +65,8 @@ def complete_device(incomplete: str) -> list[CompletionItem]:
         items = [*kinds, CompletionItem("help", help="list the kinds that are installed")]
         return [item for item in items if item.value.startswith(incomplete)]
     try:
-        kind = parse_device(incomplete).kind
-        options = describe(plugins.kind(kind).options)
+        kind = plugins.kind(parse_device(incomplete).kind)
+        options = [info for record in records_of(kind) for info in describe(record)]
     except PyvmmError:
         return []
     cut = incomplete.rfind(",") + 1 or incomplete.index(":") + 1

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pyvmm.options import OptionInfo, describe, format_value
+from pyvmm.process_options import records_of
 
 if TYPE_CHECKING:
     from pyvmm.plugin import DeviceKind
@@ -25,7 +26,7 @@ def kinds_help(kinds: Sequence[InstalledKind]) -> str:
 
 def options_help(kind: DeviceKind[Any], package: str) -> str:
     """How ``--device`` is written for ``kind``, and a table of its options with types and defaults."""
-    options = describe(kind.options)
+    options = [info for record in records_of(kind) for info in describe(record)]
     primary = next((info for info in options if info.primary), None)
     usage = f"--device {kind.name}"
     if primary:

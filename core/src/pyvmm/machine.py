@@ -29,6 +29,7 @@ from pyvmm.x86_64.power import KeyboardReset, PowerRegisters
 
 if TYPE_CHECKING:
     from pyvmm.plugins import DeviceRequest
+    from pyvmm.vhost_user.processes import DeviceProcesses
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +58,24 @@ class MachineConfig:
     """How the guest finds its virtio devices: ``acpi``, in ACPI's tables, or ``cmdline``, by virtio_mmio.device=."""
 
 
+def _start_processes(requests: Sequence[DeviceRequest], stack: ExitStack) -> DeviceProcesses | None:
+    """The processes of those devices that want one, begun; they end with ``stack``."""
+    if not any(request.process for request in requests):
+        return None
+    from pyvmm.vhost_user.processes import DeviceProcesses
+
+    processes = stack.enter_context(DeviceProcesses())
+    processes.start(requests)
+    return processes
+
+
 class Machine:
     """A virtual machine, from its parts to its end.
 
     >>> with Machine(MachineConfig(Path("vmlinuz"))) as machine:  # doctest: +SKIP
     ...     reason = machine.run()
+
+    The kernel ends the devices' processes with the thread that makes the machine, so that has to live as long.
 
     Raises :class:`PyvmmError` for what the user or the host's owner can mend.
     """
@@ -82,6 +96,9 @@ class Machine:
         self._threads: list[threading.Thread] = []
         self.vcpus: list[Vcpu] = []
         with ExitStack() as stack:
+            # Before anything else: a device's process has nothing of the machine but what it is given, and is made
+            # while the machine is.
+            processes = _start_processes(config.devices, stack)
             self.kvm = stack.enter_context(Kvm())
             self.memory = stack.enter_context(GuestMemory.create(ranges))
             self.vm = stack.enter_context(self.kvm.create_vm())
@@ -95,7 +112,8 @@ class Machine:
             self._create_vm()
             for request in config.devices:
                 self._requests[request.id] = request
-                self.add_device(request.kind.make(request.options), request.id)
+                device = processes.take(request.id) if processes is not None else None
+                self.add_device(device or request.kind.make(request.options), request.id)
             self._stack = stack.pop_all()
 
     def add_device(self, device: VirtioDevice | BusDevice, id: str) -> int:

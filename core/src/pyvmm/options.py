@@ -18,7 +18,7 @@ import dataclasses
 import re
 import typing
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple, TypeVar, overload
+from typing import Any, Final, NamedTuple, TypeVar, cast, overload
 
 from pyvmm.errors import UsageError
 from pyvmm.option_types import (
@@ -47,6 +47,7 @@ __all__ = [
     "option",
     "parse_device",
     "parse_options",
+    "parse_records",
     "parse_size",
 ]
 
@@ -171,28 +172,38 @@ def parse_device(text: str) -> DeviceSpec:
 
 
 def parse_options(options_type: type[O], kind: str, text: str) -> O:
-    """A record of ``options_type`` from ``ARG,key=value…``, as :class:`DeviceSpec` holds it in ``text``.
+    """A record of ``options_type``, as by :func:`parse_records`."""
+    [record] = parse_records([options_type], kind, text)
+    return cast("O", record)
+
+
+def parse_records(types: Sequence[type[Any]], kind: str, text: str) -> list[Any]:
+    """A record of each of ``types``, whose options have different names, from ``ARG,key=value…``, as
+    :class:`DeviceSpec` holds it in ``text``.
 
     A doubled comma stands for one that belongs to a value. Raises :class:`UsageError`, naming ``kind`` and the
     option, for a key that is unknown, empty, given twice or missing and for a value that does not fit.
     """
-    options = {info.name: info for info in describe(options_type)}
+    options = {info.name: info for type_ in types for info in describe(type_)}
     values: dict[str, Any] = {}
     for info, value in _items(options, kind, text):
         if info.repeated:
-            values.setdefault(info.field, []).append(value)
-        elif info.field in values:
+            values.setdefault(info.name, []).append(value)
+        elif info.name in values:
             raise UsageError(f"{kind}: option {info.name!r} is given twice; give it once")
         else:
-            values[info.field] = value
+            values[info.name] = value
     for info in options.values():
-        if info.required and info.field not in values:
+        if info.required and info.name not in values:
             how = f"{kind}:{info.metavar}" if info.primary else f"{kind},{info.name}={info.metavar}"
             raise UsageError(f"{kind}: option {info.name!r} is missing; give it as --device {how}")
-        if info.container is not None and info.field in values:
-            values[info.field] = info.container(values[info.field])
+        if info.container is not None and info.name in values:
+            values[info.name] = info.container(values[info.name])
     try:
-        return options_type(**values)
+        return [
+            type_(**{info.field: values[info.name] for info in describe(type_) if info.name in values})
+            for type_ in types
+        ]
     except ValueError as error:  # a record's __post_init__ checks what concerns more than one option
         raise UsageError(f"{kind}: {_one_line(error)}; see --device {kind},help") from error
 

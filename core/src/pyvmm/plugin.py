@@ -55,3 +55,10 @@ class DeviceKind(Generic[O]):
 
     cmdline: Callable[[CmdlineRequest[Any]], str] | None = None
     """What this kind's devices add to the kernel's command line, if anything."""
+
+    process: bool = True
+    """Whether its devices can have processes of their own, as virtio devices do. No for a kind of
+    :class:`~pyvmm.bus.BusDevice`, and for devices that another process serves anyhow."""
+
+    modules: Sequence[str] = ()
+    """Modules that ``make`` imports: imported once, before the processes of a machine's devices are made."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm.entry_points import EntryPoint, entry_points
 from pyvmm.errors import UsageError
-from pyvmm.options import DeviceSpec, describe, nearest, parse_options
+from pyvmm.options import DeviceSpec, describe, nearest, parse_records
+from pyvmm.process_options import NO_PROCESS, records_of
 
 if TYPE_CHECKING:
     import pluggy
@@ -38,6 +39,12 @@ class DeviceRequest:
 
     id: str
     """Unique in the machine: the device's own option ``id`` where it has one, or kind and number: ``net0``."""
+
+    process: bool = False
+    """Whether the device gets a process of its own."""
+
+    restart: bool = False
+    """Whether a process that dies is replaced."""
 
 
 class InstalledKind(NamedTuple):
@@ -128,7 +135,7 @@ class Plugins:
         count: dict[str, int] = {}
         for spec in specs:
             kind = self.kind(spec.kind)
-            options = parse_options(kind.options, spec.kind, spec.text)
+            options, *life = parse_records(records_of(kind), spec.kind, spec.text)
             id_ = getattr(options, "id", None)
             if not isinstance(id_, str) or not id_:
                 number = count.get(spec.kind, 0)
@@ -136,7 +143,8 @@ class Plugins:
                 id_ = f"{spec.kind}{number}"
             if id_ in requests:
                 raise UsageError(f"{spec}: the id {id_!r} is taken by {requests[id_].spec}; give another with id=NAME")
-            requests[id_] = DeviceRequest(kind, options, str(spec), id_)
+            [where] = life or [NO_PROCESS]
+            requests[id_] = DeviceRequest(kind, options, str(spec), id_, where.process, where.restart)
         return list(requests.values())
 
     def _load(self, point: EntryPoint) -> None:
@@ -182,9 +190,11 @@ class Plugins:
             if not isinstance(kind, DeviceKind):
                 raise PluginError(f"{where} must return DeviceKind objects, not {type(kind).__name__}")
             try:
-                describe(kind.options)
+                taken = {info.name for info in describe(kind.options)}
             except Exception as error:
                 raise PluginError(f"{where}: kind {kind.name!r}: {_cause(error)}") from error
+            if both := taken.intersection(info.name for record in records_of(kind)[1:] for info in describe(record)):
+                raise PluginError(f"{where}: kind {kind.name!r}: {min(both)!r} is an option of every virtio device")
         return kinds
 
     def _unknown(self, name: str) -> str:

@@ -22,6 +22,7 @@ from pyvmm.vhost_user.connection import Connection, Message
 from pyvmm.vhost_user.protocol import (
     NEED_REPLY,
     BackendRequest,
+    DisconnectedError,
     ProtocolFeature,
     VhostUserError,
     pack_u64,
@@ -109,7 +110,7 @@ class VhostUserDevice(VirtioDevice):
         super().attach(context)
         assert self.own_loop is not None
         self.own_loop.name = context.name
-        self._source.watch(self.own_loop)
+        self._source.watch(self.own_loop, context.stop)
         self._watch()
 
     def ack_features(self, page: int, value: int) -> None:
@@ -302,6 +303,7 @@ class VhostUserDevice(VirtioDevice):
             return
         if hasattr(self, "context"):
             self.context.loop.remove(session.connection.fileno())
+            self.context.loop.remove(self._source.end_fd)
             if session.channel is not None:
                 self.context.loop.remove(session.channel.fileno())
         session.close()
@@ -316,6 +318,7 @@ class VhostUserDevice(VirtioDevice):
         for fd, callback in (
             (session.connection.fileno(), self._on_message),
             (self._err.fd, self._on_err),
+            (self._source.end_fd, self._on_end),
             (session.channel.fileno() if session.channel is not None else -1, self._on_channel),
         ):
             if fd >= 0:
@@ -332,6 +335,12 @@ class VhostUserDevice(VirtioDevice):
                 raise VhostUserError(f"it sends {message.name}, which nobody asked")
 
         self._attempt(receive)
+
+    def _on_end(self, _: int) -> None:
+        def end(_: Session) -> None:
+            raise DisconnectedError("the other side has gone away")
+
+        self._attempt(end)
 
     def _on_err(self, _: int) -> None:
         self._err.drain()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from pyvmm.exit_reason import ExitReason
 from pyvmm.loop_thread import LoopThread
 from pyvmm.vhost_user.connection import Connection
 from pyvmm.vhost_user.protocol import VhostUserError
@@ -16,12 +19,17 @@ class BackendSource:
     restartable: bool = False
     """Whether :meth:`connect` may give another back end in place of one that is lost."""
 
+    end_fd: int = -1
+    """A descriptor that is readable when the back end has ended, where there is one that knows before the connection
+    does."""
+
     def connect(self) -> Connection:
         """A connection to a back end. Raises :class:`~pyvmm.errors.PyvmmError`."""
         raise NotImplementedError
 
-    def watch(self, loop: LoopThread) -> None:
-        """The device has its place in a machine: what is to be heard of the back end can be waited for on ``loop``."""
+    def watch(self, loop: LoopThread, stop: Callable[[ExitReason], None]) -> None:
+        """The device has its place in a machine, which ``stop`` ends: what else is to be heard of the back end, also of
+        the next one, can be waited for on ``loop``."""
 
     def end(self, error: VhostUserError) -> str:
         """The connection is of no more use, for ``error``: have the back end end too if that can be. Says, in a few

@@ -48,5 +48,6 @@ def pyvmm_device_kinds() -> Sequence[DeviceKind[SerialOptions]]:
             make,
             help="16550A serial port on the terminal, a pty, a file or a socket",
             kernel_config="CONFIG_SERIAL_8250_CONSOLE",
+            process=False,
         )
     ]

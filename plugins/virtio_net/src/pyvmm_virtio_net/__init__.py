@@ -48,4 +48,13 @@ def _make(options: NetOptions) -> Net:
 @hookimpl
 def pyvmm_device_kinds() -> Sequence[DeviceKind[NetOptions]]:
     """See :func:`pyvmm.hookspecs.pyvmm_device_kinds`."""
-    return [DeviceKind("net", NetOptions, _make, "a network card on a tap of the host", "CONFIG_VIRTIO_NET")]
+    return [
+        DeviceKind(
+            "net",
+            NetOptions,
+            _make,
+            help="a network card on a tap of the host",
+            kernel_config="CONFIG_VIRTIO_NET",
+            modules=["pyvmm_virtio_net.device"],
+        )
+    ]

@@ -1,0 +1,162 @@
+"""What a process of ours logs, and writes to stderr, as log records of this one: both ends of a pipe.
+
+A log record is one line of level, logger and message, marked by control characters that are in no other; any other
+line is what it is. The reader believes none of it: it bounds how much comes, and lets no control characters through
+to a terminal.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import select
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pyvmm.loop_thread import LoopThread
+
+_RECORD: Final = b"\x1e"
+_FIELD: Final = b"\x1f"
+_CONTROLS: Final = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if n not in (9, 10)}
+_LOGGER: Final = re.compile(r"[A-Za-z0-9_.]{1,100}")
+
+MAX_LINE: Final = 1 << 16
+"""Bytes of a line; longer ones are cut into several."""
+
+MAX_LOGGERS: Final = 32
+"""Loggers that a process can make here."""
+
+LINES_A_SECOND: Final = 500
+"""A process that says more has to wait."""
+
+_CHUNK: Final = 1 << 16
+_DRAINED: Final = 1 << 20
+
+log = logging.getLogger("pyvmm.process")
+
+
+class PipeHandler(logging.Handler):
+    """Sends log records through the descriptor ``fd``, in a process whose :class:`LogRelay` is another's."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self._fd = fd
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            message = self.format(record).encode("unicode_escape")[: MAX_LINE - 256]
+            head = _FIELD.join((_RECORD + str(record.levelno).encode(), record.name.encode("ascii", "replace")))
+            write_all(self._fd, head + _FIELD + message + b"\n")
+        except Exception:
+            self.handleError(record)
+
+
+class LogRelay:
+    """The reading end."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        """Take over ``fd``. Each line begins with ``name``, if it does not by itself."""
+        os.set_blocking(fd, False)
+        self._fd = fd
+        self.name = name
+        self._rest = b""
+        self._lines = 0
+        self._counting = False
+        self._loggers: set[str] = set()
+        self._loop: LoopThread | None = None
+
+    def watch(self, loop: LoopThread) -> None:
+        """Relay what comes, as it comes, on ``loop``."""
+        self._loop = loop
+        loop.add(self._fd, self._readable)
+
+    def unwatch(self) -> None:
+        """Leave what comes in the pipe, for :meth:`drain`."""
+        if self._loop is not None:
+            self._loop.remove(self._fd)
+            self._loop = None
+
+    def drain(self) -> None:
+        """Relay what is there, without waiting."""
+        for _ in range(_DRAINED // _CHUNK):
+            if not self._read():
+                break
+        if self._rest:
+            self._emit(self._rest)
+            self._rest = b""
+
+    def fileno(self) -> int:
+        """The pipe."""
+        return self._fd
+
+    def close(self) -> None:
+        """Relay the rest, and close the pipe; closing twice does nothing."""
+        if self._fd >= 0:
+            self.unwatch()
+            self.drain()
+            os.close(self._fd)
+            self._fd = -1
+
+    def _readable(self, events: int) -> None:
+        assert self._loop is not None
+        if not self._read() and events & (select.EPOLLHUP | select.EPOLLERR):
+            self.unwatch()
+            return
+        if not self._counting:
+            self._counting = True
+            self._loop.call_later(1.0, self._second_over)
+        if self._lines >= LINES_A_SECOND:
+            # The pipe fills, and then it is the process that waits.
+            self._loop.remove(self._fd)
+
+    def _second_over(self) -> None:
+        paused, self._lines, self._counting = self._lines >= LINES_A_SECOND, 0, False
+        if paused and self._loop is not None:
+            self._loop.add(self._fd, self._readable)
+
+    def _read(self) -> bool:
+        """Relay some; whether there was anything."""
+        try:
+            data = os.read(self._fd, _CHUNK)
+        except OSError:
+            return False
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        while len(self._rest) > MAX_LINE:
+            lines.append(self._rest[:MAX_LINE])
+            self._rest = self._rest[MAX_LINE:]
+        for line in lines:
+            self._emit(line)
+        self._lines += len(lines)
+        return bool(data)
+
+    def _emit(self, line: bytes) -> None:
+        logger, level, message = self._parse(line)
+        text = message.translate(_CONTROLS).rstrip()
+        if not text.startswith(f"{self.name}: "):
+            text = f"{self.name}: {text}"
+        logger.log(level, "%s", text)
+
+    def _parse(self, line: bytes) -> tuple[logging.Logger, int, str]:
+        fields = line.split(_FIELD, 2)
+        if len(fields) == 3 and fields[0].startswith(_RECORD):
+            try:
+                level = min(max(int(fields[0][1:]), logging.DEBUG), logging.CRITICAL)
+                return self._logger(fields[1].decode()), level, fields[2].decode("unicode_escape")
+            except ValueError:
+                pass
+        return log, logging.WARNING, line.decode("utf-8", "backslashreplace")
+
+    def _logger(self, name: str) -> logging.Logger:
+        """The logger of that name, as far as a process may make them: they are never freed."""
+        if name not in self._loggers:
+            if len(self._loggers) >= MAX_LOGGERS or not _LOGGER.fullmatch(name):
+                return log
+            self._loggers.add(name)
+        return logging.getLogger(name)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of ``data`` to ``fd``, which blocks."""
+    while data:
+        data = data[os.write(fd, data) :]

@@ -1,0 +1,32 @@
+"""What ``--device`` takes for each virtio device, beside the options of its kind: where the device lives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pyvmm.options import option
+
+if TYPE_CHECKING:
+    from pyvmm.plugin import DeviceKind
+
+
+@dataclass(frozen=True)
+class ProcessOptions:
+    """A device's process."""
+
+    process: bool = option(False, help="the device has a process of its own")
+    restart: bool = option(False, help="its process, if it dies, is replaced by one that goes on where it was")
+
+    def __post_init__(self) -> None:
+        if self.restart and not self.process:
+            raise ValueError("restart=on is for a device with a process of its own")
+
+
+NO_PROCESS = ProcessOptions(process=False)
+
+
+def records_of(kind: DeviceKind[Any]) -> Sequence[type[Any]]:
+    """The records that the options of a device of ``kind`` fill: the kind's own first."""
+    return (kind.options, ProcessOptions) if kind.process else (kind.options,)
