@@ -383,8 +383,7 @@ def test_a_start_imports_nothing_that_it_does_not_need(lamp: SitePackages, argum
         ("hel", ["help"]),
         (
             "lamp:a,",
-            ["lamp:a,path=", "lamp:a,ro", "lamp:a,colour=", "lamp:a,id="]
-            + ["lamp:a,process", "lamp:a,restart", "lamp:a,help"],
+            [f"lamp:a,{option}" for option in ("path=", "ro", "colour=", "id=", "process", "restart", "help")],
         ),
         ("lamp,r", ["lamp,ro", "lamp,restart"]),
         ("lamp:a,ro,colour=", ["lamp:a,ro,colour=red", "lamp:a,ro,colour=green"]),
