@@ -122,7 +122,7 @@ class MMIODeviceManager:
 
         The device is this object's to close, also when this raises :class:`UsageError`.
         """
-        self._on_close(device.close)
+        close_device = self._on_close(device.close)
         self._check_id(id)
         placement = self._choose_placement(device, id)
         event = None
@@ -139,6 +139,9 @@ class MMIODeviceManager:
         self._on_close(scope.close)
         fast_port = partial(self._fast_port, placement)
         device.attach(DeviceContext(id, scope, self._stop, event, fast_port))
+        # The device goes before what it was given.
+        self._closers.remove(close_device)
+        self._on_close(close_device)
         base = -1
         window = None
         if placement.mmio_size:

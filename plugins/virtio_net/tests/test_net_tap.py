@@ -9,17 +9,17 @@ import sys
 
 import pytest
 from net_host import ip
-from pyvmm.errors import HostError
+from pyvmm.errors import PyvmmError
 from pyvmm_virtio_net import tap as tap_module
 from pyvmm_virtio_net.tap import Tap
 
 OPEN_TAP = """
 import sys
-from pyvmm.errors import HostError
+from pyvmm.errors import PyvmmError
 from pyvmm_virtio_net.tap import Tap
 try:
     Tap(sys.argv[1]).close()
-except HostError as error:
+except PyvmmError as error:
     print(error)
 """
 
@@ -31,11 +31,11 @@ def open_without_privilege(name: str, *options: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def refusal(name: str) -> str:
-    with pytest.raises(HostError) as caught:
+def refusal(name: str, status: int = 2) -> str:
+    with pytest.raises(PyvmmError) as caught:
         Tap(name)
     assert "\n" not in str(caught.value)
-    assert caught.value.exit_status == 1
+    assert caught.value.exit_status == status
     return str(caught.value)
 
 
@@ -116,7 +116,7 @@ def test_no_tun(monkeypatch: pytest.MonkeyPatch, number: int, phrase: str) -> No
 
     monkeypatch.setattr(tap_module.os, "open", refuse)
 
-    assert refusal("tap0").startswith(f"net: cannot open /dev/net/tun: {phrase}")
+    assert refusal("tap0", status=1).startswith(f"net: cannot open /dev/net/tun: {phrase}")
 
 
 def test_nothing_is_left_behind_by_a_failure(namespace: None) -> None:

@@ -11,7 +11,7 @@ import socket
 import struct
 from typing import Final
 
-from pyvmm.errors import HostError
+from pyvmm.errors import HostError, PyvmmError, UsageError
 
 from pyvmm_virtio_net.constants import HEADER_SIZE
 
@@ -55,7 +55,7 @@ class Tap:
     def __init__(self, name: str, mtu: int | None = None) -> None:
         """Attach to the tap ``name``, or make it: then it is brought up and goes when it is closed.
 
-        ``mtu``: what a tap made here is given, in bytes. Raises :class:`HostError`.
+        ``mtu``: what a tap made here is given, in bytes. Raises :class:`PyvmmError`.
 
         Afterwards: ``made``, whether it was made here; ``was_up``, whether the host's administrator has it up;
         ``mtu``, its own; ``has_uso``, whether the kernel can segment UDP for it.
@@ -182,17 +182,18 @@ def _exists(name: str) -> bool:
     return True
 
 
-def _refused(name: str, error: OSError, exists: bool) -> HostError:
+def _refused(name: str, error: OSError, exists: bool) -> PyvmmError:
     make = f'sudo ip tuntap add dev {name} mode tap user "$USER" && sudo ip link set {name} up'
     match error.errno:
         case errno.EBUSY:
-            text = f"tap {name} is in use, perhaps by another machine; give another tap"
+            return UsageError(f"net: tap {name} is in use, perhaps by another machine; give another tap")
         case errno.EPERM if exists:
             text = f"tap {name} belongs to another user; run as root, or delete it and make it anew: {make}"
         case errno.EPERM:
             text = f"there is no tap {name} and this user may not make one; make it with: {make}"
         case errno.EINVAL if exists:
-            text = f"interface {name} is not a tap; give another name, a tap is made with: ip tuntap add … mode tap"
+            made = "a tap is made with: ip tuntap add … mode tap"
+            return UsageError(f"net: interface {name} is not a tap; give another name, {made}")
         case _:
             text = f"the kernel refuses tap {name}: {error.strerror}"
     return HostError(f"net: {text}")
