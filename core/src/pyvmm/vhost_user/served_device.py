@@ -302,7 +302,10 @@ class ServedDevice:
                 if vring.resumed and vring.call is not None:
                     vring.call.signal()  # who served it before may have died with the signal unsent
                 vring.queue.event.signal()  # for what is there already
-        log.info("%s: active, features %#x, queues %s", self.name, acked, [q.size for q in queues if q.ready])
+        sizes = [queue.size for queue in queues if queue.ready]
+        again = sum(queue.to_resubmit for queue in queues)
+        resubmitted = f"; {again} requests in flight are taken again" if again else ""
+        log.info("%s: active, features %#x, queues %s%s", self.name, acked, sizes, resubmitted)
 
     def _drain(self, vring: Vring) -> bool:
         """Let the loop run until nothing of the ring is in flight; whether that came to be."""

@@ -229,10 +229,12 @@ class Queue:
     @property
     def in_flight(self) -> int:
         """How many chains were handed out and not completed."""
-        native = self._native
-        if not native:
-            return 0
-        return int(native.outstanding - (native.resubmit_count - native.resubmitted)) - len(self._taken)
+        return int(self._native.outstanding) - self.to_resubmit - len(self._taken) if self._native else 0
+
+    @property
+    def to_resubmit(self) -> int:
+        """How many chains that were in flight when the queue was activated are still to be handed out again."""
+        return int(self._native.resubmit_count - self._native.resubmitted) if self._native else 0
 
     @property
     def next_avail(self) -> int:
