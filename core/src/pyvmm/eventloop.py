@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import select
 import threading
+import time
+from bisect import insort_left
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -42,8 +44,24 @@ class _Call:
             self.done.set()
 
 
+class Timer:
+    """A call that is due later."""
+
+    __slots__ = ("_loop", "deadline", "function")
+
+    def __init__(self, loop: EventLoop, deadline: float, function: Callable[[], object]) -> None:
+        self._loop = loop
+        self.deadline = deadline
+        """By time.monotonic()."""
+        self.function = function
+
+    def cancel(self) -> None:
+        """Have it not made; one that was made or cancelled stays as it is. On the loop's thread."""
+        self._loop.forget(self)
+
+
 class EventLoop:
-    """Calls a function when a file descriptor is ready.
+    """Calls a function when a file descriptor is ready, or when its time has come.
 
     All methods but :meth:`call`, :meth:`post` and :meth:`stop` belong to the loop's own thread: the one that is
     in :meth:`run`, or any one before that.
@@ -54,6 +72,7 @@ class EventLoop:
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._removed: set[int] = set()
         self._posted: deque[Callable[[], object]] = deque()
+        self._timers: list[Timer] = []  # the next one last
         self._wake = EventFd()
         self._thread: int | None = None
         self._stopping = False
@@ -82,6 +101,17 @@ class EventLoop:
                 self._epoll.unregister(fd)
             except OSError:
                 pass  # closed already: the kernel forgot it with the last reference
+
+    def call_later(self, seconds: float, function: Callable[[], object]) -> Timer:
+        """Call ``function`` once, in ``seconds`` or as soon after as the loop is free."""
+        timer = Timer(self, time.monotonic() + seconds, function)
+        insort_left(self._timers, timer, key=lambda other: -other.deadline)
+        return timer
+
+    def forget(self, timer: Timer) -> None:
+        """As :meth:`Timer.cancel`."""
+        if timer in self._timers:
+            self._timers.remove(timer)
 
     def post(self, function: Callable[[], object]) -> None:
         """Run ``function`` on the loop's thread, soon. From any thread."""
@@ -120,7 +150,10 @@ class EventLoop:
             self._run_posted()
 
     def run_once(self, timeout: float | None = None) -> int:
-        """Wait up to ``timeout`` seconds (for ever when None) and serve what is ready; how many were."""
+        """Wait up to ``timeout`` seconds (for ever when None) and serve what is ready or due; how many were."""
+        if self._timers:
+            due = max(self._timers[-1].deadline - time.monotonic(), 0)
+            timeout = due if timeout is None else min(timeout, due)
         ready = self._epoll.poll(timeout)
         self._removed.clear()
         for fd, events in ready:
@@ -128,7 +161,7 @@ class EventLoop:
             callback = self._callbacks.get(fd) if fd not in self._removed else None
             if callback is not None:
                 callback(events)
-        return len(ready)
+        return len(ready) + self._run_timers()
 
     def stop(self) -> None:
         """End :meth:`run` after the present round. From any thread and from a signal handler."""
@@ -141,6 +174,16 @@ class EventLoop:
             self._closed = True
             self._epoll.close()
             self._wake.close()
+
+    def _run_timers(self) -> int:
+        """Make the calls that are due, but for what they ask for in turn."""
+        count, now = 0, time.monotonic()
+        for _ in range(len(self._timers)):
+            if not self._timers or self._timers[-1].deadline > now:
+                break
+            count += 1
+            self._timers.pop().function()
+        return count
 
     def _run_posted(self, _: int = 0) -> None:
         self._wake.drain()
@@ -188,6 +231,11 @@ class LoopScope:
         """As :meth:`EventLoop.remove`."""
         self.loop.remove(fd)
         self._fds.discard(fd)
+
+    def call_later(self, seconds: float, function: Callable[[], object]) -> Timer:
+        """As :meth:`EventLoop.call_later`; what a :meth:`close` comes before is not called."""
+        closings = self._closings
+        return self.loop.call_later(seconds, lambda: self.guard(function) if closings == self._closings else None)
 
     def post(self, function: Callable[[], object]) -> None:
         """As :meth:`EventLoop.post`; what a :meth:`close` comes before is not run."""

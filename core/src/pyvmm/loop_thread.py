@@ -1,12 +1,8 @@
-"""An event loop with a thread and timers of its own: for what has to wait for somebody else."""
+"""An event loop with a thread of its own: for what has to wait for somebody else."""
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import threading
-import time
-from collections.abc import Callable
 
 from pyvmm.eventloop import EventLoop
 
@@ -22,8 +18,6 @@ class LoopThread(EventLoop):
         """``name`` is the thread's."""
         super().__init__()
         self._own = threading.Thread(target=self.run, name=name, daemon=True)
-        self._timers: list[tuple[float, int, Callable[[], object]]] = []
-        self._order = itertools.count()
 
     @property
     def name(self) -> str:
@@ -42,24 +36,9 @@ class LoopThread(EventLoop):
             self._own.start()
             running.wait()
 
-    def call_later(self, delay: float, function: Callable[[], object]) -> None:
-        """Run ``function`` on the loop's thread in ``delay`` seconds, or somewhat later. From that thread."""
-        heapq.heappush(self._timers, (time.monotonic() + delay, next(self._order), function))
-
-    def run_once(self, timeout: float | None = None) -> int:
-        """As :meth:`EventLoop.run_once`; then what timers say."""
-        if self._timers:
-            left = max(self._timers[0][0] - time.monotonic(), 0)
-            timeout = left if timeout is None else min(left, timeout)
-        ready = super().run_once(timeout)
-        while self._timers and self._timers[0][0] <= time.monotonic():
-            heapq.heappop(self._timers)[2]()
-        return ready
-
     def close(self) -> None:
         """End the thread after what it is at, and release the loop's descriptors. Not from the thread itself."""
         if self._own.is_alive():
             self.stop()
             self._own.join()
-        self._timers.clear()
         super().close()
