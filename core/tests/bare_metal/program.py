@@ -1,0 +1,119 @@
+"""Programs without a kernel, compiled at need, and machines that run them on the real /dev/kvm."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from pathlib import Path
+from typing import Final
+
+from pyvmm._native import ffi, lib
+from pyvmm.bus import BusDevice, BusRange, Placement
+from pyvmm.exit_reason import End, ExitReason
+from pyvmm.kvm.ioctl import ioctl
+from pyvmm.machine import Machine, MachineConfig
+from pyvmm.x86_64.boot_state import RFLAGS_FIXED, RFLAGS_IOPL3, set_boot_state
+
+SOURCES: Final = Path(__file__).parent
+MEMORY: Final = 32 << 20
+PARAMETERS: Final = 0x300000
+"""Where the host leaves 64-bit words for the program; the program answers there in bulk."""
+
+STACKS: Final = 0x3C0000
+STACK_SIZE: Final = 0x4000
+
+REPORT_PORT: Final = 0x510
+PATIENCE: Final = 30.0
+"""Seconds after which a program that has not ended is stopped, and the test fails."""
+
+FLAGS: Final = (
+    *("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"),
+    *("-ffreestanding", "-nostdlib", "-static", "-no-pie", "-fno-pic"),
+    *("-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-fcf-protection=none"),
+    *("-mno-red-zone", "-mgeneral-regs-only"),  # interrupts, and a KVM that emulates integer instructions only
+    "-Wl,-Ttext-segment=0x200000,--build-id=none,-z,noexecstack,-z,norelro,--no-warn-rwx-segments",
+)
+
+
+def compile_program(folder: Path, source: str, *defines: str) -> Path:
+    """Compile ``source`` with ``defines``, each ``NAME`` or ``NAME=VALUE``, unless ``folder`` has it."""
+    path = folder / "-".join([Path(source).stem, *defines]).replace("=", "_").lower()
+    if not path.exists():
+        arguments = [*FLAGS, *(f"-D{define}" for define in defines), str(SOURCES / source), "-o", str(path)]
+        subprocess.run(["gcc", *arguments], check=True)
+    return path
+
+
+class Report(BusDevice):
+    """Takes the program's words, and knows when there are enough of them."""
+
+    name = "report"
+    placements = (Placement(ports=BusRange(REPORT_PORT, 4)),)
+
+    def __init__(self) -> None:
+        self.words: list[int] = []
+        self._awaited = 0
+        self._enough = threading.Event()
+
+    def write(self, offset: int, data: memoryview) -> None:
+        self.words.append(int.from_bytes(data, "little"))
+        if len(self.words) >= self._awaited:
+            self._enough.set()
+
+    def wait(self, count: int) -> list[int]:
+        """All words, when there are ``count``; raises AssertionError when they do not come."""
+        self._awaited = count
+        if len(self.words) < count:
+            assert self._enough.wait(PATIENCE), f"{len(self.words)} words of {count}: {self.words}"
+        return self.words
+
+
+class BareMachine(Machine):
+    """A machine whose program is not a kernel."""
+
+    def __init__(self, kernel: Path, *, cpus: int = 1, user: bool = False, all_cpus: bool = False) -> None:
+        """``user``: at privilege level 3. ``all_cpus``: every vCPU starts with the program, not only the first."""
+        super().__init__(MachineConfig(kernel=kernel, memory=MEMORY, cpus=cpus))
+        self.user = user
+        self.all_cpus = all_cpus
+        self.report = Report()
+        self.add_device(self.report, "report")
+
+    def stop_by_user(self) -> None:
+        """End the run, from any thread."""
+        self.stop(ExitReason(End.QUIT))
+
+    def set_parameters(self, *words: int) -> None:
+        """Leave words for the program."""
+        for index, word in enumerate(words):
+            self.memory.write_u64(PARAMETERS + 8 * index, word)
+
+    def answers(self, count: int, start: int = 0) -> list[int]:
+        """Words that the program left."""
+        return [self.memory.read_u64(PARAMETERS + 8 * (start + index)) for index in range(count)]
+
+    def _start_vcpus(self) -> None:
+        for vcpu in self.vcpus if self.all_cpus else self.vcpus[:1]:
+            set_boot_state(vcpu, self.memory, self._kernel.entry, user=self.user)
+            # Not every KVM knows IOPL. Behind a TSS of this size there is a bitmap of ports, all zeros: all allowed.
+            sregs = vcpu.get_sregs()
+            sregs.tr.limit = 0xFFFF
+            vcpu.set_sregs(sregs)
+            flags = RFLAGS_FIXED | (RFLAGS_IOPL3 if self.user else 0)
+            vcpu.set_regs(rip=self._kernel.entry, rdi=vcpu.index, rsp=STACKS + STACK_SIZE * vcpu.index, rflags=flags)
+            state = ffi.new("struct kvm_mp_state *")
+            state.mp_state = lib.KVM_MP_STATE_RUNNABLE
+            ioctl(vcpu.fd, "KVM_SET_MP_STATE", state)
+        super()._start_vcpus()
+
+    def run(self) -> ExitReason:
+        """As any machine; one that does not end is stopped, and the run fails."""
+        watchdog = threading.Timer(PATIENCE, self.stop, [ExitReason(End.QUIT, "the program does not end")])
+        watchdog.start()
+        try:
+            reason = super().run()
+        finally:
+            watchdog.cancel()
+            watchdog.join()
+        assert reason.end is not End.QUIT or "does not end" not in reason.detail, reason
+        return reason
