@@ -13,6 +13,7 @@ AREAS = {
     "aio": "aio",
     "transfer": "transfer",
     "process": "process",
+    "memory": "memory",
 }
 """The fragment of declarations for each C file."""
 

@@ -72,6 +72,7 @@ class GuestMemory:
         self.fds = fds
         self.regions: tuple[GuestRegion, ...] = ()
         self._bases: list[GuestAddress] = []
+        self._region_fds: list[int] = []
         self._maps: list[mmap.mmap] = []
         self._views: list[memoryview] = []
         self._native: Any = None
@@ -172,6 +173,32 @@ class GuestMemory:
         at = bisect_right(self._bases, address) - 1
         return at >= 0 and 0 <= length <= self.regions[at].end - address
 
+    def address_of(self, view: memoryview) -> GuestAddress:
+        """Where in the guest's memory ``view`` begins, which is a slice of it; raises ValueError for any other."""
+        at = int(ffi.cast("uintptr_t", ffi.from_buffer(view)))
+        for region in self.regions:
+            offset = at - self.host_address(region)
+            if 0 <= offset <= region.size - len(view):
+                return region.base + offset
+        raise ValueError("not a view of guest memory")
+
+    def discard(self, address: GuestAddress, length: int) -> None:
+        """Give the whole pages among ``length`` bytes at ``address`` back to the host; they read as zeros from then on.
+
+        Of a memory with pages of another size, such as hugetlbfs, only those that are covered are given back, and what
+        is covered of others is zeroed. Raises :class:`GuestMemoryError`, and OSError where the host cannot.
+        """
+        if not self.contains(address, length):
+            raise GuestMemoryError(address, length)
+        start = -(-address // PAGE_SIZE) * PAGE_SIZE
+        end = (address + length) // PAGE_SIZE * PAGE_SIZE
+        if start < end:
+            at = bisect_right(self._bases, address) - 1
+            region = self.regions[at]
+            error = lib.pyvmm_memory_discard(self._region_fds[at], region.offset + start - region.base, end - start)
+            if error:
+                raise OSError(-error, os.strerror(-error))
+
     def read(self, address: GuestAddress, length: int) -> bytes:
         """A copy of ``length`` bytes at ``address``."""
         return bytes(self.slice(address, length))
@@ -215,7 +242,7 @@ class GuestMemory:
     def close(self) -> None:
         """Unmap and close. A mapping that somebody still holds a slice of goes when the slice does."""
         self._release(self.fds, self._maps, self._views)
-        self.fds, self._maps, self._views = (), [], []
+        self.fds, self._region_fds, self._maps, self._views = (), [], [], []
 
     def _map(self, fds: Sequence[int], regions: Sequence[GuestRegion]) -> None:
         if len(regions) > MAX_REGIONS:
@@ -231,6 +258,7 @@ class GuestMemory:
             self._maps.append(mapping)
             self._views.append(memoryview(mapping)[start : start + region.size])
         self.regions = tuple(region for _, region in pairs)
+        self._region_fds = [fd for fd, _ in pairs]
         self._bases = [region.base for region in self.regions]
 
     def _fill_native(self) -> None:
