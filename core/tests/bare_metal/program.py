@@ -52,20 +52,19 @@ class Report(BusDevice):
 
     def __init__(self) -> None:
         self.words: list[int] = []
-        self._awaited = 0
-        self._enough = threading.Event()
+        self._more = threading.Condition()
 
     def write(self, offset: int, data: memoryview) -> None:
-        self.words.append(int.from_bytes(data, "little"))
-        if len(self.words) >= self._awaited:
-            self._enough.set()
+        with self._more:
+            self.words.append(int.from_bytes(data, "little"))
+            self._more.notify_all()
 
     def wait(self, count: int) -> list[int]:
         """All words, when there are ``count``; raises AssertionError when they do not come."""
-        self._awaited = count
-        if len(self.words) < count:
-            assert self._enough.wait(PATIENCE), f"{len(self.words)} words of {count}: {self.words}"
-        return self.words
+        with self._more:
+            enough = self._more.wait_for(lambda: len(self.words) >= count, PATIENCE)
+            assert enough, f"{len(self.words)} words of {count}: {self.words}"
+            return self.words
 
 
 class BareMachine(Machine):
