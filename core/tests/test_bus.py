@@ -241,6 +241,16 @@ def test_a_device_at_two_ranges_of_a_bus_fails_at_both(caplog: pytest.LogCapture
     assert device.calls == 1
 
 
+def test_a_device_at_two_ranges_gets_offsets_that_tell_them_apart() -> None:
+    bus, device = Bus("port", 0x10000), Register()
+    bus.insert(device, 0x60, 1)
+    bus.insert(device, 0x64, 1, offset=4)
+    bus.write(0x60, memoryview(b"x"))
+    bus.write(0x64, memoryview(b"y"))
+    assert device.accesses == [("write", 0, b"x"), ("write", 4, b"y")]
+    assert read(bus, 0x61, 1) == read(bus, 0x60, 4)[:1] == b"\xff"
+
+
 def test_a_device_that_was_failed_from_outside_answers_no_more(caplog: pytest.LogCaptureFixture) -> None:
     bus, device = Bus("MMIO"), Register()
     bus.insert(device, 0, 4)
@@ -252,7 +262,8 @@ def test_a_device_that_was_failed_from_outside_answers_no_more(caplog: pytest.Lo
 # --- threads
 
 
-def test_a_device_sees_one_access_at_a_time_from_many_threads() -> None:
+@pytest.mark.parametrize("addresses", [[0, 0, 0, 0], [0, 16, 0, 16]])
+def test_a_device_sees_one_access_at_a_time_from_many_threads(addresses: list[int]) -> None:
     class Exclusive(BusDevice):
         inside = 0
         worst = 0
@@ -266,8 +277,14 @@ def test_a_device_sees_one_access_at_a_time_from_many_threads() -> None:
             self.inside -= 1
 
     bus, device = Bus("MMIO"), Exclusive()
-    bus.insert(device, 0, 4)
-    threads = [threading.Thread(target=lambda: [bus.write(0, memoryview(b"x")) for _ in range(2000)]) for _ in range(4)]
+    for address in sorted(set(addresses)):
+        bus.insert(device, address, 4)
+
+    def access(address: int) -> None:
+        for _ in range(2000):
+            bus.write(address, memoryview(b"x"))
+
+    threads = [threading.Thread(target=access, args=[address]) for address in addresses]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -57,6 +57,9 @@ class Placement:
     ports: BusRange | None = None
     """Fixed ports, below 65536."""
 
+    more_ports: Sequence[BusRange] = ()
+    """Further ones, behind ``ports`` and not next to them; to the device, offsets count from the start of ``ports``."""
+
     mmio_size: int = 0
     """Bytes of physical address space, wherever the machine has room: whole pages of 4 KiB."""
 
@@ -68,6 +71,11 @@ class Placement:
 
     acpi_hid: str = ""
     """The ACPI hardware ID by which the guest finds it, such as ``PNP0501``; none when empty."""
+
+    @property
+    def all_ports(self) -> Sequence[BusRange]:
+        """``ports`` and ``more_ports``."""
+        return () if self.ports is None else (self.ports, *self.more_ports)
 
 
 class BusDevice:
@@ -95,13 +103,13 @@ class BusDevice:
         """Release what the device holds of the host."""
 
     def read(self, offset: int, data: memoryview) -> None:
-        """Answer a read of ``len(data)`` bytes (1, 2, 4 or 8) at ``offset`` from the range's start.
+        """Answer a read of ``len(data)`` bytes (1, 2, 4 or 8) at ``offset`` from the (first) range's start.
 
         ``data`` is writable and holds all ones: what is left alone reads as if nobody answered.
         """
 
     def write(self, offset: int, data: memoryview) -> None:
-        """Take a write of ``len(data)`` bytes (1, 2, 4 or 8) at ``offset`` from the range's start.
+        """Take a write of ``len(data)`` bytes (1, 2, 4 or 8) at ``offset`` from the (first) range's start.
 
         ``data`` is read-only and valid during the call only.
         """
@@ -117,12 +125,13 @@ class _Slot:
 
     __slots__ = ("base", "device", "end", "failed", "lock", "range")
 
-    def __init__(self, range_: BusRange, device: BusDevice) -> None:
+    def __init__(self, range_: BusRange, device: BusDevice, base: int, lock: threading.Lock) -> None:
         self.range = range_
-        self.base = range_.base
+        self.base = base
+        """The address that is offset 0 to the device."""
         self.end = range_.end
         self.device = device
-        self.lock = threading.Lock()
+        self.lock = lock
         self.failed = False
 
 
@@ -140,8 +149,8 @@ class Bus:
         # vCPU threads look up without a lock, so the two lists are replaced together and never changed.
         self._map: tuple[list[int], list[_Slot]] = ([], [])
 
-    def insert(self, device: BusDevice, base: int, size: int) -> BusRange:
-        """Put ``device`` at ``size`` addresses from ``base`` on.
+    def insert(self, device: BusDevice, base: int, size: int, *, offset: int = 0) -> BusRange:
+        """Put ``device`` at ``size`` addresses from ``base`` on, of which the first is ``offset`` to the device.
 
         Raises :class:`BusError` for an empty range or one that does not fit the address space and
         :class:`DeviceOverlap` where another device is.
@@ -159,8 +168,10 @@ class Bus:
                     f"{device.name}: {range_} on the {self.name} bus overlaps {neighbour.device.name} at "
                     f"{neighbour.range}"
                 )
+        # A device at several ranges has one lock.
+        lock = next((slot.lock for slot in slots if slot.device is device), None) or threading.Lock()
         bases.insert(at, base)
-        slots.insert(at, _Slot(range_, device))
+        slots.insert(at, _Slot(range_, device, base - offset, lock))
         self._map = (bases, slots)
         return range_
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -113,7 +113,7 @@ class MMIODeviceManager:
             self.vm_requests.append(IoEventRequest(queue.event, address + lib.VIRTIO_MMIO_QUEUE_NOTIFY, queue.index))
         self.vm_requests.append(IrqRequest(transport.interrupt_event, irq))
         if cmdline is None:
-            self._tell_acpi(VIRTIO_MMIO_HID, window, None, irq)
+            self._tell_acpi(VIRTIO_MMIO_HID, window, (), irq)
         self.id_to_addr_map[id] = address
         return address
 
@@ -149,9 +149,10 @@ class MMIODeviceManager:
             window = self.bus.insert(device, base, placement.mmio_size)
         if placement.ports is not None:
             base = placement.ports.base
-            self.ports.insert(device, base, placement.ports.size)
+            for ports in placement.all_ports:
+                self.ports.insert(device, ports.base, ports.size, offset=ports.base - base)
         if placement.acpi_hid:
-            self._tell_acpi(placement.acpi_hid, window, placement.ports, irq)
+            self._tell_acpi(placement.acpi_hid, window, placement.all_ports, irq)
         self.id_to_addr_map[id] = base
         return base
 
@@ -205,8 +206,8 @@ class MMIODeviceManager:
 
     def _choose_placement(self, device: BusDevice, id: str) -> Placement:
         for placement in device.placements:
-            ports = placement.ports
-            if ports is not None and any(ports.overlaps(other) for other, _ in self.ports.devices()):
+            taken = [other for other, _ in self.ports.devices()]
+            if any(ports.overlaps(other) for ports in placement.all_ports for other in taken):
                 continue
             if placement.irq is not None and placement.irq in self._taken_irqs:
                 continue
@@ -216,9 +217,9 @@ class MMIODeviceManager:
         holders = {
             holder.name
             for placement in device.placements
-            if placement.ports is not None
+            for ports in placement.all_ports
             for other, holder in self.ports.devices()
-            if placement.ports.overlaps(other)
+            if ports.overlaps(other)
         }
         raise UsageError(f"{id}: its places are taken, by {', '.join(sorted(holders)) or 'other devices'}")
 
@@ -235,6 +236,6 @@ class MMIODeviceManager:
         for bus in (self.bus, self.ports):
             bus.fail(device, error)
 
-    def _tell_acpi(self, hid: str, mmio: BusRange | None, ports: BusRange | None, irq: int | None) -> None:
+    def _tell_acpi(self, hid: str, mmio: BusRange | None, ports: Sequence[BusRange], irq: int | None) -> None:
         uid = sum(device.hid == hid for device in self.acpi_devices)
         self.acpi_devices.append(AcpiDevice(hid, uid, mmio, ports, irq))

@@ -14,7 +14,7 @@ from pyvmm.errors import UsageError
 from pyvmm.memory import GuestMemory
 from pyvmm.x86_64 import acpi, aml, layout
 
-UART = acpi.AcpiDevice("PNP0501", 0, ports=BusRange(0x3F8, 8), irq=4)
+UART = acpi.AcpiDevice("PNP0501", 0, ports=[BusRange(0x3F8, 8)], irq=4)
 
 
 def windows(count: int) -> list[acpi.AcpiDevice]:
@@ -57,7 +57,7 @@ def tables(built: acpi.AcpiTables) -> dict[bytes, bytes]:
             [
                 acpi.AcpiDevice("PYVM0001", 0, mmio=BusRange(1 << 33, 1 << 20), irq=23),
                 acpi.AcpiDevice("PYVM0001", 1, mmio=BusRange(0xFFFFF000, 4096)),
-                acpi.AcpiDevice("PNP0C02", 2, ports=BusRange(0x400, 0x200)),
+                acpi.AcpiDevice("PNP0C02", 2, ports=[BusRange(0x400, 0x200)]),
                 acpi.AcpiDevice("PNP0C02", 1 << 40),
             ],
         ),
@@ -97,6 +97,7 @@ def test_the_fadt_says_what_is_not_there() -> None:
     assert len(fadt) == 276
     assert boot & acpi.IAPC_8042 == 0
     assert boot & acpi.IAPC_CMOS_RTC_NOT_PRESENT
+    assert fadt[108] == 0
     assert boot & acpi.IAPC_VGA_NOT_PRESENT
     assert flags & acpi.HW_REDUCED_ACPI
     assert flags & acpi.RESET_REG_SUP
@@ -108,6 +109,7 @@ def test_the_fadt_says_what_is_there() -> None:
     (boot,) = struct.unpack_from("<H", fadt, 109)
     assert boot & acpi.IAPC_8042
     assert boot & acpi.IAPC_CMOS_RTC_NOT_PRESENT == 0
+    assert fadt[108] == layout.CMOS_CENTURY
 
 
 def test_the_fadt_has_the_registers_of_power() -> None:

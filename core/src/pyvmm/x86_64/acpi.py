@@ -13,6 +13,7 @@ from pyvmm.x86_64 import aml
 from pyvmm.x86_64.layout import (
     ACPI_ADDRESS,
     ACPI_END,
+    CMOS_CENTURY,
     IOAPIC_ADDRESS,
     LAPIC_ADDRESS,
     RESET_PORT,
@@ -71,7 +72,7 @@ class AcpiDevice:
     hid: str
     uid: int
     mmio: BusRange | None = None
-    ports: BusRange | None = None
+    ports: Sequence[BusRange] = ()
     irq: int | None = None
 
 
@@ -139,6 +140,7 @@ def fadt(dsdt_address: GuestAddress, *, i8042: bool = False, rtc: bool = False) 
     def put(layout: str, offset: int, value: int) -> None:
         struct.pack_into(layout, data, offset, value)
 
+    put("<B", 108, CMOS_CENTURY if rtc else 0)
     put("<H", 109, boot)
     put("<I", 112, flags)
     data[116:128] = _io_register(RESET_PORT)
@@ -191,8 +193,7 @@ def _device(segment: str, device: AcpiDevice) -> bytes:
         # Its DMA sees the CPUs' caches (section 6.2.17).
         terms.append(aml.name("_CCA", aml.integer(1)))
         resources.append(aml.memory(device.mmio.base, device.mmio.size))
-    if device.ports is not None:
-        resources.append(aml.io_ports(device.ports.base, device.ports.size))
+    resources += [aml.io_ports(ports.base, ports.size) for ports in device.ports]
     if device.irq is not None:
         resources.append(aml.interrupt(device.irq))
     if resources:
@@ -203,8 +204,9 @@ def _device(segment: str, device: AcpiDevice) -> bytes:
 def build(cpus: int, devices: Sequence[AcpiDevice], *, i8042: bool = False, rtc: bool = False) -> AcpiTables:
     """All tables of a machine with ``cpus`` CPUs and ``devices``.
 
-    ``i8042`` and ``rtc`` say that the machine has a keyboard controller and a CMOS clock at their usual ports; a
-    guest loses a second or more in looking for ones that are not there. Raises :class:`UsageError` for more than
+    ``i8042`` and ``rtc`` say that the machine has a keyboard controller and a CMOS clock at their usual ports, the
+    clock with the century where a PC has it; a guest loses a second or more in looking for ones that are not there.
+    Raises :class:`UsageError` for more than
     fits below 1 MiB: some 1500 devices.
     """
     blob = bytearray(-(-len(rsdp(0)) // _ALIGNMENT) * _ALIGNMENT)

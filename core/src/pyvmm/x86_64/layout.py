@@ -88,6 +88,9 @@ I8042_STATUS_PORT: Final = 0x64
 CMOS_PORT: Final = 0x70
 CMOS_PORT_SIZE: Final = 2
 
+CMOS_CENTURY: Final = 0x32
+"""The register in which a PC's clock has the century."""
+
 # --- RAM
 
 MIN_MEMORY: Final = 2 * MIB
