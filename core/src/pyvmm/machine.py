@@ -91,9 +91,10 @@ class Machine:
         self.config = config
         self._requests: dict[str, DeviceRequest] = {}
         self._reasons: list[ExitReason] = []
-        self._vcpus_running = 0
-        self._vcpus_lock = threading.Lock()
         self._threads: list[threading.Thread] = []
+        self._vcpus_changed = threading.Condition()
+        self._vcpus_left = self._vcpus_at_work = 0
+        self._run_over = False
         self.vcpus: list[Vcpu] = []
         with ExitStack() as stack:
             # Before anything else: a device's process has nothing of the machine but what it is given, and is made
@@ -145,6 +146,9 @@ class Machine:
             self.stop(ExitReason(End.HOST_FAILURE, "the event loop failed"))
             raise
         finally:
+            with self._vcpus_changed:
+                self._run_over = True
+                self._vcpus_changed.wait_for(lambda: self._vcpus_at_work == 0)
             for thread in self._threads:
                 thread.join()
         self._report_idle_devices()
@@ -213,7 +217,7 @@ class Machine:
                 self.cmdline.insert(ask(CmdlineRequest(options, self.config.cmdline, self._initrd is not None)))
 
     def _start_vcpus(self) -> None:
-        self._vcpus_running = len(self.vcpus)
+        self._vcpus_left = len(self.vcpus)
         for vcpu in self.vcpus:
             loop = VcpuLoop(vcpu, self.devices.bus, self.devices.ports, self.stop, self._reasons)
             thread = threading.Thread(target=self._run_vcpu, args=(loop,), name=f"vcpu{vcpu.index}", daemon=True)
@@ -221,12 +225,18 @@ class Machine:
             self._threads.append(thread)
 
     def _run_vcpu(self, loop: VcpuLoop) -> None:
+        with self._vcpus_changed:
+            if self._run_over:
+                return  # Ctrl-C came while the threads were started: what the vCPU needs may be gone
+            self._vcpus_at_work += 1
         try:
             loop.run()
         finally:
-            with self._vcpus_lock:
-                self._vcpus_running -= 1
-                if self._vcpus_running == 0:
+            with self._vcpus_changed:
+                self._vcpus_at_work -= 1
+                self._vcpus_left -= 1
+                self._vcpus_changed.notify_all()
+                if self._vcpus_left == 0:
                     self.loop.stop()
 
     def _report_idle_devices(self) -> None:
