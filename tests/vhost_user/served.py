@@ -75,7 +75,7 @@ class Served:
     def __exit__(
         self, exception: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self.process.poll() is None:
+        if self.process.stderr is not None and not self.process.stderr.closed:
             self.stop()
 
 

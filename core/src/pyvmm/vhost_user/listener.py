@@ -56,6 +56,8 @@ def bind(path: str) -> socket.socket:
 
     Raises :class:`UsageError` where something else is there or the path cannot be one.
     """
+    if not path:
+        raise UsageError("serve: no socket can be made without a path; give one")  # the kernel would make up a name
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         try:
