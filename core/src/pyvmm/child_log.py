@@ -30,7 +30,7 @@ MAX_LOGGERS: Final = 32
 LINES_A_SECOND: Final = 500
 """A process that says more has to wait."""
 
-_CHUNK: Final = 1 << 16
+_CHUNK: Final = 1 << 13
 _DRAINED: Final = 1 << 20
 
 log = logging.getLogger("pyvmm.process")
@@ -82,9 +82,6 @@ class LogRelay:
         for _ in range(_DRAINED // _CHUNK):
             if not self._read():
                 break
-        if self._rest:
-            self._emit(self._rest)
-            self._rest = b""
 
     def fileno(self) -> int:
         """The pipe."""
@@ -95,6 +92,8 @@ class LogRelay:
         if self._fd >= 0:
             self.unwatch()
             self.drain()
+            if self._rest:
+                self._emit(self._rest)
             os.close(self._fd)
             self._fd = -1
 
@@ -133,6 +132,8 @@ class LogRelay:
     def _emit(self, line: bytes) -> None:
         logger, level, message = self._parse(line)
         text = message.translate(_CONTROLS).rstrip()
+        if not text:
+            return
         if not text.startswith(f"{self.name}: "):
             text = f"{self.name}: {text}"
         logger.log(level, "%s", text)

@@ -315,6 +315,7 @@ class VhostUserDevice(VirtioDevice):
         session, loop = self._session, self.context.loop
         if session is None:
             return
+        self._channel_used = 0
         for fd, callback in (
             (session.connection.fileno(), self._on_message),
             (self._err.fd, self._on_err),
@@ -361,7 +362,7 @@ class VhostUserDevice(VirtioDevice):
             self._answer(session, channel, message)
         self._channel_used += 1
         if self._channel_used == 1:
-            self._after_pause(self._channel_rested)
+            self.context.loop.call_later(_CHANNEL_PAUSE, self._channel_rested)
         if self._channel_used == _CHANNEL_BURST:
             self.context.loop.remove(channel.fileno())
 
@@ -380,8 +381,3 @@ class VhostUserDevice(VirtioDevice):
         paused, self._channel_used = self._channel_used >= _CHANNEL_BURST, 0
         if paused and self._session is not None and self._session.channel is not None:
             self.context.loop.add(self._session.channel.fileno(), self._on_channel)
-
-    def _after_pause(self, function: Callable[[], None]) -> None:
-        assert self.own_loop is not None
-        scope = self.context.loop
-        self.own_loop.call_later(_CHANNEL_PAUSE, lambda: scope.guard(function))

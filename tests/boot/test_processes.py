@@ -1,0 +1,148 @@
+"""Devices in processes of their own, under Linux: seen from the host, killed under load, replaced."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.boot.booting import PYVMM, TIMEOUT, Boot
+from tests.guest import artefacts
+from tests.guest.tap import tap
+
+
+class Running:
+    """A machine that runs while the test looks at it from the host."""
+
+    def __init__(self, process: subprocess.Popen[bytes], scratch: Path) -> None:
+        self.process = process
+        self.scratch = scratch
+        self.started = time.monotonic()
+
+    @property
+    def output(self) -> str:
+        """What the guest has said until now."""
+        return (self.scratch / "output").read_text(errors="replace")
+
+    @property
+    def errors(self) -> str:
+        """What pyvmm has said until now."""
+        return (self.scratch / "errors").read_text(errors="replace")
+
+    def wait_for(self, text: str, timeout: float = TIMEOUT) -> None:
+        """Until the guest has said ``text``."""
+        deadline = time.monotonic() + timeout
+        while text not in self.output:
+            assert self.process.poll() is None, f"pyvmm ended:\n{self.output[-2000:]}\n{self.errors}"
+            assert time.monotonic() < deadline, f"no {text!r}:\n{self.output[-2000:]}\n{self.errors}"
+            time.sleep(0.05)
+
+    def children(self) -> dict[str, int]:
+        """The devices' processes, by the name that ps shows."""
+        rows = subprocess.run(
+            ["ps", "-o", "pid=,comm=", "--ppid", str(self.process.pid)], capture_output=True, text=True, check=False
+        ).stdout.split("\n")
+        return {name: int(pid) for pid, name in (row.split() for row in rows if row.strip())}
+
+    def finish(self) -> Boot:
+        """Wait for the end."""
+        status = self.process.wait(timeout=TIMEOUT)
+        return Boot(status, self.output, self.errors, time.monotonic() - self.started)
+
+
+@contextmanager
+def running(scratch: Path, script: str, *arguments: str, tools: Sequence[str] = ()) -> Iterator[Running]:
+    """A guest that runs ``script``."""
+    guest = artefacts.ensure()
+    append = [artefacts.tools(*tools)] if tools else []
+    initrd = artefacts.with_script(guest.initramfs, script, scratch / "initrd", append=append)
+    command = [str(PYVMM), "--kernel", str(guest.vmlinuz), "--initrd", str(initrd), "--cmdline", "quiet", *arguments]
+    with (scratch / "output").open("wb") as output, (scratch / "errors").open("wb") as errors:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors)
+    try:
+        yield Running(process, scratch)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def has_ended(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+def test_block_process_is_killed_under_load_and_the_machine_goes_on(tmp_path: Path) -> None:
+    image = artefacts.fresh_disk(tmp_path / "disk.img")
+    with tap() as interface:
+        script = f"""
+ip addr add {interface.guest}/{interface.prefix} dev eth0 && ip link set eth0 up || exit 1
+ping -c 2 -W 5 {interface.host} >/dev/null || exit 2
+( while :; do dd if=/dev/vda of=/dev/null bs=64k iflag=direct 2>/dev/null || break; done; echo READER-ENDED ) &
+echo LOADED=yes
+i=0; while [ $i -lt 15 ]; do
+    ping -c 1 -W 5 {interface.host} >/dev/null || exit 3
+    i=$((i+1)); sleep 0.2
+done
+cat /sys/bus/virtio/devices/virtio*/status | sed 's/^/STATUS=/'
+ping -c 3 -W 5 {interface.host} >/dev/null || exit 4
+echo NET=works
+"""
+        arguments = ["--device", f"block:{image},process=on", "--device", f"net:{interface.name},process=on"]
+        with running(tmp_path, script, *arguments) as machine:
+            machine.wait_for("LOADED=yes")
+            children = machine.children()
+            assert sorted(children) == ["pyvmm:block0", "pyvmm:net0"]
+            time.sleep(1)
+            os.kill(children["pyvmm:block0"], signal.SIGKILL)
+            result = machine.finish()
+
+    result.assert_passed()
+    assert result.value("NET") == "works"
+    assert "block0: its process was killed by SIGKILL" in result.errors
+    assert "Traceback" not in result.errors
+    # NEEDS_RESET, FAILED or both, of the disk; not of the card.
+    states = [int(state, 16) for state in re.findall(r"STATUS=(0x[0-9a-f]+)", result.output)]
+    assert sorted(bool(state & 0x40) for state in states) == [False, True]
+    assert all(map(has_ended, children.values()))
+
+
+@pytest.mark.parametrize("kills", [4])
+def test_fio_verifies_what_was_written_while_the_block_process_was_killed(tmp_path: Path, kills: int) -> None:
+    image = tmp_path / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    script = """
+echo LOADED=yes
+fio --name=verify --filename=/dev/vda --rw=randrw --bs=4k-64k --size=24m --direct=1 --ioengine=libaio \
+    --iodepth=16 --verify=crc32c --verify_fatal=1 --do_verify=1 --fsync=64 \
+    --output=/tmp/fio || { cat /tmp/fio; exit 1; }
+echo FIO=passed
+dmesg | grep -iE 'I/O error|timeout|reset' | sed 's/^/COMPLAINT /'
+"""
+    arguments = ["--cpus", "2", "--memory", "512M", "--device", f"block:{image},process=on,restart=on"]
+    killed = []
+    with running(tmp_path, script, *arguments, tools=["fio"]) as machine:
+        machine.wait_for("LOADED=yes")
+        for _ in range(kills):
+            time.sleep(3)
+            pid = machine.children()["pyvmm:block0"]
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+            deadline = time.monotonic() + 60
+            while machine.children().get("pyvmm:block0", pid) == pid and time.monotonic() < deadline:
+                time.sleep(0.2)
+            if "FIO=" in machine.output:
+                break
+        result = machine.finish()
+
+    result.assert_passed()
+    assert result.value("FIO") == "passed"
+    assert "COMPLAINT" not in result.output
+    assert len(set(killed)) >= 2
+    assert result.errors.count("block0: its process was killed by SIGKILL; another takes over") == len(killed)
