@@ -78,6 +78,16 @@ class Placement:
         return () if self.ports is None else (self.ports, *self.more_ports)
 
 
+class _Service:
+    """Whether a device answers, and its lock: one for all places that it has, on whichever bus."""
+
+    __slots__ = ("failed", "lock")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.failed = False
+
+
 class BusDevice:
     """A device that answers accesses to a range of ports or of physical addresses.
 
@@ -93,6 +103,8 @@ class BusDevice:
     puts on a bus."""
 
     context: DeviceContext
+
+    _service: _Service | None = None
 
     def attach(self, context: DeviceContext) -> None:
         """Take the place in the machine."""
@@ -121,18 +133,17 @@ class BusDevice:
 
 
 class _Slot:
-    """One device on a bus: its range, its lock, and whether it failed."""
+    """One range of a bus and the device that is there."""
 
-    __slots__ = ("base", "device", "end", "failed", "lock", "range")
+    __slots__ = ("base", "device", "end", "range", "service")
 
-    def __init__(self, range_: BusRange, device: BusDevice, base: int, lock: threading.Lock) -> None:
+    def __init__(self, range_: BusRange, device: BusDevice, base: int, service: _Service) -> None:
         self.range = range_
         self.base = base
         """The address that is offset 0 to the device."""
         self.end = range_.end
         self.device = device
-        self.lock = lock
-        self.failed = False
+        self.service = service
 
 
 class Bus:
@@ -168,10 +179,10 @@ class Bus:
                     f"{device.name}: {range_} on the {self.name} bus overlaps {neighbour.device.name} at "
                     f"{neighbour.range}"
                 )
-        # A device at several ranges has one lock.
-        lock = next((slot.lock for slot in slots if slot.device is device), None) or threading.Lock()
+        if device._service is None:
+            device._service = _Service()
         bases.insert(at, base)
-        slots.insert(at, _Slot(range_, device, base - offset, lock))
+        slots.insert(at, _Slot(range_, device, base - offset, device._service))
         self._map = (bases, slots)
         return range_
 
@@ -188,10 +199,10 @@ class Bus:
         """Fill ``data`` from the device at ``address``; whether one answered."""
         data[:] = _ALL_ONES[: len(data)]
         slot = self._find(address, len(data))
-        if slot is None or slot.failed:
+        if slot is None or slot.service.failed:
             return False
         try:
-            with slot.lock:
+            with slot.service.lock:
                 slot.device.read(address - slot.base, data)
         except Exception as error:
             self.fail(slot.device, error)
@@ -202,10 +213,10 @@ class Bus:
     def write(self, address: int, data: memoryview) -> bool:
         """Hand ``data`` to the device at ``address``; whether one took it."""
         slot = self._find(address, len(data))
-        if slot is None or slot.failed:
+        if slot is None or slot.service.failed:
             return False
         try:
-            with slot.lock:
+            with slot.service.lock:
                 slot.device.write(address - slot.base, data)
         except Exception as error:
             self.fail(slot.device, error)
@@ -221,11 +232,11 @@ class Bus:
         return slot if address + size <= slot.end else None
 
     def fail(self, device: BusDevice, error: BaseException) -> None:
-        """Take ``device`` out of service for ``error``: logged once, all ones from then on."""
-        for slot in self._map[1]:
-            if slot.device is device and not slot.failed:
-                slot.failed = True
-                log.error("%s: the device failed and answers no more (%s)", device.name, slot.range, exc_info=error)
+        """Take ``device`` out of service for ``error``, wherever it is: logged once, all ones from then on."""
+        service = device._service
+        if service is not None and not service.failed:
+            service.failed = True
+            log.error("%s: the device failed and answers no more", device.name, exc_info=error)
 
 
 _ALL_ONES: Final = b"\xff" * 4096
