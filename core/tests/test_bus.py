@@ -257,7 +257,6 @@ def test_a_device_that_was_failed_from_outside_answers_no_more(caplog: pytest.Lo
 # --- threads
 
 
-@pytest.mark.parametrize("addresses", [[0, 0, 0, 0], [0, 16, 0, 16]])
 @pytest.mark.parametrize("places", ["one", "two", "two buses"])
 def test_a_device_sees_one_access_at_a_time_from_many_threads(places: str) -> None:
     class Exclusive(BusDevice):
