@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ from pyvmm.bus import BusDevice, BusRange, Placement
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.kvm.ioctl import ioctl
 from pyvmm.machine import Machine, MachineConfig
+from pyvmm.plugins import DeviceRequest
 from pyvmm.x86_64.boot_state import RFLAGS_FIXED, RFLAGS_IOPL3, set_boot_state
 
 SOURCES: Final = Path(__file__).parent
@@ -70,9 +72,17 @@ class Report(BusDevice):
 class BareMachine(Machine):
     """A machine whose program is not a kernel."""
 
-    def __init__(self, kernel: Path, *, cpus: int = 1, user: bool = False, all_cpus: bool = False) -> None:
+    def __init__(
+        self,
+        kernel: Path,
+        *,
+        cpus: int = 1,
+        user: bool = False,
+        all_cpus: bool = False,
+        devices: Sequence[DeviceRequest] = (),
+    ) -> None:
         """``user``: at privilege level 3. ``all_cpus``: every vCPU starts with the program, not only the first."""
-        super().__init__(MachineConfig(kernel=kernel, memory=MEMORY, cpus=cpus))
+        super().__init__(MachineConfig(kernel=kernel, memory=MEMORY, cpus=cpus, devices=devices))
         self.user = user
         self.all_cpus = all_cpus
         self.report = Report()

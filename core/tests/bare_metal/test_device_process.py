@@ -1,0 +1,114 @@
+"""A guest on a real vCPU drives queues that another process serves: its kicks and interrupts by KVM, none by us."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pyvmm.exit_reason import End
+from pyvmm.options import parse_device
+from pyvmm.plugins import DeviceRequest, Plugins
+from pyvmm.vhost_user.front_end import VhostUserDevice
+from pyvmm.vhost_user.processes import DeviceProcess
+
+from core.tests.bare_metal.program import BareMachine
+from core.tests.bare_metal.test_echo import ANSWERS, SLEEP, UP, ring_features
+from core.tests.distributions import SitePackages
+
+PROBE = """
+    from dataclasses import dataclass
+
+    from core.tests.virtio.probe import Probe
+    from pyvmm.plugin import DeviceKind, hookimpl
+
+
+    @dataclass(frozen=True)
+    class ProbeOptions:
+        pass
+
+
+    @hookimpl
+    def pyvmm_device_kinds():
+        return [DeviceKind("probe", ProbeOptions, lambda options: Probe(), help="echoes")]
+"""
+
+
+@pytest.fixture
+def request_(site_packages: SitePackages) -> Callable[[str], DeviceRequest]:
+    """A request for a probe with options."""
+    site_packages.install("pyvmm-probe", {"probe": "pyvmm_probe"}, {"pyvmm_probe": PROBE})
+    return lambda options: Plugins().request_devices([parse_device(f"probe,{options}")])[0]
+
+
+def set_parameters(machine: BareMachine, requests: int, depth: int, flags: int) -> None:
+    [transport] = machine.devices.transports()
+    [event] = [acpi.irq for acpi in machine.devices.acpi_devices if acpi.mmio is not None]
+    assert event is not None
+    window = machine.devices.id_to_addr_map[transport.name]
+    machine.set_parameters(requests, depth, flags, window, event, 1)
+
+
+def answers(machine: BareMachine) -> list[int]:
+    """Requests answered, wrong answers, interrupts, kicks, status."""
+    return machine.answers(5, ANSWERS)
+
+
+@ring_features
+@pytest.mark.parametrize(("user", "flags"), [(True, 0), (False, SLEEP)], ids=["polls", "sleeps"])
+def test_requests_are_answered_by_a_process(
+    program: Callable[..., Path],
+    request_: Callable[[str], DeviceRequest],
+    features: int,
+    user: bool,
+    flags: int,
+) -> None:
+    with BareMachine(program("echo.c"), user=user, devices=[request_("process=on")]) as machine:
+        set_parameters(machine, 500, 16, flags | features)
+        assert machine.run().end is End.POWEROFF
+        answered, wrong, interrupts, kicks, status = answers(machine)
+        assert (answered, wrong, status) == (500, 0, UP)
+        assert (interrupts > 0) == bool(flags & SLEEP)
+        assert kicks > 0
+
+
+@pytest.mark.parametrize(("user", "flags"), [(True, 0), (False, SLEEP)], ids=["polls", "sleeps"])
+def test_guest_notices_nothing_but_a_pause_when_the_process_is_replaced(
+    program: Callable[..., Path], request_: Callable[[str], DeviceRequest], user: bool, flags: int
+) -> None:
+    killed = []
+    with BareMachine(program("echo.c"), user=user, devices=[request_("process=on,restart=on")]) as machine:
+        set_parameters(machine, 20_000, 32, flags)
+        [transport] = machine.devices.transports()
+        device = transport.device
+        assert isinstance(device, VhostUserDevice)
+        process = device._source
+        assert isinstance(process, DeviceProcess)
+        done = threading.Event()
+
+        def kill() -> None:
+            for _ in range(3):
+                if done.wait(0.4):
+                    return
+                child = process.child
+                if child is not None and child.pid not in killed and not child.outcome:
+                    killed.append(child.pid)
+                    os.kill(child.pid, signal.SIGKILL)
+                    deadline = time.monotonic() + 10
+                    while (process.child is None or process.child.pid in killed) and time.monotonic() < deadline:
+                        time.sleep(0.01)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        try:
+            assert machine.run().end is End.POWEROFF
+        finally:
+            done.set()
+            killer.join()
+        answered, wrong, _, _, status = answers(machine)
+        assert (answered, wrong, status) == (20_000, 0, UP)
+    assert killed
