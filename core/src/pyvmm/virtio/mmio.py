@@ -150,10 +150,14 @@ class MmioDevice(BusDevice):
 
     def close(self) -> None:
         """Stop the device and release its eventfds. On the loop's thread, after the last vCPU's run."""
+        active, self.device_activated = self.device_activated, False
         try:
-            self._loop.call(lambda: self.device.end(self.device_activated))
+            self._loop.call(lambda: self.device.end(active))
         except Exception:
             log.exception("%s: closing it failed", self.name)
+        if active:
+            for queue in self.queues:
+                queue.reset()  # views of the memory that are left in it would keep the memory mapped
         self._release()
 
     def _release(self) -> None:

@@ -1,0 +1,50 @@
+"""Entropy for pyvmm's guests: ``--device rng`` is a virtio entropy device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyvmm.options import Size
+from pyvmm.plugin import DeviceKind, hookimpl, option
+
+if TYPE_CHECKING:
+    from pyvmm_virtio_rng.device import Rng
+
+__all__ = ["RngOptions", "pyvmm_device_kinds"]
+
+
+@dataclass(frozen=True)
+class RngOptions:
+    """What ``rng:SOURCE,…`` takes."""
+
+    source: Path = option(Path("/dev/urandom"), primary=True, help="file that entropy is read from")
+    rate: Size | None = option(None, help="bytes a second that the guest gets, at most")
+
+    def __post_init__(self) -> None:
+        if self.rate == 0:
+            raise ValueError("a rate of 0 is no entropy at all; leave out the device")
+
+
+def make(options: RngOptions) -> Rng:
+    """An entropy device; imported only when a machine has one."""
+    from pyvmm_virtio_rng.device import Rng
+
+    return Rng(options)
+
+
+@hookimpl
+def pyvmm_device_kinds() -> Sequence[DeviceKind[RngOptions]]:
+    """The kind ``rng``."""
+    return [
+        DeviceKind(
+            "rng",
+            RngOptions,
+            make,
+            help="entropy for the guest",
+            kernel_config="CONFIG_HW_RANDOM_VIRTIO",
+            modules=["pyvmm_virtio_rng.device"],
+        )
+    ]

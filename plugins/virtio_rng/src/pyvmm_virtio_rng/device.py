@@ -1,0 +1,90 @@
+"""virtio-rng: entropy for the guest (virtio 1.2, section 5.4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pyvmm.eventloop import Timer
+from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.queue import Queue
+
+from pyvmm_virtio_rng.rate import RateLimit
+from pyvmm_virtio_rng.source import Source
+
+if TYPE_CHECKING:
+    from pyvmm_virtio_rng import RngOptions
+
+VIRTIO_ID_RNG: Final = 4  # <linux/virtio_ids.h>
+
+QUEUE_SIZE: Final = 16
+
+MAX_REQUEST: Final = 4096
+"""Bytes that one request gets at most, whatever it asks for: a device may use less than the buffer (section 5.4.6.1).
+So the driver gets no more than 128 KiB at a turn of the event loop."""
+
+POLL_INTERVAL: Final = 0.01
+"""Seconds until a source that has nothing, and cannot tell when it has, is tried again."""
+
+
+class Rng(VirtioDevice):
+    """Fills the driver's buffers from a file, as fast as the file and the rate limit let it."""
+
+    device_type = VIRTIO_ID_RNG
+    queue_max_sizes = (QUEUE_SIZE,)
+
+    def __init__(self, options: RngOptions) -> None:
+        self.source = Source(options.source)
+        self.limit = RateLimit(options.rate) if options.rate else None
+        self._timer: Timer | None = None
+        self._watches = False
+
+    def on_kick(self, queue: Queue) -> None:
+        if self._timer is not None or self._watches:
+            return  # it goes on by itself
+        for chain in queue:
+            length = min(chain.writable_length, MAX_REQUEST)
+            if length and self.limit is not None:
+                length = self.limit.available(length)
+                if not length:
+                    queue.unpop(chain)
+                    self._wait(queue, self.limit.delay)
+                    return
+            # A buffer to read makes no sense, and one of no length wants nothing.
+            count = self.source.read_into(chain.writable_views(0, length)) if length else 0
+            if count is None:
+                queue.unpop(chain)
+                self._watch(queue)
+                return
+            if self.limit is not None:
+                self.limit.take(count)
+            chain.complete(count)
+
+    def reset(self) -> bool:
+        self._stop_waiting()
+        return super().reset()
+
+    def close(self) -> None:
+        self.source.close()
+
+    def _watch(self, queue: Queue) -> None:
+        """Go on when the source has something."""
+        try:
+            self.context.loop.add(self.source.fd, lambda _: self._resume(queue))
+            self._watches = True
+        except PermissionError:  # epoll refuses what cannot tell, such as /dev/hwrng
+            self._wait(queue, POLL_INTERVAL)
+
+    def _wait(self, queue: Queue, seconds: float) -> None:
+        self._timer = self.context.loop.call_later(seconds, lambda: self._resume(queue))
+
+    def _resume(self, queue: Queue) -> None:
+        self._stop_waiting()
+        self.on_kick(queue)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._watches:
+            self.context.loop.remove(self.source.fd)
+            self._watches = False
