@@ -52,7 +52,7 @@ def test_linux_boots_and_uses_serial_block_and_net(
             *("--device", f"block:{image}", "--device", f"net:{interface.name}"),
             flavour=flavour,
             elf=elf,
-            cmdline=f"pyvmm.end={end}",
+            cmdline=f"quiet pyvmm.end={end}",
         )
 
     result.assert_passed()
