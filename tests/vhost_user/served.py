@@ -91,12 +91,15 @@ class Qemu:
         memory: str = "512M",
         flavour: str = "cloud",
         cmdline: str = "quiet",
+        reboots: bool = False,
     ) -> None:
+        """``reboots``: when the guest does, it boots again."""
         guest = artefacts.ensure(flavour)
         append = [artefacts.tools(*tools)] if tools else []
         initrd = artefacts.with_script(guest.initramfs, script, scratch / "initrd", append=append)
         self._qmp_path = scratch / "qmp.sock"
-        command = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", memory, "-nodefaults", "-no-reboot"]
+        command = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", memory, "-nodefaults"]
+        command += [] if reboots else ["-no-reboot"]
         command += ["-machine", "q35,memory-backend=ram"]
         command += ["-object", f"memory-backend-memfd,id=ram,size={memory},share=on"]
         command += ["-display", "none", "-serial", "stdio", "-qmp", f"unix:{self._qmp_path},server=on,wait=off"]

@@ -69,6 +69,25 @@ def test_machines_one_after_the_other(tmp_path: Path) -> None:
     assert machine.value("FIRST") == "1st"
 
 
+def test_a_guest_that_reboots(tmp_path: Path) -> None:
+    image = artefacts.fresh_disk(tmp_path / "disk.img")
+    script = """
+if [ "$(head -c 5 /dev/vda)" = first ]; then
+    echo SECOND=yes
+    poweroff -f
+fi
+echo first >/dev/vda
+sync
+"""
+    with (
+        Served(f"block:{image}", tmp_path / "disk.sock") as served,
+        Qemu(tmp_path, script, *disk_arguments(served.path), cmdline="quiet pyvmm.end=reboot", reboots=True) as machine,
+    ):
+        machine.wait()
+
+    assert machine.value("SECOND") == "yes"
+
+
 def test_fio_verifies_what_it_wrote(tmp_path: Path) -> None:
     image = artefacts.fresh_disk(tmp_path / "disk.img")
     script = VERIFY

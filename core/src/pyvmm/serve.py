@@ -83,6 +83,9 @@ def _make(request: DeviceRequest) -> VirtioDevice:
     if not isinstance(made, VirtioDevice):
         made.close()
         raise UsageError(f"serve: {request.kind.name} is no virtio device; only those can be served")
+    if made.own_loop is not None:
+        made.close()
+        raise UsageError(f"serve: {request.spec} is served by another process; give its socket to the machine")
     return made
 
 

@@ -97,7 +97,7 @@ class ServedDevice:
         except BaseException:
             device.close()
             raise
-        self.features: int = _VERSION_1 | _EVENT_IDX | _INDIRECT | _PROTOCOL_FEATURES
+        self.features: int = _VERSION_1 | device.ring_features | _PROTOCOL_FEATURES
         """GET_FEATURES: what device, ring and back end offer."""
         for page in range(2):
             self.features |= device.features(page) << 32 * page
