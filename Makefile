@@ -46,7 +46,7 @@ unit: setup
 boot-test: setup
 	tests/system/require guest lab test
 	$(BIN)/python tests/guest/build.py
-	tests/lab/with-kvm $(BIN)/python -m pytest tests/boot
+	PYVMM_LAB_MEMORY=7168 tests/lab/with-kvm $(BIN)/python -m pytest tests/boot
 
 bench: setup
 	tests/system/require guest lab test

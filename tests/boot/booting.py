@@ -61,9 +61,27 @@ def boot(
     cmdline: str = "quiet",
     tools: Sequence[str] = (),
 ) -> Boot:
-    """Boot one of Debian's kernels into ``script``, with more ``arguments`` for the command."""
+    """Boot one of Debian's kernels into ``script``, with more ``arguments`` for the command.
+
+    ``tools`` are commands of this host that the guest's script can call by name; they come on a disk, the last
+    one of the guest's.
+    """
     guest = artefacts.ensure(flavour)
-    append = [artefacts.tools(*tools)] if tools else []
-    initrd = artefacts.with_script(guest.initramfs, script, scratch / "initrd", append=append)
+    if tools:
+        disks = sum(argument.startswith("block:") for argument in arguments)
+        letter = chr(ord("a") + disks)
+        script = (
+            _TOOLS.format(letter=letter) + "".join(f'{tool}() {{ tool {tool} "$@"; }}\n' for tool in tools) + script
+        )
+        arguments += ("--device", f"block:{artefacts.tools_disk(*tools)},ro")
+    initrd = artefacts.with_script(guest.initramfs, script, scratch / "initrd")
     kernel = guest.vmlinux if elf else guest.vmlinuz
     return run(["--kernel", str(kernel), "--initrd", str(initrd), "--cmdline", cmdline, *arguments])
+
+
+_TOOLS = """
+mkdir -p /tools && mount -t ext4 -o ro /dev/vd{letter} /tools || exit 99
+for d in dev proc sys; do mount --bind /$d /tools/$d; done
+mount -t tmpfs none /tools/tmp
+tool() {{ chroot /tools "$@"; }}
+"""

@@ -99,7 +99,7 @@ def test_fio_verifies_what_it_wrote_at_random(tmp_path: Path) -> None:
     script = """
 fio --name=verify --filename=/dev/vda --rw=randrw --bs=512-64k --size=24m --direct=1 --ioengine=libaio \
     --iodepth=16 --verify=crc32c --verify_fatal=1 --do_verify=1 --fsync=64 \
-    --output=/tmp/fio || { cat /tmp/fio; exit 1; }
+    >/tmp/fio 2>&1 || { cat /tmp/fio; exit 1; }
 blkdiscard -o 0 -l 1048576 /dev/vda && echo DISCARDED=$(head -c 1048576 /dev/vda | tr -d '\\0' | wc -c)
 """
     result = boot(tmp_path, script, "--cpus", "2", "--device", f"block:{image}", tools=["fio", "blkdiscard"])

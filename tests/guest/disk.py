@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from tests.guest.initramfs import tool_files
 from tests.system.kernels import PreparationError
 from tests.system.prepared import key_of, prepared_file
 
@@ -19,6 +20,13 @@ MANIFEST = "manifest.sha256"
 
 def prepare(file: Path) -> Path:
     return prepared_file(file, key_of(Path(__file__)), _make)
+
+
+def prepare_tools(directory: Path, commands: tuple[str, ...]) -> Path:
+    """An image with commands of the host and their libraries, to change root into: read as far as it is used."""
+    files = tool_files(commands)
+    file = directory / f"tools-{'-'.join(sorted(commands))}.img"
+    return prepared_file(file, key_of(Path(__file__), *files.values()), lambda scratch: _make_tools(scratch, files))
 
 
 def copy(source: Path, target: Path) -> Path:
@@ -57,12 +65,28 @@ def _make(file: Path) -> None:
             path.write_bytes(data)
         lines = [f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in files.items()]
         Path(scratch, MANIFEST).write_text("".join(lines))
-        with file.open("wb") as image:
-            image.truncate(SIZE)
-        command = [_tool("mke2fs"), "-q", "-F", "-t", "ext4", "-L", "pyvmm", "-b", "4096"]
-        command += ["-U", "d0d0d0d0-0000-4000-8000-000000000001"]
-        command += ["-E", "root_owner=0:0", "-d", scratch, str(file)]
-        subprocess.run(command, check=True, capture_output=True)
+        _make_file_system(file, Path(scratch), SIZE)
+
+
+def _make_tools(file: Path, files: dict[str, Path]) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        for directory in ("dev", "proc", "sys", "tmp"):
+            Path(scratch, directory).mkdir()
+        for name, source in files.items():
+            path = Path(scratch, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, path)
+        size = sum(path.stat().st_size for path in files.values())
+        _make_file_system(file, Path(scratch), (size * 5 // 4 >> 20) + 16 << 20)
+
+
+def _make_file_system(file: Path, contents: Path, size: int) -> None:
+    with file.open("wb") as image:
+        image.truncate(size)
+    command = [_tool("mke2fs"), "-q", "-F", "-t", "ext4", "-L", "pyvmm", "-b", "4096"]
+    command += ["-U", "d0d0d0d0-0000-4000-8000-000000000001"]
+    command += ["-E", "root_owner=0:0", "-d", str(contents), str(file)]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def _tool(name: str) -> str:

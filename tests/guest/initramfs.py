@@ -43,10 +43,17 @@ def prepare(file: Path, kernel: Path) -> Path:
 
 
 def prepare_tools(directory: Path, commands: tuple[str, ...]) -> Path:
-    paths = {command: _command_path(command) for command in sorted(commands)}
-    key = key_of(*paths.values())
-    file = directory / f"tools-{'-'.join(paths)}.cpio"
-    return prepared_file(file, key, lambda scratch: _make_tools(scratch, paths))
+    files = tool_files(commands)
+    file = directory / f"tools-{'-'.join(sorted(commands))}.cpio"
+    return prepared_file(file, key_of(*files.values()), lambda scratch: _make_tools(scratch, files))
+
+
+def tool_files(commands: tuple[str, ...]) -> dict[str, Path]:
+    """The commands and the libraries they need: where they go in a guest, and where they are here."""
+    files = {f"usr/bin/{command}": _command_path(command) for command in sorted(commands)}
+    for path in list(files.values()):
+        files.update({library.lstrip("/"): Path(library) for library in _libraries(path)})
+    return files
 
 
 def _make(file: Path, kernel: Path, busybox: Path) -> None:
@@ -83,15 +90,11 @@ def _put_modules(archive: Newc, kernel: Path, scratch: Path) -> None:
         archive.file(str(path.relative_to(scratch)), path.read_bytes())
 
 
-def _make_tools(file: Path, commands: dict[str, Path]) -> None:
+def _make_tools(file: Path, files: dict[str, Path]) -> None:
     with file.open("wb") as out:
         archive = Newc(out)
-        libraries: dict[str, None] = {}
-        for command, path in commands.items():
-            archive.file(f"usr/bin/{command}", path.read_bytes(), 0o755)
-            libraries.update(dict.fromkeys(_libraries(path)))
-        for library in libraries:
-            archive.file(library, Path(library).read_bytes(), 0o755)
+        for name, path in files.items():
+            archive.file(name, path.read_bytes(), 0o755)
         archive.close()
 
 
