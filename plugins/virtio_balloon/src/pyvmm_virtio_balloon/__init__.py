@@ -1,0 +1,61 @@
+"""A memory balloon for pyvmm's guests: ``--device balloon`` gives their memory back to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pyvmm.options import Size, int_between
+from pyvmm.plugin import DeviceKind, hookimpl, option
+
+if TYPE_CHECKING:
+    from pyvmm_virtio_balloon.device import Balloon
+
+__all__ = ["MAX_SIZE", "BalloonOptions", "pyvmm_device_kinds"]
+
+MAX_SIZE: Final = (1 << 32) - 1 << 12
+"""Bytes that the configuration's 32 bits of pages can say."""
+
+
+@dataclass(frozen=True)
+class BalloonOptions:
+    """What ``balloon:SIZE,…`` takes."""
+
+    size: Size = option(Size(0), primary=True, help="memory that the guest is to give up, at first")
+    socket: Path | None = option(None, help="Unix socket that takes 'size SIZE' and 'stats' while the machine runs")
+    stats: int = option(
+        0,
+        parse=int_between(0, 86400),
+        metavar="SECONDS",
+        help="how often the guest's statistics are asked for and logged; 0: never",
+    )
+    deflate_on_oom: bool = option(True, help="the guest may take memory back before it kills for want of it")
+    reporting: bool = option(True, help="what the guest frees goes back to the host by itself")
+
+    def __post_init__(self) -> None:
+        if self.size > MAX_SIZE:
+            raise ValueError("a size of 16T and more cannot be told to a guest")
+
+
+def make(options: BalloonOptions) -> Balloon:
+    """A balloon; imported only when a machine has one."""
+    from pyvmm_virtio_balloon.device import Balloon
+
+    return Balloon(options)
+
+
+@hookimpl
+def pyvmm_device_kinds() -> Sequence[DeviceKind[BalloonOptions]]:
+    """The kind ``balloon``."""
+    return [
+        DeviceKind(
+            "balloon",
+            BalloonOptions,
+            make,
+            help="gives the guest's memory back to the host",
+            kernel_config="CONFIG_VIRTIO_BALLOON",
+            modules=["pyvmm_virtio_balloon.device"],
+        )
+    ]

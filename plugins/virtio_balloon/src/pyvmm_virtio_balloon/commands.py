@@ -1,0 +1,70 @@
+"""What can be asked of a balloon while its machine runs, by ``socket=PATH``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pyvmm.control import Answer, ControlSocket
+from pyvmm.options import format_size, parse_size
+
+from pyvmm_virtio_balloon import MAX_SIZE
+
+if TYPE_CHECKING:
+    from pyvmm_virtio_balloon.device import Balloon
+
+PATIENCE: Final = 5.0
+"""Seconds that a guest has to say what its memory is like."""
+
+
+class Commands:
+    """A control socket for one balloon."""
+
+    def __init__(self, balloon: Balloon, path: Path) -> None:
+        self._balloon = balloon
+        self._socket = ControlSocket(path, f"balloon: socket={path}")
+
+    def attach(self) -> None:
+        """Take commands from now on."""
+        self._socket.attach(self._balloon.context.loop, {"size": self._size, "stats": self._stats})
+
+    def close(self) -> None:
+        """Take no more."""
+        self._socket.close()
+
+    def _size(self, argument: str, answer: Answer) -> None:
+        """``size SIZE``: what the guest is to give up; ``size``: just say what it is."""
+        balloon = self._balloon
+        if argument:
+            try:
+                size = parse_size(argument)
+            except ValueError as error:
+                raise ValueError(f"{argument!r} {error}") from error
+            if balloon.queues and size > balloon.memory.size:
+                raise ValueError(f"{argument!r} is more than the guest has: {format_size(balloon.memory.size)}")
+            if size > MAX_SIZE:
+                raise ValueError(f"{argument!r} is too large for a balloon")
+            balloon.target = size
+        answer({"target": balloon.target, "actual": balloon.actual})
+
+    def _stats(self, argument: str, answer: Answer) -> None:
+        """``stats``: what the guest says of its memory, asked for anew."""
+        balloon = self._balloon
+        if argument:
+            raise ValueError("stats has no argument")
+        if not balloon.ask_statistics():
+            raise ValueError("the guest has no driver that knows of statistics")
+
+        def came() -> None:
+            timer.cancel()
+            if balloon.statistics:
+                answer({"target": balloon.target, "actual": balloon.actual, **balloon.statistics})
+            else:
+                answer({"error": "the guest's driver is gone"})
+
+        def is_late() -> None:
+            balloon.on_statistics.remove(came)
+            answer({"error": f"the guest did not answer in {PATIENCE:.0f} seconds"})
+
+        timer = balloon.context.loop.call_later(PATIENCE, is_late)
+        balloon.on_statistics.append(came)

@@ -1,0 +1,34 @@
+"""What a guest says of its memory (virtio 1.2, section 5.5.6.3)."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from pyvmm_virtio_balloon import constants as c
+
+NAMES: Final = {
+    c.VIRTIO_BALLOON_S_SWAP_IN: "swap_in",
+    c.VIRTIO_BALLOON_S_SWAP_OUT: "swap_out",
+    c.VIRTIO_BALLOON_S_MAJFLT: "major_faults",
+    c.VIRTIO_BALLOON_S_MINFLT: "minor_faults",
+    c.VIRTIO_BALLOON_S_MEMFREE: "free_memory",
+    c.VIRTIO_BALLOON_S_MEMTOT: "total_memory",
+    c.VIRTIO_BALLOON_S_AVAIL: "available_memory",
+    c.VIRTIO_BALLOON_S_CACHES: "disk_caches",
+    c.VIRTIO_BALLOON_S_HTLB_PGALLOC: "hugetlb_allocations",
+    c.VIRTIO_BALLOON_S_HTLB_PGFAIL: "hugetlb_failures",
+}
+"""What each tag is called: memory and swap are in bytes, the others are counts."""
+
+_STAT: Final = struct.Struct("<HQ")
+"""struct virtio_balloon_stat."""
+
+MAX_BYTES: Final = 64 * _STAT.size
+"""No driver says so much; more is not looked at."""
+
+
+def parse(data: bytes) -> dict[str, int]:
+    """Each statistic that is known, by its name. Others may come one day (section 5.5.6.3.1) and are left out."""
+    whole = len(data) // _STAT.size * _STAT.size
+    return {NAMES[tag]: value for tag, value in _STAT.iter_unpack(data[:whole]) if tag in NAMES}
