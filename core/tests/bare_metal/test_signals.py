@@ -44,7 +44,7 @@ READY = """
 
     @hookimpl
     def pyvmm_device_kinds():
-        return [DeviceKind("ready", Options, Ready, help="says that the guest has started")]
+        return [DeviceKind("ready", Options, Ready, help="says that the guest has started", process=False)]
 """
 """A plugin that takes the program's word."""
 
