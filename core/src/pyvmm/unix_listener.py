@@ -1,0 +1,130 @@
+"""A Unix socket that a device listens on: made where nothing is in the way, and gone when the device is (unix(7))."""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import logging
+import os
+import socket
+import stat
+from pathlib import Path
+
+from pyvmm.errors import UsageError
+
+__all__ = ["MAX_PATH", "UnixListener"]
+
+log = logging.getLogger(__name__)
+
+MAX_PATH = 107
+"""Bytes that a socket's path may have: sun_path in <linux/un.h>, without its NUL."""
+
+
+class UnixListener:
+    """A non-blocking stream socket that listens at a path.
+
+    A socket there that nobody listens on any more, as a process that was killed leaves it, is replaced; anything
+    else is left alone. The path is removed by :meth:`close`, and at the interpreter's exit at the latest, where it is
+    still the same socket.
+    """
+
+    def __init__(self, path: Path, what: str, *, backlog: int = 1) -> None:
+        """``what`` begins an error's message, such as ``vsock: /run/vm.sock``. ``backlog``: how many clients wait,
+        more or less, before the next one is made to.
+
+        Raises :class:`UsageError` for a path where no socket can be made, or where something else is.
+        """
+        self.path = path
+        self._what = what
+        self._turned_away = False
+        self._process = os.getpid()
+        self._identity: tuple[int, int] | None = None
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        # When no descriptor is left, this one is given up for as long as it takes to turn a client away.
+        self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._bind()
+            self._identity = _identity(path)
+            self._socket.listen(backlog)
+        except (OSError, ValueError) as error:
+            self.close()
+            reason = getattr(error, "strerror", None) or str(error)  # a path that is too long has no errno
+            raise UsageError(f"{what}: {reason}; give a path where a socket can be made") from error
+        except UsageError:
+            self.close()
+            raise
+        atexit.register(self._remove)
+
+    def fileno(self) -> int:
+        """The file descriptor, readable when a client waits; -1 when closed."""
+        return self._socket.fileno()
+
+    def accept(self) -> socket.socket | None:
+        """The next client, its socket non-blocking; None where there is none after all.
+
+        With no descriptor left for it, a client is turned away, so that it does not wait for nothing and its waiting
+        keeps no loop busy.
+        """
+        try:
+            client, _ = self._socket.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return None
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self._turn_away(error)
+            return None
+        client.setblocking(False)
+        return client
+
+    def close(self) -> None:
+        """Listen no more, and remove the path. Closing twice does nothing."""
+        self._socket.close()
+        if self._reserve >= 0:
+            os.close(self._reserve)
+            self._reserve = -1
+        self._remove()
+
+    def _bind(self) -> None:
+        try:
+            self._socket.bind(os.fspath(self.path))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            self._remove_dead_socket()
+            self._socket.bind(os.fspath(self.path))
+
+    def _remove_dead_socket(self) -> None:
+        if not stat.S_ISSOCK(os.lstat(self.path).st_mode):
+            raise UsageError(f"{self._what}: something that is no socket is there; give another path")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+            if probe.connect_ex(os.fspath(self.path)) != errno.ECONNREFUSED:
+                raise UsageError(f"{self._what}: another process listens there; give another path")
+        os.unlink(self.path)
+
+    def _turn_away(self, error: OSError) -> None:
+        if not self._turned_away:
+            self._turned_away = True
+            log.warning("%s: %s; a client is turned away", self._what, error.strerror)
+        os.close(self._reserve)
+        try:
+            client, _ = self._socket.accept()
+            client.close()
+        except OSError:
+            pass
+        self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _remove(self) -> None:
+        atexit.unregister(self._remove)
+        # A child that was forked after this was made has it as well, and it is not the child's to remove.
+        if self._identity is not None and os.getpid() == self._process and _identity(self.path) == self._identity:
+            os.unlink(self.path)
+        self._identity = None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

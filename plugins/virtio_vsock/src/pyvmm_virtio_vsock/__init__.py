@@ -1,0 +1,45 @@
+"""The kind ``vsock``: a virtio socket device whose host side is Unix sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyvmm.options import int_between
+from pyvmm.plugin import DeviceKind, hookimpl, option
+
+if TYPE_CHECKING:
+    from pyvmm_virtio_vsock.device import Vsock
+
+
+@dataclass(frozen=True)
+class VsockOptions:
+    """What ``vsock:PATH,…`` takes."""
+
+    path: Path = option(
+        primary=True, help="Unix socket for programs that connect to the guest; PATH_PORT is where the guest connects"
+    )
+    cid: int = option(3, parse=int_between(3, 2**32 - 2), metavar="N", help="the guest's address (context ID)")
+
+
+def _make(options: VsockOptions) -> Vsock:
+    from pyvmm_virtio_vsock.device import Vsock
+
+    return Vsock(options)
+
+
+@hookimpl
+def pyvmm_device_kinds() -> Sequence[DeviceKind[VsockOptions]]:
+    """See :func:`pyvmm.hookspecs.pyvmm_device_kinds`."""
+    return [
+        DeviceKind(
+            "vsock",
+            VsockOptions,
+            _make,
+            help="sockets between host and guest, by way of Unix sockets",
+            kernel_config="CONFIG_VIRTIO_VSOCKETS",
+            modules=["pyvmm_virtio_vsock.device"],
+        )
+    ]

@@ -1,0 +1,57 @@
+"""What a guest sent before its end of a stream went, on its way to a host that has not read it yet."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Callable
+
+from pyvmm.eventloop import WRITABLE, LoopScope
+
+
+class Drain:
+    """Writes the rest to a socket, then closes it."""
+
+    def __init__(self, sock: socket.socket, rest: bytearray, loop: LoopScope, on_end: Callable[[Drain], None]) -> None:
+        """Take over ``sock``, which does not block. ``on_end`` is called when it is closed."""
+        self._socket = sock
+        self._rest = rest
+        self._loop = loop
+        self._on_end = on_end
+        self.watch()
+
+    @property
+    def size(self) -> int:
+        """Bytes that are left."""
+        return len(self._rest)
+
+    def watch(self) -> None:
+        """Wait until the host reads: also anew, where the loop has forgotten it."""
+        self._loop.remove(self._socket.fileno())
+        self._loop.add(self._socket.fileno(), self._write, WRITABLE)
+
+    def finish(self, deadline: float) -> None:
+        """Wait for the host, until ``deadline`` by time.monotonic(); then what it has not read is lost."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLOUT)
+        while self._socket.fileno() >= 0 and poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            self._write(0)
+        self._end()
+
+    def _write(self, _: int) -> None:
+        try:
+            done = self._socket.send(self._rest, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return
+        except OSError:
+            done = len(self._rest)  # nobody reads it
+        del self._rest[:done]
+        if not self._rest:
+            self._end()
+
+    def _end(self) -> None:
+        if self._socket.fileno() >= 0:
+            self._loop.remove(self._socket.fileno())
+            self._socket.close()
+            self._on_end(self)

@@ -1,0 +1,59 @@
+"""What a program says that connects to the device's socket, before it is connected to the guest: ``CONNECT port``.
+
+The protocol is that of Firecracker and Cloud Hypervisor: the answer is ``OK`` and the host's port once the guest has
+accepted, and the end of the connection where it has not.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from pyvmm.eventloop import LoopScope
+
+MAX_LINE: Final = 32
+"""Bytes of the line, with its end."""
+
+_MAX_PORT: Final = 0xFFFFFFFF
+
+
+class Handshake:
+    """A connection that has not said yet where it wants to go."""
+
+    def __init__(self, sock: socket.socket, loop: LoopScope, on_line: Callable[[Handshake, int | None], None]) -> None:
+        """Take over ``sock``, which does not block. ``on_line`` is called once, with the port that was asked for, or
+        None for anything else; by then the loop has forgotten the socket."""
+        self.socket = sock
+        self._loop = loop
+        self._on_line = on_line
+        self._line = b""
+        loop.add(sock.fileno(), self._on_readable)
+
+    def close(self) -> None:
+        """End it."""
+        self._loop.remove(self.socket.fileno())
+        self.socket.close()
+
+    def _on_readable(self, _: int) -> None:
+        try:
+            # What follows the line may be there already, and is the guest's.
+            data = self.socket.recv(MAX_LINE - len(self._line), socket.MSG_PEEK)
+            data = self.socket.recv(data.index(b"\n") + 1 if b"\n" in data else len(data))
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._line += data
+        if data and not self._line.endswith(b"\n") and len(self._line) < MAX_LINE:
+            return
+        self._loop.remove(self.socket.fileno())
+        self._on_line(self, parse(self._line))
+
+
+def parse(line: bytes) -> int | None:
+    """The port of a line ``CONNECT port``; None for any other."""
+    match = re.fullmatch(rb"\s*connect\s+([0-9]{1,10})\s*\n", line, re.IGNORECASE)
+    port = int(match[1]) if match else _MAX_PORT + 1
+    return port if port <= _MAX_PORT else None

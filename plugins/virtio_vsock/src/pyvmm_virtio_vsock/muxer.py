@@ -1,0 +1,369 @@
+"""All streams of a guest, over two queues (virtio 1.2, section 5.10.6)."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from pyvmm.eventloop import LoopScope
+from pyvmm.unix_listener import UnixListener
+from pyvmm.virtio.queue import DescriptorChain, Queue
+
+from pyvmm_virtio_vsock.connection import SHUTDOWN_MASK, Connection, Ports
+from pyvmm_virtio_vsock.constants import (
+    VIRTIO_VSOCK_OP_CREDIT_REQUEST,
+    VIRTIO_VSOCK_OP_CREDIT_UPDATE,
+    VIRTIO_VSOCK_OP_REQUEST,
+    VIRTIO_VSOCK_OP_RESPONSE,
+    VIRTIO_VSOCK_OP_RST,
+    VIRTIO_VSOCK_OP_RW,
+    VIRTIO_VSOCK_OP_SHUTDOWN,
+    VIRTIO_VSOCK_TYPE_STREAM,
+    VMADDR_CID_HOST,
+)
+from pyvmm_virtio_vsock.drain import Drain
+from pyvmm_virtio_vsock.handshake import Handshake
+from pyvmm_virtio_vsock.packet import HEADER_SIZE, Header
+
+log = logging.getLogger(__name__)
+
+MAX_STREAMS: Final = 512
+"""Streams at a time, those included that are being made or brought to their end. Each has a descriptor."""
+
+LARGE_BUFFER: Final = 256 << 10
+SMALL_BUFFER: Final = 16 << 10
+LARGE_BUFFERS: Final = 64
+"""Bytes of credit that a stream's guest is given: much for the first streams, little for others, so that a host that
+does not read costs less than 24 MiB in all."""
+
+MAX_REPLIES: Final = 256
+"""Resets that may wait for room in the guest's ring; then no more of its packets are taken."""
+
+MAX_BURST: Final = 16
+"""Chains that one read of a socket fills."""
+
+MAX_BYTES: Final = 1 << 20
+"""What is moved at a time, more or less, so that other devices on the loop get their turn."""
+
+ANSWER_TIMEOUT: Final = 10.0
+"""Seconds that a guest has to accept a stream."""
+
+CLOSE_TIMEOUT: Final = 60.0
+"""Seconds that a guest has to end a stream which the host has left (section 5.10.6.5): it may be reading still."""
+
+_FIRST_HOST_PORT: Final = 1 << 30
+"""Ports of programs that connect to the guest; below are those that the guest may know."""
+
+_LAST_HOST_PORT: Final = (1 << 31) - 1
+
+
+class Muxer:
+    """Streams between a guest and the Unix sockets of its host, from one activation of the device to its end."""
+
+    def __init__(self, loop: LoopScope, listener: UnixListener, cid: int, rxq: Queue, drains: set[Drain]) -> None:
+        """``cid`` is the guest's. ``drains``: what is left of streams that have ended; each removes itself."""
+        self._loop = loop
+        self._listener = listener
+        self._cid = cid
+        self._rxq = rxq
+        self._drains = drains
+        self._connections: dict[Ports, Connection] = {}
+        self._handshakes: set[Handshake] = set()
+        self._ready: dict[Connection, None] = {}
+        """Who has something for the guest, in the order of their turns."""
+        self._replies: deque[Header] = deque()
+        self._next_port = _FIRST_HOST_PORT
+        self.dropped = 0
+        """Packets of the guest's that made no sense."""
+        self._handlers: dict[int, Callable[[Connection, Header, Sequence[memoryview]], bool]] = {
+            VIRTIO_VSOCK_OP_RESPONSE: self._on_response,
+            VIRTIO_VSOCK_OP_RST: self._on_rst,
+            VIRTIO_VSOCK_OP_SHUTDOWN: self._on_shutdown,
+            VIRTIO_VSOCK_OP_RW: lambda connection, header, views: connection.receive(views, header.len),
+            VIRTIO_VSOCK_OP_CREDIT_UPDATE: lambda *_: True,
+            VIRTIO_VSOCK_OP_CREDIT_REQUEST: self._on_credit_request,
+        }
+
+    def start(self) -> None:
+        """Let programs of the host come."""
+        self._loop.add(self._listener.fileno(), self._on_client)
+
+    def stop(self) -> None:
+        """The guest has gone: end all streams. What it sent is still on its way to the host."""
+        self._loop.remove(self._listener.fileno())
+        for handshake in self._handshakes:
+            handshake.close()
+        self._handshakes.clear()
+        for connection in self._connections.values():
+            self._let_go(connection)
+        self._connections.clear()
+        self._ready.clear()
+        self._replies.clear()
+
+    @property
+    def streams(self) -> int:
+        """How many there are, those included that are being made or brought to their end."""
+        return len(self._connections) + len(self._handshakes) + len(self._drains)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the guest's packets must wait until it takes ours."""
+        return len(self._replies) >= MAX_REPLIES
+
+    # From the guest.
+
+    def receive(self, chain: DescriptorChain) -> int:
+        """Act on a packet of the guest's; the bytes of its payload."""
+        data = chain.read(0, HEADER_SIZE)
+        if len(data) < HEADER_SIZE:
+            self.dropped += 1
+            return 0
+        header = Header.unpack(data)
+        # Lengths first: no other field of a packet that has them wrong is worth anything.
+        if header.len > chain.readable_length - HEADER_SIZE or header.src_cid != self._cid:
+            self.dropped += 1
+            return 0
+        connection = self._connections.get(Ports(header.dst_port, header.src_port))
+        if header.dst_cid != VMADDR_CID_HOST or header.type != VIRTIO_VSOCK_TYPE_STREAM or connection is None:
+            self._receive_first(header)
+        else:
+            connection.take_credit(header.buf_alloc, header.fwd_cnt)
+            handler = self._handlers.get(header.op)
+            views = chain.readable_views(HEADER_SIZE, header.len) if header.len else ()
+            if handler is None or not handler(connection, header, views):
+                log.debug("the guest broke the rules of stream %s with %s", connection.ports, header)
+                self._remove(connection, reset=True)
+        return header.len
+
+    def _receive_first(self, header: Header) -> None:
+        """A packet of no stream that there is."""
+        is_ours = header.dst_cid == VMADDR_CID_HOST and header.type == VIRTIO_VSOCK_TYPE_STREAM
+        if not is_ours or header.op != VIRTIO_VSOCK_OP_REQUEST or not self._connect(header):
+            self._refuse(header)
+
+    def _connect(self, header: Header) -> bool:
+        """The guest wants a stream to a port of the host; whether there is somebody."""
+        if self.streams >= MAX_STREAMS:
+            log.debug("a stream is refused: there are %d", MAX_STREAMS)
+            return False
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.connect(f"{self._listener.path}_{header.dst_port}")
+        except OSError as error:  # also EAGAIN: as many as it wants to are waiting for who listens there
+            sock.close()
+            log.debug("port %d of the host: %s", header.dst_port, error.strerror)
+            return False
+        connection = self._add(Ports(header.dst_port, header.src_port), sock)
+        connection.take_credit(header.buf_alloc, header.fwd_cnt)
+        connection.say(VIRTIO_VSOCK_OP_RESPONSE)
+        connection.establish()
+        return True
+
+    def _on_response(self, connection: Connection, header: Header, views: Sequence[memoryview]) -> bool:
+        if connection.established or not connection.guest_knows:
+            return False
+        if connection.timer is not None:
+            connection.timer.cancel()
+        connection.establish(b"OK %d\n" % connection.ports.host)
+        return True
+
+    def _on_rst(self, connection: Connection, header: Header, views: Sequence[memoryview]) -> bool:
+        self._remove(connection, reset=False)
+        return True
+
+    def _on_shutdown(self, connection: Connection, header: Header, views: Sequence[memoryview]) -> bool:
+        if not connection.established:
+            return False
+        if connection.shut_down(header.flags):
+            self._remove(connection, reset=True)
+        return True
+
+    def _on_credit_request(self, connection: Connection, header: Header, views: Sequence[memoryview]) -> bool:
+        connection.say(VIRTIO_VSOCK_OP_CREDIT_UPDATE)
+        return True
+
+    def _refuse(self, header: Header) -> None:
+        """Nobody is there."""
+        if header.op != VIRTIO_VSOCK_OP_RST:
+            self._replies.append(
+                Header(
+                    src_cid=header.dst_cid,
+                    dst_cid=header.src_cid,
+                    src_port=header.dst_port,
+                    dst_port=header.src_port,
+                    len=0,
+                    type=header.type,
+                    op=VIRTIO_VSOCK_OP_RST,
+                    flags=0,
+                    buf_alloc=0,
+                    fwd_cnt=0,
+                )
+            )
+
+    # From the host.
+
+    def host_left(self, connection: Connection) -> None:
+        """As :meth:`Owner.host_left`."""
+        self._remove(connection, reset=connection.guest_knows)
+
+    def _on_client(self, _: int) -> None:
+        client = self._listener.accept()
+        if client is None:
+            return
+        if self.streams >= MAX_STREAMS:
+            log.debug("a program of the host is turned away: there are %d streams", MAX_STREAMS)
+            client.close()
+        else:
+            self._handshakes.add(Handshake(client, self._loop, self._on_line))
+
+    def _on_line(self, handshake: Handshake, port: int | None) -> None:
+        self._handshakes.discard(handshake)
+        if port is None:
+            handshake.socket.close()
+            return
+        ports = Ports(self._next_port, port)
+        while ports in self._connections:
+            ports = Ports(_next_host_port(ports.host), port)
+        self._next_port = _next_host_port(ports.host)
+        connection = self._add(ports, handshake.socket)
+        connection.say(VIRTIO_VSOCK_OP_REQUEST)
+        connection.watch()
+        self.fill()
+
+    # To the guest.
+
+    def want_room(self, connection: Connection) -> None:
+        """As :meth:`Owner.want_room`."""
+        self._ready[connection] = None
+
+    def fill(self) -> None:
+        """Give the guest what there is for it, by turns, as far as it has room."""
+        rxq, moved = self._rxq, 0
+        for _ in range(2 * rxq.size):
+            if not self._replies and not self._ready:
+                return
+            chain = rxq.pop()
+            if chain is None:
+                return  # the driver kicks when it has given more
+            if chain.writable_length < HEADER_SIZE:
+                chain.complete(0)
+            elif self._replies:
+                self._put(chain, self._replies.popleft())
+            else:
+                moved += self._take_turn(next(iter(self._ready)), chain)
+                if moved >= MAX_BYTES:
+                    break
+        rxq.event.signal()
+
+    def _take_turn(self, connection: Connection, chain: DescriptorChain) -> int:
+        """Put what ``connection`` has into ``chain``, and a burst of data also into those behind it; its bytes."""
+        del self._ready[connection]
+        moved = 0
+        control = connection.next_control()
+        if control is not None:
+            self._put(chain, self._header(connection, *control))
+            self._expect_answer(connection, *control)
+        elif not connection.has_data():
+            self._rxq.unpop(chain)
+            return 0
+        elif chain.writable_length == HEADER_SIZE:
+            chain.complete(0)  # a driver whose buffers have no room gets no data
+        else:
+            moved = self._move_data(connection, chain)
+        self._ready[connection] = None
+        return moved
+
+    def _move_data(self, connection: Connection, chain: DescriptorChain | None) -> int:
+        """Read from the host into ``chain`` and those behind it; how many bytes there were."""
+        credit, room = connection.credit, 0
+        parts: list[tuple[DescriptorChain, int]] = []
+        views: list[memoryview] = []
+        while chain is not None:
+            if chain.writable_length <= HEADER_SIZE:
+                self._rxq.unpop(chain)
+                break
+            size = min(chain.writable_length - HEADER_SIZE, credit - room)
+            parts.append((chain, size))
+            views += chain.writable_views(HEADER_SIZE, size)
+            room += size
+            if room == credit or len(parts) >= connection.burst:
+                break
+            chain = self._rxq.pop()
+        count = connection.read(views, room)
+        connection.burst = min(2 * connection.burst, MAX_BURST) if count == room else 1
+        left = count
+        for used, (chain, size) in enumerate(parts):
+            if left == 0:
+                for unused, _ in reversed(parts[used:]):
+                    self._rxq.unpop(unused)
+                break
+            size = min(size, left)
+            left -= size
+            chain.write(0, self._header(connection, VIRTIO_VSOCK_OP_RW, length=size).pack())
+            chain.complete(HEADER_SIZE + size)
+        return count
+
+    def _expect_answer(self, connection: Connection, op: int, flags: int) -> None:
+        seconds = 0.0
+        if op == VIRTIO_VSOCK_OP_REQUEST:
+            seconds = ANSWER_TIMEOUT
+        elif op == VIRTIO_VSOCK_OP_SHUTDOWN and flags == SHUTDOWN_MASK:
+            seconds = CLOSE_TIMEOUT
+        if seconds:
+            connection.timer = self._loop.call_later(seconds, lambda: self._give_up(connection))
+
+    def _give_up(self, connection: Connection) -> None:
+        self._remove(connection, reset=True)
+        self.fill()
+
+    @staticmethod
+    def _put(chain: DescriptorChain, header: Header) -> None:
+        chain.write(0, header.pack())
+        chain.complete(HEADER_SIZE)
+
+    def _header(self, connection: Connection, op: int, flags: int = 0, length: int = 0) -> Header:
+        buf_alloc, fwd_cnt = connection.tell_credit()
+        return Header(
+            src_cid=VMADDR_CID_HOST,
+            dst_cid=self._cid,
+            src_port=connection.ports.host,
+            dst_port=connection.ports.guest,
+            len=length,
+            type=VIRTIO_VSOCK_TYPE_STREAM,
+            op=op,
+            flags=flags,
+            buf_alloc=buf_alloc,
+            fwd_cnt=fwd_cnt,
+        )
+
+    # Streams.
+
+    def _add(self, ports: Ports, sock: socket.socket) -> Connection:
+        large = sum(connection.buf_alloc > SMALL_BUFFER for connection in self._connections.values())
+        large += sum(drain.size > SMALL_BUFFER for drain in self._drains)
+        buf_alloc = LARGE_BUFFER if large < LARGE_BUFFERS else SMALL_BUFFER
+        connection = Connection(ports, sock, buf_alloc, self._loop, self)
+        self._connections[ports] = connection
+        return connection
+
+    def _remove(self, connection: Connection, *, reset: bool) -> None:
+        """End a stream at once; ``reset``: and say so to the guest."""
+        del self._connections[connection.ports]
+        self._ready.pop(connection, None)
+        if reset:
+            self._replies.append(self._header(connection, VIRTIO_VSOCK_OP_RST))
+        self._let_go(connection)
+
+    def _let_go(self, connection: Connection) -> None:
+        sock, rest = connection.release()
+        if rest:
+            self._drains.add(Drain(sock, rest, self._loop, self._drains.discard))
+        else:
+            sock.close()
+
+
+def _next_host_port(port: int) -> int:
+    return port + 1 if port < _LAST_HOST_PORT else _FIRST_HOST_PORT
