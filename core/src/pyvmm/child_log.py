@@ -65,6 +65,11 @@ class LogRelay:
         self._counting = False
         self._loggers: set[str] = set()
         self._loop: LoopThread | None = None
+        self._expected_to_end = False
+
+    def expect_end(self) -> None:
+        """What the process says from now on it says because it was told to end: of no interest to most."""
+        self._expected_to_end = True
 
     def watch(self, loop: LoopThread) -> None:
         """Relay what comes, as it comes, on ``loop``."""
@@ -146,7 +151,8 @@ class LogRelay:
                 return self._logger(fields[1].decode()), level, fields[2].decode("unicode_escape")
             except ValueError:
                 pass
-        return log, logging.WARNING, line.decode("utf-8", "backslashreplace")
+        level = logging.DEBUG if self._expected_to_end else logging.WARNING
+        return log, level, line.decode("utf-8", "backslashreplace")
 
     def _logger(self, name: str) -> logging.Logger:
         """The logger of that name, as far as a process may make them: they are never freed."""

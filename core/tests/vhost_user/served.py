@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from pyvmm._native import lib
 from pyvmm.loop_thread import LoopThread
 from pyvmm.testing.virtio_driver import VirtioDriver
 from pyvmm.vhost_user.backend import Backend
@@ -61,6 +62,11 @@ class Threaded(BackendSource):
     def device(self) -> VirtioDevice:
         """The device that is served."""
         return self.devices[-1]
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the driver has said DRIVER_OK."""
+        return bool(self.backends[-1]._served.status & lib.VIRTIO_CONFIG_S_DRIVER_OK)
 
     def connect(self) -> Connection:
         ours, theirs = socket.socketpair()

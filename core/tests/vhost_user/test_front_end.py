@@ -41,8 +41,12 @@ def exchange(driver: VirtioDriver, queue: int = 0, data: bytes = b"hello") -> by
 
 
 def mirror(source: Threaded) -> Mirror:
+    """The device, once it is active if it is started: that is so a moment after the driver's DRIVER_OK."""
     device = source.device
     assert isinstance(device, Mirror)
+    deadline = time.monotonic() + 10
+    while source.is_started and not device.queues and time.monotonic() < deadline:
+        time.sleep(0.001)
     return device
 
 

@@ -82,7 +82,8 @@ class VhostUserDevice(VirtioDevice):
         self.queue_max_sizes = tuple(queue_max_sizes)
         self.config = config or b""
         self._source = source
-        self._config_size = 0 if config is not None else config_size
+        self.config_size = 0 if config is not None else config_size
+        self.feature_mask = feature_mask & DEVICE_FEATURES
         self._session: Session | None = None
         self._lost = ""
         """Why there is no session any more."""
@@ -98,12 +99,15 @@ class VhostUserDevice(VirtioDevice):
         try:
             self._session = self._connect()
             features = self._session.features
-            self.device_features = features & DEVICE_FEATURES & feature_mask
+            self.device_features = features & self.feature_mask
             self.ring_features = features & type(self).ring_features
             self._read_config()
+        except VhostUserError as error:
+            reason = self._source.end(error)
+            self._abandon()
+            raise VhostUserError(reason) from error
         except BaseException:
-            self.close()
-            self.own_loop.close()
+            self._abandon()
             raise
 
     def attach(self, context: DeviceContext) -> None:
@@ -127,7 +131,7 @@ class VhostUserDevice(VirtioDevice):
         super().read_config(offset, data)
 
     def write_config(self, offset: int, data: memoryview) -> None:
-        if offset + len(data) > self._config_size:
+        if offset + len(data) > self.config_size:
             return
         key = offset, len(data)
         self._config_writes.pop(key, None)
@@ -181,22 +185,28 @@ class VhostUserDevice(VirtioDevice):
         self._source.close()
         self._err.close()
 
+    def _abandon(self) -> None:
+        assert self.own_loop is not None
+        self.close()
+        self.own_loop.close()
+
     # What is asked of the back end, for as long as a session lasts.
 
     def _connect(self) -> Session:
         session = Session(self._source.connect(), inflight=self._source.restartable)
         try:
-            self._check(session)
+            self.check(session)
         except BaseException:
             session.close()
             raise
         return session
 
-    def _check(self, session: Session) -> None:
-        """Whether the back end has what this device is said to have, and what the driver was promised."""
+    def check(self, session: Session) -> None:
+        """Whether a back end has what this device is said to have, and what the driver was promised; raises
+        :class:`VhostUserError`. A subclass may adjust ``config_size`` and ``feature_mask`` to the first one."""
         if session.max_queues and session.max_queues < len(self.queue_max_sizes):
             raise VhostUserError(f"it has {session.max_queues} queues, not {len(self.queue_max_sizes)}")
-        if self._config_size and not session.has(ProtocolFeature.CONFIG):
+        if self.config_size and not session.has(ProtocolFeature.CONFIG):
             raise VhostUserError("it has no configuration space (VHOST_USER_PROTOCOL_F_CONFIG)")
         if missing := (self._acked or 0) & ~session.features:
             raise VhostUserError(f"it lacks the features {missing:#x}, which the driver uses")
@@ -207,8 +217,8 @@ class VhostUserDevice(VirtioDevice):
 
     def _read_config(self, session: Session | None = None) -> None:
         session = session or self._session
-        if self._config_size and session is not None:
-            self.config = session.read_config(self._config_size)
+        if self.config_size and session is not None:
+            self.config = session.read_config(self.config_size)
 
     def _write_config(self, session: Session, offset: int, data: bytes) -> None:
         session.write_config(offset, data)
