@@ -1,0 +1,66 @@
+"""Devices that other programs serve: ``--device vhost-user:PATH,type=block`` is the one behind that socket."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyvmm.options import int_between
+from pyvmm.plugin import DeviceKind, hookimpl, option
+
+from pyvmm_vhost_user.types import TYPES, parse_type
+
+if TYPE_CHECKING:
+    from pyvmm.vhost_user.front_end import VhostUserDevice
+
+__all__ = ["VhostUserOptions", "pyvmm_device_kinds"]
+
+
+def _parse_queue_size(text: str) -> int:
+    size = int_between(1, 32768)(text)
+    if size & (size - 1):
+        raise ValueError("is no power of two")
+    return size
+
+
+@dataclass(frozen=True)
+class VhostUserOptions:
+    """What ``vhost-user:PATH,…`` takes."""
+
+    path: Path = option(primary=True, help="socket that the back end listens on")
+    type: int = option(
+        parse=parse_type, metavar="TYPE", help=f"what the device is: {', '.join(TYPES)}, or a number of virtio's"
+    )
+    queues: int | None = option(
+        None, parse=int_between(1, 256), metavar="N", help="its queues; by default as many as the type has at least"
+    )
+    queue_size: int = option(
+        256, parse=_parse_queue_size, metavar="N", help="the largest size of a queue: a power of two"
+    )
+    config_size: int | None = option(
+        None, parse=int_between(0, 256), metavar="BYTES", help="its configuration space; by default the type's"
+    )
+    reconnect: bool = option(False, help="connect again, for some seconds, when the back end has gone")
+
+
+def make(options: VhostUserOptions) -> VhostUserDevice:
+    """A front end to the back end; imported only when a machine has one."""
+    from pyvmm_vhost_user.device import ForeignDevice
+
+    return ForeignDevice(options)
+
+
+@hookimpl
+def pyvmm_device_kinds() -> Sequence[DeviceKind[VhostUserOptions]]:
+    """The kind ``vhost-user``."""
+    return [
+        DeviceKind(
+            "vhost-user",
+            VhostUserOptions,
+            make,
+            help="a device that another program serves: any vhost-user back end",
+            process=False,
+        )
+    ]

@@ -1,0 +1,91 @@
+"""A front end to a back end that is somebody else's."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from pathlib import Path
+from typing import Final
+
+from pyvmm.errors import HostError, UsageError
+from pyvmm.vhost_user.connection import Connection
+from pyvmm.vhost_user.front_end import VhostUserDevice
+from pyvmm.vhost_user.protocol import ProtocolFeature, VhostUserError
+from pyvmm.vhost_user.session import Session
+from pyvmm.vhost_user.source import BackendSource
+
+from pyvmm_vhost_user import VhostUserOptions
+from pyvmm_vhost_user.types import describe
+
+CONNECT_TIMEOUT: Final = 5.0
+"""Seconds that a back end has to take the connection."""
+
+
+class SocketSource(BackendSource):
+    """A back end that listens on a Unix socket."""
+
+    def __init__(self, path: Path, *, reconnect: bool) -> None:
+        self.path = path
+        self.restartable = reconnect
+
+    def connect(self) -> Connection:
+        """Raises :class:`UsageError` where nobody listens there."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(CONNECT_TIMEOUT)
+        try:
+            sock.connect(str(self.path))
+        except OSError as error:
+            sock.close()
+            raise _refused(self.path, error) from error
+        return Connection(sock)
+
+    def end(self, error: VhostUserError) -> str:
+        return f"the back end at {self.path}: {error}"
+
+
+class ForeignDevice(VhostUserDevice):
+    """Any device whose type is known by its number."""
+
+    def __init__(self, options: VhostUserOptions) -> None:
+        """Connect; raises :class:`~pyvmm.errors.PyvmmError`."""
+        self._options = options
+        self._type = describe(options.type)
+        queues = options.queues or self._type.queues
+        config_size = self._type.config_size if options.config_size is None else options.config_size
+        try:
+            super().__init__(
+                SocketSource(options.path, reconnect=options.reconnect),
+                device_type=options.type,
+                queue_max_sizes=[options.queue_size] * queues,
+                config_size=config_size,
+            )
+        except VhostUserError as error:
+            raise HostError(f"vhost-user: {error}") from error
+
+    def check(self, session: Session) -> None:
+        """A back end without a configuration space is none of ours where the user asked for one; otherwise the device
+        has none, and none of what is said there."""
+        if self._options.config_size is None and not session.has(ProtocolFeature.CONFIG):
+            if self._type.config_size and not self._type.config_features:
+                raise VhostUserError("it has no configuration space, which a device of this type needs")
+            self.config_size = 0
+            self.feature_mask &= ~self._type.config_features
+        if self._options.queues is None and self._type.queues_feature >= 0:
+            # It may have more queues than we give it, which a driver must not hear of.
+            self.feature_mask &= ~(1 << self._type.queues_feature)
+        super().check(session)
+
+
+def _refused(path: Path, error: OSError) -> UsageError | HostError:
+    match error.errno:
+        case errno.ENOENT:
+            return UsageError(f"vhost-user: {path}: there is no such socket; start the back end first")
+        case errno.ECONNREFUSED:
+            return UsageError(f"vhost-user: {path}: nobody listens there; start the back end first")
+        case errno.ENOTSOCK | errno.EPROTOTYPE:
+            return UsageError(f"vhost-user: {path} is no socket of a back end")
+        case errno.EACCES | errno.EPERM:
+            return HostError(f"vhost-user: {path}: this user may not connect to it")
+        case errno.EAGAIN:
+            return HostError(f"vhost-user: {path}: the back end is at another machine's service")
+    return HostError(f"vhost-user: {path}: {error.strerror or error}")

@@ -1,0 +1,64 @@
+"""The types of virtio devices (virtio 1.2, section 5), and what a front end has to know of each."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from pyvmm._native import lib
+from pyvmm.options import nearest
+
+
+class DeviceType(NamedTuple):
+    """One type."""
+
+    id: int
+    """The virtio ID (<linux/virtio_ids.h>)."""
+
+    queues: int = 1
+    """How many queues each such device has."""
+
+    config_size: int = 0
+    """Bytes of its configuration space that each back end has."""
+
+    config_features: int = 0
+    """Features that say something of the configuration space: not to be had without one."""
+
+    queues_feature: int = -1
+    """The feature by which it has more queues; -1: there is none."""
+
+
+_NET_CONFIG_FEATURES: Final = sum(1 << bit for bit in (3, 5, 16, 22, 56, 57, 60, 63))
+"""MTU, MAC, STATUS, MQ, RSS's and the link's speed (section 5.1.3)."""
+
+TYPES: Final = {
+    "net": DeviceType(lib.VIRTIO_ID_NET, 2, 12, _NET_CONFIG_FEATURES, 22),
+    "block": DeviceType(lib.VIRTIO_ID_BLOCK, 1, 60, 0, 12),
+    "console": DeviceType(lib.VIRTIO_ID_CONSOLE, 2, 12),
+    "rng": DeviceType(lib.VIRTIO_ID_RNG, 1),
+    "balloon": DeviceType(lib.VIRTIO_ID_BALLOON, 2, 8),
+    "scsi": DeviceType(lib.VIRTIO_ID_SCSI, 3, 36),
+    "gpu": DeviceType(lib.VIRTIO_ID_GPU, 2, 16),
+    "input": DeviceType(lib.VIRTIO_ID_INPUT, 2, 136),
+    "vsock": DeviceType(lib.VIRTIO_ID_VSOCK, 3, 8),
+    "crypto": DeviceType(lib.VIRTIO_ID_CRYPTO, 2, 48),
+    "sound": DeviceType(lib.VIRTIO_ID_SOUND, 4, 12),
+    "fs": DeviceType(lib.VIRTIO_ID_FS, 2, 40),
+    "i2c": DeviceType(34),
+    "gpio": DeviceType(lib.VIRTIO_ID_GPIO, 2, 8),
+}
+"""By the names that users give."""
+
+
+def parse_type(text: str) -> int:
+    """A virtio ID from a name or a number; raises ValueError."""
+    if text in TYPES:
+        return TYPES[text].id
+    if re.fullmatch("[0-9]{1,3}", text) and int(text):
+        return int(text)
+    raise ValueError(f"is no type of device{nearest(text, TYPES)}: {', '.join(TYPES)}, or a number")
+
+
+def describe(id: int) -> DeviceType:
+    """What is known of the type; for one that is not known, as little as can be."""
+    return next((type_ for type_ in TYPES.values() if type_.id == id), DeviceType(id))

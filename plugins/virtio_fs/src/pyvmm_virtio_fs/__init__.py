@@ -1,0 +1,79 @@
+"""Directories of the host for pyvmm's guests: ``--device fs:DIR,tag=NAME`` is one that virtiofsd serves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pyvmm.plugin import DeviceKind, hookimpl, option
+
+if TYPE_CHECKING:
+    from pyvmm_virtio_fs.device import Fs
+
+__all__ = ["FsOptions", "pyvmm_device_kinds"]
+
+TAG_SIZE = 36
+"""Bytes of a file system's name (virtio 1.2, section 5.11.4)."""
+
+
+def _parse_tag(text: str) -> str:
+    if not text or "\0" in text or not text.isprintable():
+        raise ValueError("is no name for a file system: 1 to 36 printable characters")
+    if len(text.encode()) > TAG_SIZE:
+        raise ValueError(f"has {len(text.encode())} bytes; a file system's name has {TAG_SIZE} at most")
+    return text
+
+
+@dataclass(frozen=True)
+class FsOptions:
+    """What ``fs:DIR,…`` takes."""
+
+    directory: Path = option(primary=True, metavar="DIR", help="directory of the host that the guest gets")
+    tag: str | None = option(
+        None, parse=_parse_tag, metavar="NAME", help="what the guest mounts it by; by default the directory's name"
+    )
+    ro: bool = option(False, help="the guest cannot write")
+    cache: Literal["auto", "always", "never"] = option(
+        "auto", help="how long the guest may go by what it has seen: some seconds, for ever, not at all"
+    )
+    xattr: bool = option(False, help="the guest has extended attributes")
+    sandbox: Literal["namespace", "chroot", "none"] = option(
+        "namespace", help="how virtiofsd is kept in the directory; none, with Debian 13's, needs no root"
+    )
+    virtiofsd: Path | None = option(None, metavar="FILE", help="the daemon; by default Debian's")
+
+    @property
+    def name(self) -> str:
+        """The tag that the guest sees."""
+        return self.tag or self.directory.resolve().name or "root"
+
+    def __post_init__(self) -> None:
+        if self.tag is None:
+            try:
+                _parse_tag(self.name)
+            except ValueError as error:
+                raise ValueError(f"{self.name!r} {error}; give another with tag=NAME") from error
+
+
+def make(options: FsOptions) -> Fs:
+    """A file system; imported only when a machine has one."""
+    from pyvmm_virtio_fs.device import Fs
+
+    return Fs(options)
+
+
+@hookimpl
+def pyvmm_device_kinds() -> Sequence[DeviceKind[FsOptions]]:
+    """The kind ``fs``."""
+    return [
+        DeviceKind(
+            "fs",
+            FsOptions,
+            make,
+            help="a directory of the host, to be mounted in the guest: mount -t virtiofs NAME /mnt",
+            kernel_config="CONFIG_VIRTIO_FS",
+            process=False,
+        )
+    ]

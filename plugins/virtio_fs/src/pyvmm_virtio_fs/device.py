@@ -1,0 +1,119 @@
+"""virtio-fs: a directory of the host (virtio 1.2, section 5.11), served by a virtiofsd of our own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import tempfile
+from typing import TYPE_CHECKING, Final
+
+from pyvmm._native import lib
+from pyvmm.child import Child
+from pyvmm.device import DeviceContext
+from pyvmm.errors import HostError, UsageError
+from pyvmm.vhost_user.connection import Connection
+from pyvmm.vhost_user.front_end import VhostUserDevice
+from pyvmm.vhost_user.protocol import DisconnectedError, VhostUserError
+from pyvmm.vhost_user.source import BackendSource
+
+from pyvmm_virtio_fs import TAG_SIZE, FsOptions, daemon
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm.exit_reason import ExitReason
+    from pyvmm.loop_thread import LoopThread
+
+QUEUE_SIZE: Final = 1024
+"""The largest queue that QEMU's virtiofsd takes."""
+
+REQUEST_QUEUES: Final = 1
+
+_CONFIG: Final = struct.Struct(f"<{TAG_SIZE}sI")  # tag, num_request_queues (section 5.11.4)
+_END_TIMEOUT: Final = 3.0
+"""Seconds that virtiofsd has to end after its connection."""
+
+
+class Fs(VhostUserDevice):
+    """A file system with one queue for requests, and the one for those that are urgent."""
+
+    def __init__(self, options: FsOptions) -> None:
+        """Start virtiofsd; raises :class:`~pyvmm.errors.PyvmmError`."""
+        if not options.directory.is_dir():
+            wrong = "is no directory" if options.directory.exists() else "does not exist"
+            raise UsageError(f"fs: {options.directory} {wrong}")
+        self._daemon = DaemonSource(options)
+        try:
+            super().__init__(
+                self._daemon,
+                device_type=lib.VIRTIO_ID_FS,
+                queue_max_sizes=[QUEUE_SIZE] * (1 + REQUEST_QUEUES),
+                config=_CONFIG.pack(options.name.encode(), REQUEST_QUEUES),
+                feature_mask=0,  # VIRTIO_FS_F_NOTIFICATION has a queue of its own, which no virtiofsd serves
+            )
+        except VhostUserError as error:
+            raise HostError(f"fs: {options.directory}: {error}") from error
+
+    def attach(self, context: DeviceContext) -> None:
+        self._daemon.child.log.name = context.name
+        super().attach(context)
+
+
+class DaemonSource(BackendSource):
+    """A virtiofsd that has one connection, and ends with it. What a guest has open in it nobody can take over, so there
+    is no other one when it is lost."""
+
+    def __init__(self, options: FsOptions) -> None:
+        """Start it; raises :class:`HostError`."""
+        found = daemon.find(options.virtiofsd)
+        listening, self._connected = _private_socket()
+        with listening:
+            self.child: Child = found.start(options, listening.fileno())
+
+    @property
+    def end_fd(self) -> int:  # type: ignore[override]
+        """The daemon's pidfd."""
+        return self.child.pidfd
+
+    def connect(self) -> Connection:
+        return Connection(self._connected)
+
+    def watch(self, loop: LoopThread, stop: Callable[[ExitReason], None]) -> None:
+        self.child.log.watch(loop)
+
+    def end(self, error: VhostUserError) -> str:
+        if self.child.wait(1.0 if isinstance(error, DisconnectedError) else 0):
+            self.child.log.drain()
+            return f"virtiofsd {self.child.outcome}"
+        self.child.kill()
+        self.child.wait(1.0)
+        self.child.log.drain()
+        return f"virtiofsd was killed, since {error}"
+
+    def close(self) -> None:
+        self.child.log.expect_end()
+        self._connected.close()
+        self.child.wait(_END_TIMEOUT)
+        self.child.close()
+
+
+def _private_socket() -> tuple[socket.socket, socket.socket]:
+    """A socket that listens, and one that is connected to it: nobody else can find it."""
+    listening, connected = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+    try:
+        with tempfile.TemporaryDirectory(prefix="pyvmm-fs-") as directory:
+            fd = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+            try:
+                # By the descriptor: the directory's own path may be too long for a socket.
+                path = f"/proc/self/fd/{fd}/socket"
+                listening.bind(path)
+                listening.listen(1)
+                connected.connect(path)
+            finally:
+                os.close(fd)
+    except BaseException:
+        listening.close()
+        connected.close()
+        raise
+    return listening, connected

@@ -1,0 +1,259 @@
+"""A directory of the host through a real virtiofsd: files read and written by FUSE over the rings, without a guest."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pyvmm._native import lib
+from pyvmm.errors import HostError, UsageError
+from pyvmm.options import parse_options
+from pyvmm.testing.mmio_driver import FAILED
+from pyvmm.testing.virtio_driver import VirtioDriver
+
+sys.path.append(str(Path(__file__).parent))
+
+from fuse import Fuse, FuseError
+from pyvmm_virtio_fs import FsOptions, daemon
+from pyvmm_virtio_fs.device import Fs
+
+DAEMONS = [path for path in (*daemon.PATHS, os.environ.get("PYVMM_VIRTIOFSD", "")) if os.access(path, os.X_OK)]
+"""The host's, and one more that somebody wants tested."""
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="virtiofsd needs root for its sandbox")
+pytestmark = pytest.mark.skipif(not DAEMONS, reason="no virtiofsd on this machine: tests/system/require lab")
+
+
+@pytest.fixture(params=DAEMONS)
+def virtiofsd(request: pytest.FixtureRequest) -> Path:
+    """A daemon of this host."""
+    return Path(request.param)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A directory with something in it."""
+    tree = tmp_path / "a, tree\\"
+    (tree / "below").mkdir(parents=True)
+    (tree / "hello.txt").write_text("hello from the host\n")
+    (tree / "below" / "random.bin").write_bytes(bytes(range(256)) * 100)
+    return tree
+
+
+@pytest.fixture
+def mount(tree: Path, virtiofsd: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., Fuse]]:
+    """Mounts the directory as a guest does."""
+    drivers = []
+
+    def mount(**options: object) -> Fuse:
+        device = Fs(FsOptions(tree, virtiofsd=virtiofsd, **options))  # type: ignore[arg-type]
+        drivers.append(VirtioDriver(device, name="fs0"))
+        drivers[-1].start()
+        return Fuse(drivers[-1])
+
+    yield mount
+    for driver in drivers:
+        driver.close()
+
+
+def processes() -> set[int]:
+    """Those that are called virtiofsd."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if b"virtiofsd\0" in path.read_bytes():
+                found.add(int(path.parent.name))
+        except OSError:
+            pass
+    return found
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.02)
+
+
+@needs_root
+def test_device_is_a_file_system_with_a_tag(mount: Callable[..., Fuse]) -> None:
+    driver = mount(tag="share").driver
+    assert driver.probe() == lib.VIRTIO_ID_FS
+    assert driver.read_config(0, 40) == b"share".ljust(36, b"\0") + b"\1\0\0\0"
+
+
+@needs_root
+def test_files_of_the_host_are_read(mount: Callable[..., Fuse], tree: Path) -> None:
+    fuse = mount()
+    assert fuse.read("hello.txt") == b"hello from the host\n"
+    assert fuse.read("below", "random.bin") == bytes(range(256)) * 100
+    with pytest.raises(FuseError, match="ENOENT"):
+        fuse.lookup("nothing")
+
+
+@needs_root
+def test_files_are_written_and_removed(mount: Callable[..., Fuse], tree: Path) -> None:
+    fuse = mount()
+    node = fuse.mkdir("new")
+    for i in range(20):
+        fuse.write(f"{i}.bin", bytes([i]) * 5000, node)
+    for i in range(20):
+        assert (tree / "new" / f"{i}.bin").read_bytes() == bytes([i]) * 5000
+    fuse.unlink("hello.txt")
+    assert not (tree / "hello.txt").exists()
+
+
+@needs_root
+def test_what_is_read_only_cannot_be_written(mount: Callable[..., Fuse], tree: Path) -> None:
+    fuse = mount(ro=True)
+    assert fuse.read("hello.txt") == b"hello from the host\n"
+    for attempt in (
+        lambda: fuse.write("new.txt", b"x"),
+        lambda: fuse.write("hello.txt", b"x"),
+        lambda: fuse.unlink("hello.txt"),
+        lambda: fuse.mkdir("new"),
+    ):
+        with pytest.raises(FuseError, match="EROFS"):
+            attempt()
+    assert (tree / "hello.txt").read_text() == "hello from the host\n"
+    (tree / "by-host").write_text("the host still can")
+    assert fuse.read("by-host") == b"the host still can"
+
+
+@needs_root
+def test_guest_cannot_leave_the_directory(mount: Callable[..., Fuse], tree: Path) -> None:
+    (tree.parent / "secret").write_text("secret")
+    (tree / "link").symlink_to("../secret")
+    fuse = mount()
+    with pytest.raises(FuseError):
+        fuse.lookup("secret", fuse.lookup(".."))
+    with pytest.raises(FuseError):
+        fuse.lookup("../secret")
+    with pytest.raises(FuseError):
+        fuse.read("link")
+
+
+@needs_root
+@pytest.mark.parametrize("cache", ["always", "never"])
+@pytest.mark.parametrize("sandbox", ["namespace", "chroot"])
+def test_options_are_those_that_the_daemon_knows(mount: Callable[..., Fuse], cache: str, sandbox: str) -> None:
+    assert mount(cache=cache, sandbox=sandbox, xattr=True).read("hello.txt")
+
+
+@needs_root
+def test_driver_may_come_again(mount: Callable[..., Fuse]) -> None:
+    fuse = mount()
+    for _ in range(3):
+        fuse.driver.reset()
+        assert fuse.driver.status == 0
+        fuse.driver.start()
+        assert Fuse(fuse.driver).read("hello.txt") == b"hello from the host\n"
+
+
+@needs_root
+def test_daemon_that_dies_fails_the_device(mount: Callable[..., Fuse], caplog: pytest.LogCaptureFixture) -> None:
+    driver = mount().driver
+    device = driver.device
+    assert isinstance(device, Fs)
+    os.kill(device._daemon.child.pid, signal.SIGKILL)
+    driver.run_until(lambda: driver.needs_reset)
+    lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert lines == ["fs0: virtiofsd was killed by SIGKILL; it is served no more until the driver resets it"]
+    driver.reset()
+    assert driver.status & FAILED
+
+
+@needs_root
+def test_nothing_is_left(mount: Callable[..., Fuse], tree: Path, virtiofsd: Path) -> None:
+    before = processes(), set(os.listdir(tempfile.gettempdir())), len(os.listdir("/proc/self/fd"))
+    device = Fs(FsOptions(tree, virtiofsd=virtiofsd))
+    assert processes() - before[0]
+    with VirtioDriver(device, name="fs0") as driver:
+        driver.start()
+        Fuse(driver)
+    wait_until(lambda: not processes() - before[0])
+    assert not {name for name in set(os.listdir(tempfile.gettempdir())) - before[1] if name.startswith("pyvmm-fs")}
+    assert len(os.listdir("/proc/self/fd")) == before[2]
+
+
+@needs_root
+def test_daemon_dies_with_its_machine(tree: Path, virtiofsd: Path) -> None:
+    before = processes()
+    program = f"""
+import time
+from pathlib import Path
+from pyvmm_virtio_fs import FsOptions
+from pyvmm_virtio_fs.device import Fs
+device = Fs(FsOptions(Path({str(tree)!r}), virtiofsd=Path({str(virtiofsd)!r})))
+print("ready", flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as machine:
+        assert machine.stdout is not None and machine.stdout.readline() == b"ready\n"
+        assert processes() - before
+        machine.kill()
+    wait_until(lambda: not processes() - before)
+
+
+# --- What is wrong is one line
+
+
+def test_directory_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="none does not exist"):
+        Fs(FsOptions(tmp_path / "none"))
+
+
+def test_file_in_place_of_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="file is no directory"):
+        Fs(FsOptions(tmp_path / "file"))
+
+
+def test_no_daemon_names_debians_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "PATHS", ())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HostError, match="package virtiofsd, Debian 12 in qemu-system-common") as caught:
+        Fs(FsOptions(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [("/bin/true", "is no virtiofsd"), ("/etc/passwd", "Permission denied"), ("/no/such", "No such file")],
+)
+def test_other_programs_are_refused(tmp_path: Path, program: str, message: str) -> None:
+    with pytest.raises(HostError, match=message):
+        Fs(FsOptions(tmp_path, virtiofsd=Path(program)))
+
+
+def test_daemon_that_gives_up_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fake = tmp_path / "fake"
+    fake.write_text('#!/bin/sh\n[ "$1" = --version ] && echo virtiofsd 1.13.2 && exit\necho it cannot be >&2; exit 3\n')
+    fake.chmod(0o755)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(HostError, match="virtiofsd ended with status 3"):
+        Fs(FsOptions(tmp_path, virtiofsd=fake))
+    assert "fs: it cannot be" in [record.getMessage() for record in caplog.records]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    "text", ["/srv,tag=", "/srv,tag=" + "x" * 37, "/srv,tag=a\nb", "/" + "x" * 40, "/srv,cache=none"]
+)
+def test_options_that_cannot_be(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_options(FsOptions, "fs", text)
+
+
+def test_tag_is_the_directorys_name_by_default() -> None:
+    assert parse_options(FsOptions, "fs", "/usr/share/").name == "share"
+    assert parse_options(FsOptions, "fs", "/").name == "root"
+    assert parse_options(FsOptions, "fs", "/usr/share,tag=x").name == "x"
