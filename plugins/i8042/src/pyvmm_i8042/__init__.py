@@ -1,0 +1,44 @@
+"""A PC's keyboard controller for pyvmm's guests: ``--device i8042``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyvmm.plugin import DeviceKind, hookimpl, option
+
+if TYPE_CHECKING:
+    from pyvmm_i8042.device import I8042
+
+__all__ = ["I8042Options", "pyvmm_device_kinds"]
+
+
+@dataclass(frozen=True)
+class I8042Options:
+    """What ``i8042`` takes."""
+
+    socket: Path | None = option(None, help="Unix socket that takes 'ctrl-alt-del' while the machine runs")
+
+
+def make(options: I8042Options) -> I8042:
+    """A keyboard controller; imported only when a machine has one."""
+    from pyvmm_i8042.device import I8042
+
+    return I8042(options)
+
+
+@hookimpl
+def pyvmm_device_kinds() -> Sequence[DeviceKind[I8042Options]]:
+    """The kind ``i8042``."""
+    return [
+        DeviceKind(
+            "i8042",
+            I8042Options,
+            make,
+            help="keyboard controller: reset, and Ctrl-Alt-Del sent to the guest",
+            kernel_config="CONFIG_KEYBOARD_ATKBD",
+            process=False,
+        )
+    ]
