@@ -8,7 +8,7 @@ import logging
 import os
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -416,6 +416,16 @@ def lies(draw: st.DrawFn) -> Callable[[Liar, Message], bool]:
 STEPS = st.sampled_from(["start", "start", "reset", "read", "write", "kick", "status", "wait", "hostile"])
 
 
+@pytest.fixture(scope="module")
+def quiet() -> Iterator[None]:
+    """What is logged of thousands of lies is not worth its time."""
+    logger = logging.getLogger("pyvmm")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(level)
+
+
 @settings(
     max_examples=FUZZ_EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
@@ -425,10 +435,10 @@ STEPS = st.sampled_from(["start", "start", "reset", "read", "write", "kick", "st
     st.booleans(),
     st.sampled_from([PROTOCOL_FEATURES, 0, PROTOCOL_FEATURES & ~ProtocolFeature.REPLY_ACK.mask]),
 )
+@pytest.mark.usefixtures("quiet")
 def test_no_lie_ends_more_than_the_device(
     answers: list[Lie], steps: list[str], restartable: bool, protocol_features: int
 ) -> None:
-    logging.getLogger("pyvmm").setLevel(logging.CRITICAL)
     queue = list(answers)
 
     def lie(liar: Liar, message: Message) -> bool:
