@@ -112,7 +112,7 @@ def test_guest_is_told_of_room_before_it_has_none(stream: Pair, guest: Guest) ->
 
 
 def test_guest_that_asks_for_credit_is_told(stream: Pair, guest: Guest) -> None:
-    end, client = stream
+    end, _ = stream
     end.send(RW, b"12345")
 
     end.send(CREDIT_REQUEST)
@@ -146,7 +146,7 @@ def test_host_that_does_not_read_holds_the_guest_and_no_more_memory_than_its_cre
 
 
 def test_guest_that_sends_more_than_its_credit_loses_the_stream(stream: Pair, guest: Guest) -> None:
-    end, client = stream
+    end, _ = stream
     [connection] = guest.muxer._connections.values()
     while not connection._unsent:
         end.send(RW, bytes(60_000))

@@ -8,8 +8,11 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pyvmm_virtio_vsock import muxer
-from vsock_guest import BOTH, CREDIT_UPDATE, RCV, REQUEST, RESPONSE, RST, RW, SEND, SHUTDOWN, Guest, Stream
+from pyvmm_virtio_vsock.packet import pack
+from vsock_guest import BOTH, BUF_ALLOC, CREDIT_UPDATE, RCV, REQUEST, RESPONSE, RST, RW, SEND, SHUTDOWN, Guest, Stream
 from vsock_host import Host, has_ended, receive
 
 Pair = tuple[Stream, socket.socket]
@@ -227,10 +230,10 @@ def test_receive_buffers_of_all_shapes(make_guest: Callable[..., Guest], host: H
 def test_packet_of_the_guests_in_many_buffers(guest: Guest, outgoing: Pair) -> None:
     stream, client = outgoing
     data = random.Random(0).randbytes(100)
-    raw = stream.header(RW, len(data)).pack() + data
+    raw = pack(*stream.header(RW, len(data))) + data
 
     guest.send_raw(*(raw[i : i + 7] for i in range(0, len(raw), 7)))
-    guest.send_raw(stream.header(RW, 5).pack() + b"12345 and more than the header says")
+    guest.send_raw(pack(*stream.header(RW, 5)) + b"12345 and more than the header says")
 
     assert receive(client) == data + b"12345"
 
@@ -460,3 +463,67 @@ def test_guest_that_does_not_let_go_of_a_stream_is_reset(
     guest.run_until(lambda: guest.muxer.streams == 0)
 
     assert guest.packet().op == RST
+
+
+# Anything that both sides may do.
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["host sends", "guest sends", "host receives"]), st.integers(1, 70_000)),
+        st.tuples(st.just("guest gives buffers"), st.integers(1, 8)),
+        st.tuples(st.just("guest gives credit"), st.integers(0, 100_000)),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS, buf_alloc=st.sampled_from([1, 4096, 50_000, 256 << 10]))
+def test_data_arrives_as_it_was_sent(guest: Guest, host: Host, steps: list[tuple[str, int]], buf_alloc: int) -> None:
+    guest.up(4)
+    stream, client = host.open(guest, 1234, buf_alloc=buf_alloc)
+    text = random.Random(0).randbytes(6 << 20)
+    host_sent = guest_sent = host_got = guest_got = 0
+
+    def settle() -> int:
+        nonlocal guest_got
+        got = 0
+        for packet in guest.packets():
+            stream.hear(packet)
+            assert packet.data == text[guest_got : guest_got + len(packet.data)]
+            guest_got += len(packet.data)
+            got += len(packet.data)
+        assert guest_got - stream.fwd_cnt <= stream.buf_alloc
+        return got
+
+    for what, count in steps:
+        match what:
+            case "host sends":
+                try:
+                    host_sent += client.send(text[host_sent : host_sent + count])
+                except BlockingIOError:
+                    pass
+            case "guest sends":
+                count = min(count, stream.credit)
+                if count:
+                    stream.send(RW, text[guest_sent : guest_sent + count])
+                    guest_sent += count
+            case "host receives":
+                got = receive(client, count)
+                assert got == text[host_got : host_got + len(got)]
+                host_got += len(got)
+            case "guest gives buffers":
+                guest.post(min(count, 64 - guest.rx.in_flight))
+            case "guest gives credit":
+                stream.fwd_cnt = min(guest_got, stream.fwd_cnt + count)
+                stream.send(CREDIT_UPDATE)
+        settle()
+
+    stream.buf_alloc = BUF_ALLOC
+    while host_got < guest_sent or guest_got < host_sent:
+        host_got += len(receive(client))
+        guest.post(64 - guest.rx.in_flight)
+        stream.fwd_cnt = guest_got
+        stream.send(CREDIT_UPDATE)
+        settle()
+    assert (host_got, guest_got) == (guest_sent, host_sent)

@@ -21,7 +21,7 @@ from pyvmm_virtio_vsock.constants import (
 )
 from pyvmm_virtio_vsock.device import Vsock
 from pyvmm_virtio_vsock.muxer import Muxer
-from pyvmm_virtio_vsock.packet import HEADER_SIZE, Header
+from pyvmm_virtio_vsock.packet import HEADER_SIZE, Header, pack
 
 REQUEST, RESPONSE, RST = VIRTIO_VSOCK_OP_REQUEST, VIRTIO_VSOCK_OP_RESPONSE, VIRTIO_VSOCK_OP_RST
 SHUTDOWN, RW = VIRTIO_VSOCK_OP_SHUTDOWN, VIRTIO_VSOCK_OP_RW
@@ -55,6 +55,9 @@ class Guest(VirtioDriver):
         self.cid = cid
         self._spare: dict[tuple[int, ...], list[list[GuestBuffer]]] = {}
         self._sent: list[GuestBuffer] = []
+
+    def __enter__(self) -> Guest:
+        return self
 
     @property
     def muxer(self) -> Muxer:
@@ -122,7 +125,7 @@ class Guest(VirtioDriver):
     def send(self, header: Header, data: bytes = b"") -> None:
         """Send a packet; its buffers come from the heap's end, and go."""
         start = self.heap._next
-        self.send_raw(header.pack(), *([data] if data else []))
+        self.send_raw(pack(*header), *([data] if data else []))
         self.heap._next = start
 
 

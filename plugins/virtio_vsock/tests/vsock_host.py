@@ -46,7 +46,8 @@ class Host:
         assert (packet.op, packet.header.dst_port) == (REQUEST, port)
         stream = Stream(guest, packet.header.src_port, port, buf_alloc=buf_alloc)
         stream.hear(packet)
-        guest.post()
+        if not guest.rx.in_flight:
+            guest.post()
         stream.send(RESPONSE)
         match = re.fullmatch(rb"OK (\d+)\n", client.recv(100))
         assert match and int(match[1]) == stream.host_port

@@ -120,14 +120,8 @@ class Vsock(VirtioDevice):
 
     def _send_event(self) -> None:
         """Tell the driver, once it has a buffer for that, that its streams are gone (section 5.10.6.7)."""
-        if not self._event_due:
-            return
-        chain = self.queues[EVENTQ].pop()
-        if chain is None:
-            return
         event = VIRTIO_VSOCK_EVENT_TRANSPORT_RESET.to_bytes(_EVENT_SIZE, "little")
-        if chain.writable_length >= _EVENT_SIZE:
-            self._event_due = False
-            chain.complete(chain.write(0, event))
-        else:
-            chain.complete()
+        queue = self.queues[EVENTQ]
+        while self._event_due and (chain := queue.pop()) is not None:
+            self._event_due = chain.writable_length < _EVENT_SIZE
+            chain.complete(0 if self._event_due else chain.write(0, event))

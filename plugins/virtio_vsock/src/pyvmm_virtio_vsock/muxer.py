@@ -26,7 +26,7 @@ from pyvmm_virtio_vsock.constants import (
 )
 from pyvmm_virtio_vsock.drain import Drain
 from pyvmm_virtio_vsock.handshake import Handshake
-from pyvmm_virtio_vsock.packet import HEADER_SIZE, Header
+from pyvmm_virtio_vsock.packet import HEADER_SIZE, Header, pack
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Muxer:
         self._handshakes: set[Handshake] = set()
         self._ready: dict[Connection, None] = {}
         """Who has something for the guest, in the order of their turns."""
-        self._replies: deque[Header] = deque()
+        self._replies: deque[bytes] = deque()
         self._next_port = _FIRST_HOST_PORT
         self.dropped = 0
         """Packets of the guest's that made no sense."""
@@ -189,17 +189,9 @@ class Muxer:
         """Nobody is there."""
         if header.op != VIRTIO_VSOCK_OP_RST:
             self._replies.append(
-                Header(
-                    src_cid=header.dst_cid,
-                    dst_cid=header.src_cid,
-                    src_port=header.dst_port,
-                    dst_port=header.src_port,
-                    len=0,
-                    type=header.type,
-                    op=VIRTIO_VSOCK_OP_RST,
-                    flags=0,
-                    buf_alloc=0,
-                    fwd_cnt=0,
+                pack(
+                    *(header.dst_cid, header.src_cid, header.dst_port, header.src_port),
+                    *(0, header.type, VIRTIO_VSOCK_OP_RST, 0, 0, 0),
                 )
             )
 
@@ -282,28 +274,32 @@ class Muxer:
         parts: list[tuple[DescriptorChain, int]] = []
         views: list[memoryview] = []
         while chain is not None:
-            if chain.writable_length <= HEADER_SIZE:
+            size = chain.writable_length - HEADER_SIZE
+            if size <= 0:
                 self._rxq.unpop(chain)
                 break
-            size = min(chain.writable_length - HEADER_SIZE, credit - room)
+            if size <= credit - room and len(chain.writable[0]) == HEADER_SIZE:
+                views += chain.writable[1:]  # as Linux lays them out
+            else:
+                size = min(size, credit - room)
+                views += chain.writable_views(HEADER_SIZE, size)
             parts.append((chain, size))
-            views += chain.writable_views(HEADER_SIZE, size)
             room += size
             if room == credit or len(parts) >= connection.burst:
                 break
             chain = self._rxq.pop()
-        count = connection.read(views, room)
+        count = left = connection.read(views, room)
         connection.burst = min(2 * connection.burst, MAX_BURST) if count == room else 1
-        left = count
-        for used, (chain, size) in enumerate(parts):
-            if left == 0:
-                for unused, _ in reversed(parts[used:]):
-                    self._rxq.unpop(unused)
-                break
+        used = 0
+        while left:
+            chain, size = parts[used]
             size = min(size, left)
-            left -= size
-            chain.write(0, self._header(connection, VIRTIO_VSOCK_OP_RW, length=size).pack())
+            chain.write(0, self._header(connection, VIRTIO_VSOCK_OP_RW, length=size))
             chain.complete(HEADER_SIZE + size)
+            left -= size
+            used += 1
+        for chain, _ in reversed(parts[used:]):
+            self._rxq.unpop(chain)
         return count
 
     def _expect_answer(self, connection: Connection, op: int, flags: int) -> None:
@@ -320,23 +316,16 @@ class Muxer:
         self.fill()
 
     @staticmethod
-    def _put(chain: DescriptorChain, header: Header) -> None:
-        chain.write(0, header.pack())
+    def _put(chain: DescriptorChain, header: bytes) -> None:
+        chain.write(0, header)
         chain.complete(HEADER_SIZE)
 
-    def _header(self, connection: Connection, op: int, flags: int = 0, length: int = 0) -> Header:
+    def _header(self, connection: Connection, op: int, flags: int = 0, length: int = 0) -> bytes:
+        host_port, guest_port = connection.ports
         buf_alloc, fwd_cnt = connection.tell_credit()
-        return Header(
-            src_cid=VMADDR_CID_HOST,
-            dst_cid=self._cid,
-            src_port=connection.ports.host,
-            dst_port=connection.ports.guest,
-            len=length,
-            type=VIRTIO_VSOCK_TYPE_STREAM,
-            op=op,
-            flags=flags,
-            buf_alloc=buf_alloc,
-            fwd_cnt=fwd_cnt,
+        return pack(
+            *(VMADDR_CID_HOST, self._cid, host_port, guest_port),
+            *(length, VIRTIO_VSOCK_TYPE_STREAM, op, flags, buf_alloc, fwd_cnt),
         )
 
     # Streams.

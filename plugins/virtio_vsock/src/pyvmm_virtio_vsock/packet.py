@@ -5,10 +5,12 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-HEADER: Final = struct.Struct("<QQIIIHHIII")
-"""struct virtio_vsock_hdr."""
+_HEADER: Final = struct.Struct("<QQIIIHHIII")  # struct virtio_vsock_hdr
 
-HEADER_SIZE: Final = HEADER.size
+HEADER_SIZE: Final = _HEADER.size
+
+pack = _HEADER.pack
+"""The bytes of a header with these fields."""
 
 
 class Header(NamedTuple):
@@ -33,8 +35,4 @@ class Header(NamedTuple):
     @classmethod
     def unpack(cls, data: bytes) -> Header:
         """The header that ``data``, of :data:`HEADER_SIZE` bytes, is."""
-        return cls._make(HEADER.unpack(data))
-
-    def pack(self) -> bytes:
-        """The header's bytes."""
-        return HEADER.pack(*self)
+        return cls._make(_HEADER.unpack(data))
