@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyvmm.chardev.descriptors import DescriptorInput, DescriptorOutput, reopen
 from pyvmm.eventloop import EventLoop, LoopScope
-from pyvmm_serial.descriptors import DescriptorInput, DescriptorOutput, reopen
 from pyvmm_serial.line import INPUT_LIMIT, Line
 
 

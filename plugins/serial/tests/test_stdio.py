@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyvmm.chardev.escape import EscapeKeys
+from pyvmm.chardev.stdio import Stdio
 from pyvmm.errors import UsageError
-from pyvmm_serial.escape import EscapeKeys
-from pyvmm_serial.stdio import Stdio
 
 PROGRAM = Path(__file__).with_name("program.py")
 FLOOD = f"flood={400 << 10}"  # more than pipe and line can hold
@@ -296,13 +296,13 @@ def test_inherited_descriptors_stay_blocking() -> None:
 
 
 def test_two_devices_cannot_share_standard_input_and_output() -> None:
-    first = Stdio()
-    with pytest.raises(UsageError, match="serve one device"):
-        Stdio()
+    first = Stdio("serial")
+    with pytest.raises(UsageError, match=r"^console: .* serve one device, and serial has them"):
+        Stdio("console")
 
     first.close()
 
-    Stdio().close()
+    Stdio("console").close()
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from pyvmm.plugin import DeviceKind, hookimpl, option
+from pyvmm.chardev.options import ChardevOptions
+from pyvmm.plugin import DeviceKind, hookimpl
 
 if TYPE_CHECKING:
     from pyvmm_serial.device import Serial
@@ -16,19 +16,8 @@ __all__ = ["SerialOptions", "pyvmm_device_kinds"]
 
 
 @dataclass(frozen=True)
-class SerialOptions:
-    """What is at the host's end of the line: one of the three, stdio when none is given."""
-
-    backend: Literal["stdio", "pty"] | None = option(
-        None, primary=True, help="stdio, which is the default, or a new pty"
-    )
-    file: Path | None = option(None, help="file that takes the guest's output")
-    unix: Path | None = option(None, help="UNIX domain socket to listen on, one client at a time")
-
-    def __post_init__(self) -> None:
-        given = [value for value in (self.backend, self.file, self.unix) if value is not None]
-        if len(given) > 1:
-            raise ValueError("a serial line has one end: give one of stdio, pty, file= and unix=")
+class SerialOptions(ChardevOptions):
+    """What ``serial:…`` takes."""
 
 
 def make(options: SerialOptions) -> Serial:

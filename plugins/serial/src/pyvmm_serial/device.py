@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from pyvmm.chardev.options import open_backend
 from pyvmm.device import DeviceContext
 
 from pyvmm_serial.line import Line
@@ -12,7 +13,6 @@ from pyvmm_serial.uart import Uart
 
 if TYPE_CHECKING:
     from pyvmm_serial import SerialOptions
-    from pyvmm_serial.backend import Backend
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class Serial(Uart):
         """Raises :class:`PyvmmError` where the host's end cannot be had."""
         self.options = options
         self.line = Line()
-        self.backend = _open(options)
+        self.backend = open_backend("serial", options)
         super().__init__(self.line)
 
     def attach(self, context: DeviceContext) -> None:
@@ -39,22 +39,3 @@ class Serial(Uart):
         if self.line.lost:
             log.warning("%s: %d bytes were lost, since nobody read them in time", self.name, self.line.lost)
             self.line.lost = 0
-
-
-def _open(options: SerialOptions) -> Backend:
-    # Each is imported when it is used: sockets and terminals cost start-up time.
-    if options.file is not None:
-        from pyvmm_serial.file import File
-
-        return File(options.file)
-    if options.unix is not None:
-        from pyvmm_serial.unix_socket import UnixSocket
-
-        return UnixSocket(options.unix)
-    if options.backend == "pty":
-        from pyvmm_serial.pty import Pty
-
-        return Pty()
-    from pyvmm_serial.stdio import Stdio
-
-    return Stdio()

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from pyvmm.chardev.line import Output
 from pyvmm.eventloop import LoopScope
 
 log = logging.getLogger(__name__)
@@ -26,22 +27,6 @@ INPUT_LIMIT: Final = 4 << 10
 _CHUNK: Final = 64 << 10
 
 
-class Output(Protocol):
-    """Where the guest's output goes."""
-
-    def write(self, data: bytes) -> int:
-        """Write without blocking: how many bytes were taken, 0 for none just now. On any thread.
-
-        Never raises OSError: what cannot be written ever is taken and lost.
-        """
-
-    def watch(self, loop: LoopScope, callback: Callable[[int], None]) -> bool:
-        """Call ``callback`` while it can be written to; False where it always can. On the loop's thread."""
-
-    def unwatch(self, loop: LoopScope) -> None:
-        """Stop that. On the loop's thread."""
-
-
 class Port(Protocol):
     """What the line tells the UART."""
 
@@ -53,7 +38,7 @@ class Port(Protocol):
 
 
 class Line:
-    """A cable from the UART to what is on the host.
+    """A cable from the UART to what is on the host: a :class:`pyvmm.chardev.line.Line`, with a guest's end.
 
     ``send`` and ``take`` are called on vCPU threads. Everything else belongs to the loop's thread.
 

@@ -1,13 +1,13 @@
-"""What is at the host's end of a serial line."""
+"""What all that can be at the host's end of a line has in common."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
+from pyvmm.chardev.descriptors import DescriptorInput, DescriptorOutput
+from pyvmm.chardev.line import Line
 from pyvmm.device import DeviceContext
-
-from pyvmm_serial.descriptors import DescriptorInput, DescriptorOutput
-from pyvmm_serial.line import Line
 
 _LAST_WORDS: Final = 1.0
 """Seconds without reading anything after which a host gets no more of the output that a machine ends with."""
@@ -21,6 +21,10 @@ class Backend:
     """
 
     line: Line | None = None
+    size: tuple[int, int] | None = None
+    """Columns and rows of the terminal that it is, once attached; None where it is none."""
+    on_resize: Callable[[], None] = staticmethod(lambda: None)
+    """Called when ``size`` is another one. Set before it is attached."""
     input: DescriptorInput | None = None
     output: DescriptorOutput | None = None
 

@@ -9,13 +9,15 @@ import stat
 from collections.abc import Callable
 from typing import Final
 
+from pyvmm.chardev.line import Line
 from pyvmm.eventloop import READABLE, WRITABLE, LoopScope
-
-from pyvmm_serial.line import Line
 
 log = logging.getLogger(__name__)
 
 _READ_SIZE: Final = 4096
+
+_READS_A_TURN: Final = 64
+"""Of a file that always has more, so that other devices on the loop get their turn."""
 
 
 def reopen(fd: int, flags: int) -> int:
@@ -137,8 +139,10 @@ class DescriptorInput:
             self._watched = True
         except PermissionError:
             # epoll refuses what never blocks: a regular file, /dev/null. It is read when the line has room.
-            while not self._ended and self._read():
-                pass
+            for _ in range(_READS_A_TURN):
+                if self._ended or not self._read():
+                    return
+            self._loop.post(self.resume)
 
     def stop(self) -> None:
         """Read no more."""

@@ -1,29 +1,28 @@
-"""``serial:file=PATH``: the guest's output in a file; no input."""
+"""``file=PATH``: the guest's output in a file; no input."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from pyvmm.chardev.backend import Backend
+from pyvmm.chardev.descriptors import DescriptorOutput
+from pyvmm.chardev.line import Line
 from pyvmm.device import DeviceContext
 from pyvmm.errors import UsageError
-
-from pyvmm_serial.backend import Backend
-from pyvmm_serial.descriptors import DescriptorOutput
-from pyvmm_serial.line import Line
 
 
 class File(Backend):
     """A file that is made, or emptied, when the machine starts; a FIFO that somebody reads or a device will do."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, kind: str, path: Path) -> None:
         """Raises :class:`UsageError` for a path that cannot be written."""
         self.path = path
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         try:
             self._fd = os.open(path, flags, 0o666)
         except OSError as error:
-            raise UsageError(f"serial: file={path}: {error.strerror}; give a path that can be written") from error
+            raise UsageError(f"{kind}: file={path}: {error.strerror}; give a path that can be written") from error
 
     def attach(self, line: Line, context: DeviceContext) -> None:
         super().attach(line, context)

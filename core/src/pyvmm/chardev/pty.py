@@ -1,4 +1,4 @@
-"""``serial:pty``: a pseudo-terminal that a terminal program can open (pty(7))."""
+"""``pty``: a pseudo-terminal that a terminal program can open (pty(7))."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import os
 import select
 import sys
 
+from pyvmm.chardev.backend import Backend
+from pyvmm.chardev.descriptors import DescriptorInput, DescriptorOutput
+from pyvmm.chardev.line import Line
 from pyvmm.device import DeviceContext
 from pyvmm.errors import HostError
 from pyvmm.eventloop import READABLE
-
-from pyvmm_serial.backend import Backend
-from pyvmm_serial.descriptors import DescriptorInput, DescriptorOutput
-from pyvmm_serial.line import Line
 
 
 class Pty(Backend):
@@ -21,14 +20,14 @@ class Pty(Backend):
     While nobody has it open, output is lost: a line that is not plugged in holds up no guest.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
         """Raises :class:`HostError` where the host has no pty to give."""
-        from pyvmm_serial.terminal import make_raw
+        from pyvmm.chardev.terminal import make_raw
 
         try:
             self._master, slave = os.openpty()
         except OSError as error:
-            raise HostError(f"serial: no pseudo-terminal: {error.strerror}; see /proc/sys/kernel/pty/max") from error
+            raise HostError(f"{kind}: no pseudo-terminal: {error.strerror}; see /proc/sys/kernel/pty/max") from error
         os.set_blocking(self._master, False)
         # Or else it would echo the guest's output to the guest until a terminal program sets it.
         make_raw(slave)

@@ -1,4 +1,4 @@
-"""``serial:stdio``: the VMM's own standard input and output."""
+"""``stdio``: the VMM's own standard input and output."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import os
 import sys
 from typing import TYPE_CHECKING, ClassVar
 
+from pyvmm.chardev.backend import Backend
+from pyvmm.chardev.descriptors import DescriptorInput, DescriptorOutput, reopen
+from pyvmm.chardev.escape import HELP, EscapeKeys
+from pyvmm.chardev.line import Line
 from pyvmm.device import DeviceContext
 from pyvmm.errors import UsageError
 from pyvmm.exit_reason import End, ExitReason
 
-from pyvmm_serial.backend import Backend
-from pyvmm_serial.descriptors import DescriptorInput, DescriptorOutput, reopen
-from pyvmm_serial.escape import HELP, EscapeKeys
-from pyvmm_serial.line import Line
-
 if TYPE_CHECKING:
-    from pyvmm_serial.terminal import RawTerminal
+    from pyvmm.chardev.terminal import RawTerminal
 
 
 class Stdio(Backend):
@@ -29,10 +28,14 @@ class Stdio(Backend):
 
     _owner: ClassVar[Stdio | None] = None
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
         """Raises :class:`UsageError` where another device has them."""
         if Stdio._owner is not None:
-            raise UsageError("serial: standard input and output serve one device; give the other file=, unix= or pty")
+            raise UsageError(
+                f"{kind}: standard input and output serve one device, and {Stdio._owner.kind} has them; "
+                f"give file=, unix= or pty to one of the two"
+            )
+        self.kind: str = kind
         Stdio._owner = self
         self._terminal: RawTerminal | None = None
         self._fds: list[int] = []
@@ -52,10 +55,11 @@ class Stdio(Backend):
             self._keys = EscapeKeys(lambda: context.stop(ExitReason(End.QUIT)), lambda: line.send(HELP))
             interpret = self._on_keys
             if stdout is not None and os.isatty(stdout):
-                from pyvmm_serial.terminal import RawTerminal
+                from pyvmm.chardev.terminal import RawTerminal
 
-                self._terminal = RawTerminal(stdin)
+                self._terminal = RawTerminal(stdin, lambda: context.loop.post(self._look_at_size))
                 self._terminal.enter()
+                self.size = self._terminal.size
         self.input = DescriptorInput(self._reopen(stdin, os.O_RDONLY), line, interpret=interpret)
         self.input.start(context.loop)
 
@@ -75,6 +79,13 @@ class Stdio(Backend):
         if self._terminal is not None:
             self._terminal.make_raw()  # if not yet: a shell tells nobody that a running job came to the foreground
         return self._keys.feed(data)
+
+    def _look_at_size(self) -> None:
+        before = self.size
+        if self._terminal is not None:
+            self.size = self._terminal.size
+        if self.size != before:
+            self.on_resize()
 
     def _reopen(self, fd: int, flags: int) -> int:
         opened = reopen(fd, flags)

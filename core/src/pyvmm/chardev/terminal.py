@@ -7,7 +7,7 @@ import os
 import signal
 import termios
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -43,8 +43,11 @@ class RawTerminal:
     not called on the main thread, nobody can be told of a stop: then it is not.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, on_resize: Callable[[], None] = lambda: None) -> None:
+        """``on_resize`` is called, as a signal handler is, when :attr:`size` may have changed; on the main thread
+        only, as the above."""
         self.fd = fd
+        self._on_resize = on_resize
         self._saved: list[Any] | None = None
         self._handlers: dict[int, Any] = {}
 
@@ -52,7 +55,11 @@ class RawTerminal:
         """Make it raw and keep it so."""
         atexit.register(self.leave)
         if threading.current_thread() is threading.main_thread():
-            for number, handler in ((signal.SIGTSTP, self._on_stop), (signal.SIGCONT, self._on_continue)):
+            for number, handler in (
+                (signal.SIGTSTP, self._on_stop),
+                (signal.SIGCONT, self._on_continue),
+                (signal.SIGWINCH, self._on_window_change),
+            ):
                 if signal.getsignal(number) is signal.SIG_DFL:
                     self._handlers[number] = signal.signal(number, handler)
         self.make_raw()
@@ -64,6 +71,14 @@ class RawTerminal:
                 self._saved = make_raw(self.fd)
             except termios.error:
                 pass  # hung up: there is nothing left to be raw
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and rows; zeros where it does not know."""
+        try:
+            return os.get_terminal_size(self.fd)
+        except OSError:
+            return 0, 0
 
     def leave(self) -> None:
         """Restore it. Leaving twice does nothing."""
@@ -94,6 +109,10 @@ class RawTerminal:
 
     def _on_continue(self, _number: int, _frame: FrameType | None) -> None:
         self.make_raw()
+        self._on_resize()  # while it was stopped, or in the background, nobody told
+
+    def _on_window_change(self, _number: int, _frame: FrameType | None) -> None:
+        self._on_resize()
 
 
 @contextmanager

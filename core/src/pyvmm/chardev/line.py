@@ -1,0 +1,47 @@
+"""The two ends of a line of bytes, as each sees the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from pyvmm.eventloop import LoopScope
+
+
+class Output(Protocol):
+    """Where the guest's output goes."""
+
+    def write(self, data: bytes) -> int:
+        """Write without blocking: how many bytes were taken, 0 for none just now. On any thread.
+
+        Never raises OSError: what cannot be written ever is taken and lost.
+        """
+
+    def watch(self, loop: LoopScope, callback: Callable[[int], None]) -> bool:
+        """Call ``callback`` while it can be written to; False where it always can. On the loop's thread."""
+
+    def unwatch(self, loop: LoopScope) -> None:
+        """Stop that. On the loop's thread."""
+
+
+class Line(Protocol):
+    """The guest's end, for what is on the host to be plugged in. All of it is called on the loop's thread."""
+
+    def connect(self, output: Output) -> None:
+        """Let the guest's output go to ``output``."""
+
+    def disconnect(self) -> None:
+        """Let output go nowhere, and what waits too: a line that is not plugged in holds up no guest."""
+
+    def send(self, data: bytes) -> None:
+        """Write ``data`` to the output, as if the guest had: for words of the VMM's own."""
+
+    def input_room(self) -> int:
+        """How many bytes may be delivered now. After a 0, :meth:`Backend.resume_input` is called when there is
+        room."""
+
+    def deliver(self, data: bytes) -> None:
+        """Take input, up to the room that there is: the rest is lost."""
+
+    def drain(self, wait: Callable[[], bool]) -> None:
+        """Write what waits, before the end; ``wait`` waits until the host takes more, or says that it will not."""

@@ -1,0 +1,54 @@
+"""The options that say what is at the host's end of a line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pyvmm.options import option
+
+if TYPE_CHECKING:
+    from pyvmm.chardev.backend import Backend
+
+__all__ = ["ChardevOptions", "open_backend"]
+
+
+@dataclass(frozen=True)
+class ChardevOptions:
+    """What is at the host's end of the line: one of them, stdio when none is given. A kind's own record may be this
+    one, or derive from it."""
+
+    backend: Literal["stdio", "pty"] | None = option(
+        None, primary=True, help="stdio, which is the default, or a new pty"
+    )
+    file: Path | None = option(None, help="file that takes the guest's output")
+    unix: Path | None = option(None, help="UNIX domain socket to listen on, one client at a time")
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.backend, self.file, self.unix) if value is not None]
+        if len(given) > 1:
+            raise ValueError("a line has one end: give one of stdio, pty, file= and unix=")
+
+
+def open_backend(kind: str, options: ChardevOptions) -> Backend:
+    """Open what ``options`` say, for a device of ``kind``, which begins an error's message.
+
+    Raises :class:`~pyvmm.errors.PyvmmError` where it cannot be had.
+    """
+    # Each is imported when it is used: sockets and terminals cost start-up time.
+    if options.file is not None:
+        from pyvmm.chardev.file import File
+
+        return File(kind, options.file)
+    if options.unix is not None:
+        from pyvmm.chardev.unix_socket import UnixSocket
+
+        return UnixSocket(kind, options.unix)
+    if options.backend == "pty":
+        from pyvmm.chardev.pty import Pty
+
+        return Pty(kind)
+    from pyvmm.chardev.stdio import Stdio
+
+    return Stdio(kind)

@@ -1,0 +1,84 @@
+"""``unix=PATH``: a listening UNIX domain socket (unix(7))."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from pathlib import Path
+
+from pyvmm.chardev.backend import Backend
+from pyvmm.chardev.descriptors import DescriptorInput, DescriptorOutput
+from pyvmm.chardev.line import Line
+from pyvmm.device import DeviceContext
+from pyvmm.unix_listener import UnixListener
+
+
+class UnixSocket(Backend):
+    """A socket that one client at a time is served on; others wait until it leaves.
+
+    While there is no client, output is lost: a line that is not plugged in holds up no guest. A client that has
+    shut down its sending half still gets output, until it closes the socket.
+    """
+
+    def __init__(self, kind: str, path: Path) -> None:
+        """Raises :class:`UsageError` for a path where no socket can be, or where something else is."""
+        self._listener = UnixListener(path, f"{kind}: unix={path}")
+        self._client: socket.socket | None = None
+        self._client_fd = -1
+
+    def attach(self, line: Line, context: DeviceContext) -> None:
+        super().attach(line, context)
+        self._context = context
+        self._listen()
+
+    def close(self) -> None:
+        super().close()
+        self._close_client()
+        self._listener.close()
+
+    def _listen(self) -> None:
+        self._context.loop.add(self._listener.fileno(), self._on_client)
+
+    def _on_client(self, _: int) -> None:
+        assert self.line is not None
+        client = self._listener.accept()
+        if client is None:
+            return
+        self._context.loop.remove(self._listener.fileno())
+        self._client = client
+        # epoll takes a descriptor once, and input and output are watched independently.
+        self._client_fd = os.dup(client.fileno())
+        self.output = _SocketOutput(self._context.name, client.fileno())
+        self.line.connect(self.output)
+        self.input = DescriptorInput(self._client_fd, self.line, on_end=self._on_end)
+        self.input.start(self._context.loop)
+
+    def _on_end(self) -> None:
+        """The client sends no more; has it left as well?"""
+        poll = select.poll()
+        poll.register(self._client_fd, 0)
+        if poll.poll(0):
+            self._on_hang_up(0)
+        else:
+            self._context.loop.add(self._client_fd, self._on_hang_up, 0)
+
+    def _on_hang_up(self, _: int) -> None:
+        assert self.line is not None
+        self._context.loop.remove(self._client_fd)
+        self.line.disconnect()
+        self.input = self.output = None
+        self._close_client()
+        self._listen()
+
+    def _close_client(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+            os.close(self._client_fd)
+            self._client_fd = -1
+
+
+class _SocketOutput(DescriptorOutput):
+    def _lose(self, error: OSError) -> None:
+        """EPIPE: the client left."""
