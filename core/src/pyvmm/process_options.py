@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class ProcessOptions:
     """A device's process."""
 
-    process: bool = option(False, help="the device has a process of its own")
+    process: bool = option(True, help="the device has a process of its own")
     restart: bool = option(False, help="its process, if it dies, is replaced by one that goes on where it was")
 
     def __post_init__(self) -> None:
