@@ -257,9 +257,10 @@ class VhostUserDevice(VirtioDevice):
         if self._session is not None:
             self._close_session()
             self._lost = self._source.end(error)
-        while self._may_restart():
+        deadline = time.monotonic() + RESTART_TIMEOUT
+        while self._may_restart() and time.monotonic() < deadline:
             log.warning("%s: %s; another takes over", self.name, self._lost)
-            self._session = self._reconnect()
+            self._session = self._reconnect(deadline)
             try:
                 self._restore(self._session)
             except VhostUserError as failure:
@@ -280,9 +281,8 @@ class VhostUserDevice(VirtioDevice):
         self._restarts.append(now)
         return True
 
-    def _reconnect(self) -> Session:
+    def _reconnect(self, deadline: float) -> Session:
         """Another session; raises :class:`VhostUserError` where there is none in time."""
-        deadline = time.monotonic() + RESTART_TIMEOUT
         while True:
             try:
                 return self._connect()
