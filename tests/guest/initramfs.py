@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 
 MODULES = (
     *("virtio_mmio", "virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "virtio_console"),
-    *("virtio_balloon", "vmw_vsock_virtio_transport", "ext4", "crc32c_generic"),
+    *("virtio_balloon", "vmw_vsock_virtio_transport", "ext4", "crc32c_generic", "pvpanic-mmio"),
 )
 
 # Not every flavour has these.
