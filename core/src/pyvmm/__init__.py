@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> object:
     # PEP 562: a plugin that imports pyvmm.options does not pay for the machine.
     if name in ("Machine", "MachineConfig"):
-        from pyvmm import machine
+        from importlib import import_module
 
-        return getattr(machine, name)
+        return getattr(import_module("pyvmm.machine"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
