@@ -422,6 +422,7 @@ def quiet() -> Iterator[None]:
     logger = logging.getLogger("pyvmm")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
+    gc.collect()
     yield
     logger.setLevel(level)
 

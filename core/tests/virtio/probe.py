@@ -146,5 +146,7 @@ def transport(device: VirtioDevice | None = None) -> Iterator[TransportBench]:
         yield bench
     finally:
         bench.transport.close()
+        if isinstance(bench.device, Probe):
+            bench.device.chains.clear()  # they hold on to the memory
         bench.loop.close()
         bench.memory.close()

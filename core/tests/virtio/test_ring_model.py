@@ -38,6 +38,7 @@ class RingModel(RuleBasedStateMachine):
         self.made: dict[int, tuple[DriverChain, bytes]] = {}
         self.available: deque[int] = deque()
         self.held: list[DescriptorChain] = []
+        self.last: DescriptorChain | None = None
         self.completed: list[tuple[int, bytes]] = []
         self.published: list[tuple[int, bytes]] = []
         self.used_index = start
@@ -47,6 +48,7 @@ class RingModel(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "bench"):
             self.held.clear()
+            self.last = None
             self.bench.close()
 
     # --- the driver
@@ -114,14 +116,14 @@ class RingModel(RuleBasedStateMachine):
         self.held.append(chain)
         self.last = chain
 
-    @precondition(lambda self: self.held and self.held[-1] is getattr(self, "last", None))
+    @precondition(lambda self: self.held and self.held[-1] is self.last)
     @rule()
     def unpop(self) -> None:
         chain = self.held.pop()
         self.queue.unpop(chain)
         self.available.appendleft(chain.head)
         self.idle = False  # who puts a chain back knows that it is there
-        del self.last
+        self.last = None
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), content=st.binary(max_size=60))
