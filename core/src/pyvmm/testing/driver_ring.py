@@ -161,12 +161,17 @@ class DriverRing:
     ) -> DriverChain:
         """Make a chain of buffers available: bytes become a buffer that has them, a number one of that length.
 
-        The device is not told: :meth:`kick` does. Raises IndexError where the descriptor table is full.
+        The device is not told: :meth:`kick` does. Raises IndexError, and does nothing, where the descriptor table
+        has no room.
         """
+        indirect = indirect if indirect is not None else self.indirect and len(readable) + len(writable) > 1
+        needed = 1 if indirect else len(readable) + len(writable)
+        if not 0 < needed <= len(self._free):
+            raise IndexError(f"{needed} descriptors are needed and {len(self._free)} are free")
         read_buffers = [self.buffer(content) for content in readable]
         write_buffers = [self.buffer(content) for content in writable]
         entries = [(buffer, 0) for buffer in read_buffers] + [(buffer, VRING_DESC_F_WRITE) for buffer in write_buffers]
-        if indirect if indirect is not None else self.indirect and len(entries) > 1:
+        if indirect:
             table = self.heap.allocate(16 * len(entries))
             for i, (buffer, flags) in enumerate(entries):
                 self._write_entry(table.address, i, buffer, flags, i + 1 if i + 1 < len(entries) else None)
