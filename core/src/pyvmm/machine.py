@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from pyvmm.bus import BusDevice
 from pyvmm.device_manager import MMIODeviceManager
@@ -247,7 +247,7 @@ class Machine:
                 needs = f"; the guest's kernel needs {symbol}" if symbol else ""
                 log.info("%s: no driver came up for it%s", transport.name, needs)
 
-    def __enter__(self) -> Machine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -81,7 +81,12 @@ def test_a_machine_that_is_stopped_amid_requests_closes(program: Callable[..., P
                 served.set()
 
         probe.on_kick = serve  # type: ignore[method-assign]
-        stopper = threading.Thread(target=lambda: served.wait(20) and machine.stop_by_user())
+
+        def stop() -> None:
+            served.wait(20)
+            machine.stop_by_user()
+
+        stopper = threading.Thread(target=stop)
         stopper.start()
         reason = machine.run()
         stopper.join()

@@ -51,8 +51,8 @@ READY = """
 
 def start(arguments: list[str], **more: Any) -> subprocess.Popen[bytes]:
     """A child, when it has said that it is ready."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    child = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, **pipes, **more)
+    more |= {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    child: subprocess.Popen[bytes] = subprocess.Popen([sys.executable, *arguments], **more)
     assert child.stdout is not None
     line = child.stdout.readline()
     assert line == b"ready\n", (line, child.communicate(timeout=PATIENCE))

@@ -28,7 +28,7 @@ class Probe(VirtioDevice):
 
     def __init__(self, sizes: Sequence[int] = (64, 16)) -> None:
         self.queue_max_sizes = tuple(sizes)
-        self.config = bytearray(b"0123456789AB")
+        self.config: bytearray = bytearray(b"0123456789AB")
         self.calls: list[str] = []
         self.failing: set[str] = set()
         """Methods that raise."""

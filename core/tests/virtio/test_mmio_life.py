@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+from collections.abc import Callable
 
 import pytest
 from pyvmm._native import lib
@@ -176,7 +177,7 @@ def test_a_device_works_after_each_of_many_resets(bench: TransportBench) -> None
 @pytest.mark.parametrize("steps", range(6))
 def test_a_reset_may_come_at_any_step(bench: TransportBench, steps: int) -> None:
     ring = bench.ring()
-    way = [
+    way: list[Callable[[], object]] = [
         lambda: setattr(bench.driver, "status", ACKNOWLEDGE),
         lambda: setattr(bench.driver, "status", ACKNOWLEDGE | DRIVER),
         lambda: bench.driver.negotiate([3]),
