@@ -1,0 +1,123 @@
+"""A disk whose process is killed again and again, while its driver reads and writes: nothing is lost, nothing old comes
+back."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import struct
+import time
+from pathlib import Path
+
+import pytest
+from pyvmm.options import parse_device
+from pyvmm.plugins import Plugins
+from pyvmm.testing.driver_ring import DriverChain
+from pyvmm.testing.virtio_driver import VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VirtioDriver
+from pyvmm.vhost_user import front_end
+from pyvmm.vhost_user.processes import DeviceProcess, DeviceProcesses
+
+SECTOR = 512
+SECTORS = 4096
+BLOCK = 8
+"""Sectors of a request at most."""
+IN, OUT, FLUSH = 0, 1, 4
+DEPTH = 24
+
+
+class Writer:
+    """Has requests under way whose sectors do not overlap, and knows what each sector has to be."""
+
+    def __init__(self, driver: VirtioDriver, contents: bytearray, seed: int) -> None:
+        self.driver = driver
+        self.contents = contents
+        self.random = random.Random(seed)
+        self.under_way: dict[int, tuple[DriverChain, int, int, bytes]] = {}
+        self.busy: set[int] = set()
+        self.done = 0
+
+    def fill(self) -> None:
+        """Make requests until there are enough of them."""
+        ring = self.driver.rings[0]
+        while len(self.under_way) < DEPTH:
+            if not self.under_way:
+                self.driver.heap.reset()  # nobody has a buffer
+            count = self.random.randint(1, BLOCK)
+            sector = self.random.randrange(SECTORS - count)
+            if self.busy.intersection(range(sector, sector + count)):
+                continue
+            type_ = self.random.choice((IN, IN, OUT, OUT, OUT, FLUSH))
+            if type_ == FLUSH:
+                sector = count = 0
+            header = struct.pack("<IIQ", type_, 0, sector)
+            data = self.random.randbytes(count * SECTOR) if type_ == OUT else b""
+            try:
+                if type_ == IN:
+                    chain = ring.add([header], [count * SECTOR, 1])
+                else:
+                    chain = ring.add([header, data] if data else [header], [1])
+            except MemoryError:
+                break  # the heap is used up, until all are done
+            self.under_way[chain.head] = chain, type_, sector, data
+            self.busy.update(range(sector, sector + count))
+        ring.kick()
+
+    def take(self) -> None:
+        """Check what is done."""
+        for used in self.driver.rings[0].take_used():
+            assert used.chain is not None, "a request was done twice, or was never made"
+            chain, type_, sector, data = self.under_way.pop(used.chain.head)
+            answer = chain.written()
+            assert answer[-1] == 0
+            size = len(answer) - 1 if type_ == IN else len(data)
+            at = sector * SECTOR
+            if type_ == IN:
+                assert answer[:-1] == self.contents[at : at + size], f"sector {sector} is not what was written"
+            elif type_ == OUT:
+                self.contents[at : at + size] = data
+            self.busy.difference_update(range(sector, sector + size // SECTOR))
+            self.done += 1
+
+
+@pytest.mark.parametrize("features", [[], [VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC]], ids=["plain", "both"])
+@pytest.mark.parametrize("aio", ["io_uring", "threads"])
+def test_nothing_is_lost_when_the_process_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: list[int], aio: str
+) -> None:
+    monkeypatch.setenv("PYVMM_AIO", aio)
+    monkeypatch.setattr(front_end, "MAX_RESTARTS", 1000)
+    path = tmp_path / "disk.img"
+    contents = bytearray(random.Random("disk").randbytes(SECTORS * SECTOR))
+    path.write_bytes(contents)
+    [request] = Plugins().request_devices([parse_device(f"block:{path},process=on,restart=on")])
+    with DeviceProcesses() as pool:
+        pool.start([request])
+        device = pool.take("block0")
+        assert device is not None
+        device._restarts = type(device._restarts)(maxlen=1000)
+        process = device._source
+        assert isinstance(process, DeviceProcess)
+        with VirtioDriver(device, name="block0") as driver:
+            driver.start(features, indirect=bool(features))
+            writer = Writer(driver, contents, seed=len(aio))
+            kills = 0
+            next_kill = time.monotonic() + 0.05
+            last, progress = time.monotonic(), 0
+            while kills < 12 or writer.under_way:
+                writer.take()
+                if kills < 12:
+                    writer.fill()
+                if writer.done != progress:
+                    last, progress = time.monotonic(), writer.done
+                assert not driver.needs_reset
+                assert time.monotonic() - last < 15, f"{len(writer.under_way)} requests are stuck after {kills} kills"
+                child = process.child
+                if time.monotonic() > next_kill and kills < 12 and child is not None and not child.outcome:
+                    os.kill(child.pid, signal.SIGKILL)
+                    kills += 1
+                    next_kill = time.monotonic() + 0.5 + random.random() / 10
+                driver.run_until(lambda: True)
+                driver.loop.run_once(0.0005)
+            assert writer.done > 100
+        assert path.read_bytes() == contents
