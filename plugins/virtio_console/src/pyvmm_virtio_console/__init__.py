@@ -1,0 +1,51 @@
+"""The kind ``console``: a virtio console on the terminal, a pty, a file or a socket."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pyvmm.chardev.options import ChardevOptions
+from pyvmm.plugin import CmdlineRequest, DeviceKind, hookimpl, option
+
+if TYPE_CHECKING:
+    from pyvmm_virtio_console.device import Console
+
+
+@dataclass(frozen=True)
+class ConsoleOptions(ChardevOptions):
+    """What ``console:…`` takes."""
+
+    kernel: bool = option(False, help="the kernel's console as well: console=hvc0 is added to its command line")
+    overflow: Literal["wait", "drop"] = option(
+        "wait", help="with a host that does not read, the guest waits for it, or its output is dropped"
+    )
+
+
+def _make(options: ConsoleOptions) -> Console:
+    from pyvmm_virtio_console.device import Console
+
+    return Console(options)
+
+
+def _cmdline(request: CmdlineRequest[ConsoleOptions]) -> str:
+    """A console= for each that is the kernel's; Linux counts hvc0, hvc1 and so on as it finds them."""
+    return " ".join(f"console=hvc{index}" for index, options in enumerate(request.options) if options.kernel)
+
+
+@hookimpl
+def pyvmm_device_kinds() -> Sequence[DeviceKind[ConsoleOptions]]:
+    """See :func:`pyvmm.hookspecs.pyvmm_device_kinds`."""
+    return [
+        DeviceKind(
+            "console",
+            ConsoleOptions,
+            _make,
+            help="virtio console on the terminal, a pty, a file or a socket",
+            kernel_config="CONFIG_VIRTIO_CONSOLE",
+            cmdline=_cmdline,
+            # A device's own process has no terminal.
+            process=False,
+        )
+    ]

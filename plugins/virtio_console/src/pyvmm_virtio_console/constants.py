@@ -1,0 +1,17 @@
+"""Numbers of virtio 1.2, section 5.3, and <linux/virtio_console.h>, by their names there."""
+
+from __future__ import annotations
+
+from typing import Final
+
+VIRTIO_ID_CONSOLE: Final = 3
+
+VIRTIO_CONSOLE_F_SIZE: Final = 0
+VIRTIO_CONSOLE_F_EMERG_WRITE: Final = 2
+
+RECEIVEQ: Final = 0
+TRANSMITQ: Final = 1
+"""The queues of port 0 (section 5.3.2)."""
+
+EMERG_WR_OFFSET: Final = 8
+"""Where emerg_wr is in the configuration space."""

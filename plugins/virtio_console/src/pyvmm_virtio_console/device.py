@@ -1,0 +1,121 @@
+"""virtio-console: one port, a console, whose other end is on the host (virtio 1.2, section 5.3)."""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from pyvmm.chardev.options import open_backend
+from pyvmm.device import DeviceContext
+from pyvmm.eventloop import LoopScope
+from pyvmm.memory import GuestMemory
+from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.interrupt import Interrupt
+from pyvmm.virtio.queue import Queue, QueueError
+
+from pyvmm_virtio_console.constants import (
+    EMERG_WR_OFFSET,
+    RECEIVEQ,
+    TRANSMITQ,
+    VIRTIO_CONSOLE_F_EMERG_WRITE,
+    VIRTIO_CONSOLE_F_SIZE,
+    VIRTIO_ID_CONSOLE,
+)
+from pyvmm_virtio_console.port import Port
+
+if TYPE_CHECKING:
+    from pyvmm_virtio_console import ConsoleOptions
+
+log = logging.getLogger(__name__)
+
+_CONFIG: Final = struct.Struct("<HHII")  # cols, rows, max_nr_ports, emerg_wr (struct virtio_console_config)
+
+
+class Console(VirtioDevice):
+    """A console with a single port: without VIRTIO_CONSOLE_F_MULTIPORT, so there are no control queues."""
+
+    device_type = VIRTIO_ID_CONSOLE
+    queue_max_sizes = (64, 64)
+
+    def __init__(self, options: ConsoleOptions) -> None:
+        """Open the host's end; raises :class:`~pyvmm.errors.PyvmmError` where it cannot be had."""
+        self.port = Port(drops=options.overflow == "drop")
+        self._backend = open_backend("console", options)
+        self._backend.on_resize = self._on_resize
+        self.device_features = 1 << VIRTIO_CONSOLE_F_EMERG_WRITE
+        self._fill_config()
+
+    def attach(self, context: DeviceContext) -> None:
+        """Begin to read from the host, which is as far as it goes until there is a driver."""
+        super().attach(context)
+        # Of its own, so that it outlives a failure: a person's way out of the terminal must not depend on the guest.
+        self._host_loop = LoopScope(context.loop.loop, self._on_host_failure, self._publish)
+        self._backend.attach(self.port, replace(context, loop=self._host_loop))
+        if self._backend.size is not None:
+            self.device_features |= 1 << VIRTIO_CONSOLE_F_SIZE
+        self._fill_config()
+
+    def activate(self, mem: GuestMemory, interrupt: Interrupt, queues: Sequence[Queue]) -> None:
+        """Start to serve."""
+        super().activate(mem, interrupt, queues)
+        self.port.activate(self._host_loop, queues[RECEIVEQ], queues[TRANSMITQ])
+        self._backend.resume_input()
+
+    def on_kick(self, queue: Queue) -> None:
+        """The driver has something to write, or buffers for what is typed."""
+        if queue.index == TRANSMITQ:
+            self.port.transmit()
+        else:
+            self._backend.resume_input()
+
+    def write_config(self, offset: int, data: memoryview) -> None:
+        """Take an emergency write: one character at once, whatever the queues are like (section 5.3.4)."""
+        if offset == EMERG_WR_OFFSET:
+            self.port.send(bytes(data[:1]))
+
+    def reset(self) -> bool:
+        """Stop: the driver has gone. What it has written is kept as far as the host takes it at once."""
+        try:
+            self.port.transmit()
+        except QueueError:
+            pass  # of a ring that is broken, there is no more
+        self.port.deactivate()
+        return super().reset()
+
+    def end(self, active: bool) -> None:
+        """The machine ends; what the guest has written is still to reach a host that reads."""
+        self._backend.close()
+        super().end(active)
+
+    def close(self) -> None:
+        """Let go of the host's end."""
+        self._backend.close()
+        self._host_loop.close()
+        if self.port.lost:
+            log.warning("%s: %d bytes were lost, since nobody read them in time", self.name, self.port.lost)
+            self.port.lost = 0
+
+    def _publish(self) -> None:
+        for queue in self.queues:
+            queue.publish()
+
+    def _on_host_failure(self, error: BaseException) -> None:
+        """What fails in a callback of the host's end fails the device, as in its own."""
+        self.port.deactivate()
+
+        def fail() -> None:
+            raise error
+
+        self.context.loop.guard(fail)
+
+    def _fill_config(self) -> None:
+        columns, rows = self._backend.size or (0, 0)
+        self.config = _CONFIG.pack(columns & 0xFFFF, rows & 0xFFFF, 0, 0)
+
+    def _on_resize(self) -> None:
+        self._fill_config()
+        if self.queues and self.has_feature(VIRTIO_CONSOLE_F_SIZE):
+            self.interrupt.signal_config_change()
