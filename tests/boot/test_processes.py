@@ -53,7 +53,10 @@ class Running:
 
     def finish(self) -> Boot:
         """Wait for the end."""
-        status = self.process.wait(timeout=TIMEOUT)
+        try:
+            status = self.process.wait(timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it does not end:\n{self.output[-4000:]}\n{self.errors[-4000:]}") from None
         return Boot(status, self.output, self.errors, time.monotonic() - self.started)
 
 
@@ -119,7 +122,8 @@ def test_fio_verifies_what_was_written_while_the_block_process_was_killed(tmp_pa
         file.truncate(64 << 20)
     script = """
 echo LOADED=yes
-fio --name=verify --filename=/dev/vda --rw=randrw --bs=4k-64k --size=24m --direct=1 --ioengine=libaio \
+( while sleep 5; do echo "STAT $(cat /sys/block/vda/stat)"; done ) &
+fio --name=verify --filename=/dev/vda --rw=randrw --bs=4k-64k --size=8m --direct=1 --ioengine=libaio \
     --iodepth=16 --verify=crc32c --verify_fatal=1 --do_verify=1 --fsync=64 \
     --output=/tmp/fio || { cat /tmp/fio; exit 1; }
 echo FIO=passed
