@@ -7,7 +7,6 @@ from typing import Any
 import click
 from docutils import nodes
 from docutils.parsers.rst import Directive
-
 from pyvmm.cli import command
 from pyvmm.device_help import options_help
 from pyvmm.plugins import Plugins
@@ -31,7 +30,9 @@ class DevicesDirective(Directive):
             kind = plugins.kind(name)
             section = nodes.section(ids=[f"device-{name}"])
             section += nodes.title(text=name)
-            section += nodes.literal_block(text=options_help(kind, plugins.offers[name][0].distribution), language="text")
+            section += nodes.literal_block(
+                text=options_help(kind, plugins.offers[name][0].distribution), language="text"
+            )
             if kind.kernel_config:
                 section += nodes.paragraph(text=f"A guest's kernel needs {kind.kernel_config}.")
             result.append(section)

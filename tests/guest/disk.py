@@ -65,7 +65,7 @@ def _make(file: Path) -> None:
             path.write_bytes(data)
         lines = [f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in files.items()]
         Path(scratch, MANIFEST).write_text("".join(lines))
-        _make_file_system(file, Path(scratch), SIZE)
+        make_file_system(file, Path(scratch), SIZE)
 
 
 def _make_tools(file: Path, files: dict[str, Path]) -> None:
@@ -77,10 +77,10 @@ def _make_tools(file: Path, files: dict[str, Path]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, path)
         size = sum(path.stat().st_size for path in files.values())
-        _make_file_system(file, Path(scratch), (size * 5 // 4 >> 20) + 16 << 20)
+        make_file_system(file, Path(scratch), (size * 5 // 4 >> 20) + 16 << 20)
 
 
-def _make_file_system(file: Path, contents: Path, size: int) -> None:
+def make_file_system(file: Path, contents: Path, size: int) -> None:
     with file.open("wb") as image:
         image.truncate(size)
     command = [_tool("mke2fs"), "-q", "-F", "-t", "ext4", "-L", "pyvmm", "-b", "4096"]
