@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from tests.boot.booting import PYVMM, TIMEOUT, Boot
 from tests.guest import artefacts
 from tests.guest.tap import tap
@@ -113,40 +111,3 @@ echo NET=works
     states = [int(state, 16) for state in re.findall(r"STATUS=(0x[0-9a-f]+)", result.output)]
     assert sorted(bool(state & 0x40) for state in states) == [False, True]
     assert all(map(has_ended, children.values()))
-
-
-@pytest.mark.parametrize("kills", [4])
-def test_fio_verifies_what_was_written_while_the_block_process_was_killed(tmp_path: Path, kills: int) -> None:
-    image = tmp_path / "disk.img"
-    with image.open("wb") as file:
-        file.truncate(64 << 20)
-    script = """
-echo LOADED=yes
-( while sleep 5; do echo "STAT $(cat /sys/block/vda/stat)"; done ) &
-fio --name=verify --filename=/dev/vda --rw=randrw --bs=4k-64k --size=8m --direct=1 --ioengine=libaio \
-    --iodepth=16 --verify=crc32c --verify_fatal=1 --do_verify=1 --fsync=64 \
-    --output=/tmp/fio || { cat /tmp/fio; exit 1; }
-echo FIO=passed
-dmesg | grep -iE 'I/O error|timeout|reset' | sed 's/^/COMPLAINT /'
-"""
-    arguments = ["--cpus", "2", "--memory", "512M", "--device", f"block:{image},process=on,restart=on"]
-    killed = []
-    with running(tmp_path, script, *arguments, tools=["fio"]) as machine:
-        machine.wait_for("LOADED=yes")
-        for _ in range(kills):
-            time.sleep(3)
-            pid = machine.children()["pyvmm:block0"]
-            os.kill(pid, signal.SIGKILL)
-            killed.append(pid)
-            deadline = time.monotonic() + 60
-            while machine.children().get("pyvmm:block0", pid) == pid and time.monotonic() < deadline:
-                time.sleep(0.2)
-            if "FIO=" in machine.output:
-                break
-        result = machine.finish()
-
-    result.assert_passed()
-    assert result.value("FIO") == "passed"
-    assert "COMPLAINT" not in result.output
-    assert len(set(killed)) >= 2
-    assert result.errors.count("block0: its process was killed by SIGKILL; another takes over") == len(killed)
