@@ -29,6 +29,13 @@ def random_image(path: Path, size: int = SIZE) -> Path:
     return path
 
 
+def read(path: Path) -> None:
+    """Have all of an image in the page cache, whatever else filled it meanwhile."""
+    with path.open("rb", buffering=0) as file:
+        while file.read(1 << 20):
+            pass
+
+
 def has_direct(path: Path) -> bool:
     """Whether this file can be read without the page cache."""
     try:

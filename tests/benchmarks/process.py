@@ -19,6 +19,8 @@ from tests.benchmarks.harness import BenchError
 PATIENCE: Final = 600
 """Seconds after which a machine that says nothing is given up."""
 
+_END_PATIENCE: Final = 20
+
 _TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -65,7 +67,7 @@ class CpuTimes:
 
 
 class Process:
-    """A VMM with its guest's console as a pipe; killed at the end if it still runs."""
+    """A VMM with its guest's console as a pipe; ended with the block if it still runs."""
 
     def __init__(self, command: list[str], environment: Mapping[str, str] | None = None) -> None:
         """``environment`` is added to ours."""
@@ -130,10 +132,14 @@ class Process:
             total += _memory(pid, guest_mib)
         return total
 
-    def kill(self) -> None:
-        """End it, whatever it does."""
-        self._process.kill()
-        self._process.wait()
+    def end(self) -> None:
+        """End it, so that it cleans up behind itself; if it does not, all the same."""
+        self._process.terminate()
+        try:
+            self._process.wait(_END_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def __enter__(self) -> Process:
         return self
@@ -141,7 +147,7 @@ class Process:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.kill()
+        self.end()
         assert self._process.stdout is not None
         self._process.stdout.close()
         self._errors.close()
@@ -167,32 +173,43 @@ def clean_environment() -> dict[str, str]:
 
 def tree(pid: int) -> list[int]:
     """A process and all that descend from it."""
+    # Not by /proc/PID/task/TID/children, which may leave some out while others come and go.
+    children: dict[int, list[int]] = {}
+    for process in _processes():
+        fields = _stat(process)
+        if fields:
+            children.setdefault(int(fields[1]), []).append(int(process.name))
     pids = [pid]
     for parent in pids:
-        for thread in _listed(Path(f"/proc/{parent}/task")):
-            try:
-                pids += [int(child) for child in (thread / "children").read_text().split()]
-            except FileNotFoundError:
-                continue
+        pids += children.get(parent, [])
     return pids
+
+
+def _stat(task: Path) -> list[str]:
+    """The fields behind the name, the third one of proc(5) first; none when it has gone."""
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def _thread_times(thread: Path) -> tuple[float, float] | None:
     """Seconds on a CPU, and of them the guest's; None when it has gone."""
     try:
-        # The name may have blanks; the fields behind it count from 3 (proc(5)).
-        fields = (thread / "stat").read_text().rpartition(")")[2].split()
         ran = int((thread / "schedstat").read_text().split()[0]) / 1e9
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return ran, int(fields[43 - 3]) * _TICK
+    fields = _stat(thread)
+    return (ran, int(fields[43 - 3]) * _TICK) if fields else None
 
 
 def _vhost_threads(pid: int) -> list[Path]:
     """Up to kernel 6.3 vhost's threads are the kernel's own."""
-    return [
-        process for process in _listed(Path("/proc")) if process.name.isdecimal() and _comm(process) == f"vhost-{pid}"
-    ]
+    return [process for process in _processes() if _comm(process) == f"vhost-{pid}"]
+
+
+def _processes() -> list[Path]:
+    return [process for process in _listed(Path("/proc")) if process.name.isdecimal()]
 
 
 def _comm(process: Path) -> str:

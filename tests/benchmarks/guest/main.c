@@ -10,7 +10,7 @@
  */
 #include "guest.h"
 
-#define NOTE_MS 100
+#define NOTE_MS 50
 
 uint64_t ticks_per_ms = 1000000;
 
@@ -21,7 +21,7 @@ void begin_timing(void) { put("BEGIN\n"); }
 void end_timing(uint64_t count, uint64_t ticks)
 {
     put("END\n");
-    /* Time for the host to take note, before there is nothing left to be looked at. */
+    /* Time for the host to take note. */
     for (uint64_t end = rdtsc() + NOTE_MS * ticks_per_ms; rdtsc() < end;)
         relax();
     put("RESULT ");

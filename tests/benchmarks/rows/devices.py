@@ -38,7 +38,7 @@ def _both(start: Metric, starting: Vmm, first: Machine, memory: Metric, idling: 
         with Process(idling.command(idle)) as process:
             process.wait_for("READY")
             unique = process.memory(idle.memory).unique
-        return {start: 1000 * bare_metal.time_to_end(starting, first), memory: unique}
+        return {start: 1000 * bare_metal.time_to_end(starting, first)[0], memory: unique}
 
     return measure_both
 

@@ -57,14 +57,18 @@ def _cpu_each(result: Result) -> float:
 
 def _busy(bench: Bench, vmm: Vmm, disk: Disk) -> dict[Metric, float]:
     access = f"exits,portin,{SCRATCH_REGISTER},{BUSY_MS}"
+    images.read(disk.path)
     idle, busy = run_tests(vmm, [access, f"{access},block,{DEPTH}"], disks=[disk])
+    half = Metric("half of port reads within, disk busy", "µs", lower_is_better=True)
     slow = Metric("99 % of port reads within, disk busy", "µs", lower_is_better=True)
     rate = Metric("port reads, level 3, disk busy", "1/s")
     served = Metric("requests of the disk meanwhile", "1/s")
     if vmm.name == OURS:
+        bench.add(half, "pyvmm, disk idle", idle.microseconds("p50"))
         bench.add(slow, "pyvmm, disk idle", idle.microseconds("p99"))
         bench.add(rate, "pyvmm, disk idle", idle.rate)
     return {
+        half: busy.microseconds("p50"),
         slow: busy.microseconds("p99"),
         rate: busy.rate,
         served: busy.values["requests"] / busy.seconds,
