@@ -77,6 +77,11 @@ def make_elf_for_arm(path: Path) -> None:
     path.write_bytes(data)
 
 
+def truncated_program(path: Path, length: int) -> None:
+    program(path)
+    os.truncate(path, length)
+
+
 KERNELS: dict[str, Callable[[Path], object]] = {
     "missing": lambda path: None,
     "a directory": lambda path: path.mkdir(),
@@ -84,8 +89,8 @@ KERNELS: dict[str, Callable[[Path], object]] = {
     "text": lambda path: path.write_text("not a kernel\n" * 100),
     "compressed": lambda path: path.write_bytes(b"\x1f\x8b\x08" + bytes(4000)),
     "zeros": lambda path: path.write_bytes(bytes(1 << 20)),
-    "a truncated ELF": lambda path: (program(path), os.truncate(path, 100)),
-    "an ELF without its code": lambda path: (program(path), os.truncate(path, 0x1000)),
+    "a truncated ELF": lambda path: truncated_program(path, 100),
+    "an ELF without its code": lambda path: truncated_program(path, 0x1000),
     "for arm64": make_elf_for_arm,
     "a FIFO": lambda path: os.mkfifo(path),
 }

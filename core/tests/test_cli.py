@@ -372,7 +372,9 @@ def test_a_start_imports_nothing_that_it_does_not_need(lamp: SitePackages, argum
     )
     modules = set(done.stdout.rpartition("MODULES ")[2].split())
     assert not modules & {"difflib", "importlib_metadata", "pyvmm.machine", "pyvmm.device_help", "pyvmm.completion"}
-    if arguments == ["--help"]:
+    if arguments != ["--help"]:
+        assert "click" not in modules
+    else:
         assert not modules & {"pluggy", "logging", "cffi", "_cffi_backend", "pyvmm.plugins", "pyvmm_lamp"}
 
 

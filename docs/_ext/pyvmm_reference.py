@@ -7,7 +7,7 @@ from typing import Any
 import click
 from docutils import nodes
 from docutils.parsers.rst import Directive
-from pyvmm.cli import command
+from pyvmm.command import command
 from pyvmm.device_help import options_help
 from pyvmm.plugins import Plugins
 

@@ -6,10 +6,10 @@ import logging
 import threading
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pyvmm.errors import PyvmmError
+from pyvmm.record import record
 
 if TYPE_CHECKING:
     from pyvmm.device import DeviceContext
@@ -27,7 +27,7 @@ class DeviceOverlap(BusError):
     """A range overlaps one that is already on the bus."""
 
 
-@dataclass(frozen=True, order=True)
+@record
 class BusRange:
     """``size`` addresses from ``base`` on."""
 
@@ -50,7 +50,7 @@ class BusRange:
         return f"{self.base:#x}..{self.end - 1:#x}"
 
 
-@dataclass(frozen=True)
+@record
 class Placement:
     """One way to put a :class:`BusDevice` into a machine."""
 

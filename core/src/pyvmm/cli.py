@@ -1,4 +1,7 @@
-"""The command ``pyvmm``: reads the command line, has the machine made and run, and says how it ended."""
+"""The command ``pyvmm``: reads the command line, has the machine made and run, and says how it ended.
+
+click is imported where it is needed: not for a command line that :mod:`pyvmm.arguments` can read.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,14 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import click
-
-from pyvmm import __version__
+from pyvmm import startup
+from pyvmm.arguments import Arguments, read
 from pyvmm.errors import PyvmmError
-from pyvmm.options import DeviceSpec, parse_device, parse_size
+from pyvmm.options import DeviceSpec
 
 if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
     from pyvmm.exit_reason import ExitReason
     from pyvmm.machine import Machine
     from pyvmm.plugins import DeviceRequest, Plugins
@@ -25,98 +24,25 @@ if TYPE_CHECKING:
 DEFAULT_DEVICES: Final = ("serial",)
 """Kinds that a machine has without being asked, where a package that offers them is installed."""
 
-_PAGE_SIZE: Final = 4096
 
-_EPILOG = """\
-\b
-Devices come from installed packages; each has its own options:
-  --device help              lists the kinds that are installed
-  --device KIND,help         lists the options of one
-  --device block:disk.img,ro the option after the colon needs no name; a bare flag
-                             is on; a comma inside a value is written twice
-
-\b
-Without --kernel it boots $PYVMM_KERNEL, else the host's own kernel and initrd
-from /boot, else the newest one there.
-
-\b
-Exit status: 0 the guest powered off or rebooted; 1 the host lacks something;
-2 the command line is wrong; 3 the guest crashed; 128+N signal N ended the run.
-
-\b
-Shell completion (bash; for zsh and fish put their name in place of bash):
-  eval "$(_PYVMM_COMPLETE=bash_source pyvmm)"
-"""
-
-
-def _memory(text: str) -> int:
-    try:
-        size = parse_size(text)
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} {error}") from error
-    if size == 0 or size % _PAGE_SIZE:
-        raise click.BadParameter(f"{text!r} is not a multiple of the page size, {_PAGE_SIZE} bytes")
-    return size
-
-
-def _complete_device(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    from pyvmm.completion import complete_device
-
-    return complete_device(incomplete)
-
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
-@click.option("--kernel", type=click.Path(path_type=Path), metavar="FILE", help="Kernel: bzImage or ELF vmlinux.")
-@click.option("--initrd", type=click.Path(path_type=Path), metavar="FILE", help="Initial RAM disk.")
-@click.option("--cmdline", default="", metavar="TEXT", help="Added to the kernel's default command line.")
-@click.option("--memory", type=_memory, default="256M", show_default=True, metavar="SIZE", help="Guest memory.")
-@click.option(
-    "--cpus", type=click.IntRange(1, 8), default=1, show_default=True, metavar="N", help="Virtual CPUs, 1 to 8."
-)
-@click.option(
-    "--device",
-    "devices",
-    type=parse_device,
-    shell_complete=_complete_device,
-    multiple=True,
-    metavar="KIND[:ARG][,KEY=VALUE…]",
-    help="A device; may be repeated. 'help' lists the kinds.",
-)
-@click.option(
-    "--no-default-devices", is_flag=True, help=f"Leave out what is there unasked: {', '.join(DEFAULT_DEVICES)}."
-)
-@click.option(
-    "--discovery",
-    type=click.Choice(["acpi", "cmdline"]),
-    default="acpi",
-    show_default=True,
-    help="How the guest finds its devices.",
-)
-@click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for everything.")
-@click.version_option(__version__, prog_name="pyvmm", message="%(prog)s %(version)s")
-def command(
-    kernel: Path | None,
-    initrd: Path | None,
-    cmdline: str,
-    memory: int,
-    cpus: int,
-    devices: Sequence[DeviceSpec],
-    no_default_devices: bool,
-    discovery: str,
-    verbose: int,
-) -> int:
-    """Boot a Linux kernel in a virtual machine on KVM."""
+def run(arguments: Arguments) -> int:
+    """Do what the command line says; the exit status."""
     from pyvmm import logs
     from pyvmm.plugins import Plugins
 
-    logs.configure(verbose)
+    if arguments.trace_startup:
+        startup.begin()
+        startup.ended("command line")
+    logs.configure(arguments.verbose)
     plugins = Plugins()
-    if _print_help(plugins, devices):
+    if _print_help(plugins, arguments.devices):
         return 0
-    requests = _requests(plugins, devices, () if no_default_devices else DEFAULT_DEVICES)
+    requests = _requests(plugins, arguments.devices, () if arguments.no_default_devices else DEFAULT_DEVICES)
+    startup.ended("plugins, and the options of devices")
 
     from pyvmm.kernel_search import check_file, find_kernel
 
+    kernel, initrd = arguments.kernel, arguments.initrd
     if initrd is not None:
         check_file(initrd, "--initrd")
     if kernel is not None:
@@ -127,14 +53,16 @@ def command(
 
     from pyvmm.machine import Machine, MachineConfig
 
+    startup.ended("import of the machine")
     config = MachineConfig(
         kernel=kernel,
         initrd=initrd,
-        cmdline=cmdline,
-        memory=memory,
-        cpus=cpus,
+        cmdline=arguments.cmdline,
+        memory=arguments.memory.size,
+        huge_page_size=arguments.memory.huge_page_size,
+        cpus=arguments.cpus,
         devices=requests,
-        discovery=discovery,
+        discovery=arguments.discovery,
     )
     with Machine(config) as machine, _stopped_by_signals(machine):
         reason = machine.run()
@@ -147,30 +75,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     What the user can mend is one line on stderr; -v adds its traceback. A bug keeps its traceback and, through the
     interpreter, status 1.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if "_PYVMM_COMPLETE" in os.environ:
-        from pyvmm import completion
-
-        completion.install()
-    chosen, name = command, "pyvmm"
-    if arguments[:1] == ["serve"]:
-        from pyvmm import serve
-
-        chosen, name, arguments = serve.command, "pyvmm serve", arguments[1:]
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = chosen.main(arguments, prog_name=name, standalone_mode=False)
-    except click.ClickException as error:
-        message = " ".join(error.format_message().split()).rstrip(".")
-        _complain(f"{message}; {name} --help lists the options")
-        return error.exit_code
+        if "_PYVMM_COMPLETE" not in os.environ:
+            known = read(words)
+            if known is not None:
+                return run(known)
+        return _main_by_click(words)
     except PyvmmError as error:
-        if _is_verbose(arguments):
+        if _is_verbose(words):
             import traceback
 
             traceback.print_exc()
         _complain(str(error))
         return error.exit_status
-    except (click.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
+        return 130
+
+
+def _main_by_click(words: list[str]) -> int:
+    """The same for a command line that is unusual or wrong."""
+    import click
+
+    if "_PYVMM_COMPLETE" in os.environ:
+        from pyvmm import completion
+
+        completion.install()
+    name = "pyvmm"
+    try:
+        if words[:1] == ["serve"]:
+            from pyvmm import serve
+
+            name = "pyvmm serve"
+            status: Any = serve.command.main(words[1:], prog_name=name, standalone_mode=False)
+        else:
+            from pyvmm.command import command
+
+            status = command.main(words, prog_name=name, standalone_mode=False)
+    except click.ClickException as error:
+        message = " ".join(error.format_message().split()).rstrip(".")
+        _complain(f"{message}; {name} --help lists the options")
+        return error.exit_code
+    except click.Abort:
         return 130
     return status if isinstance(status, int) else 0
 
@@ -181,13 +127,13 @@ def _print_help(plugins: Plugins, devices: Sequence[DeviceSpec]) -> bool:
         if spec == DeviceSpec("help"):
             from pyvmm.device_help import kinds_help
 
-            click.echo(kinds_help(plugins.installed_kinds()))
+            print(kinds_help(plugins.installed_kinds()))
             return True
         if spec.asks_for_help:
             from pyvmm.device_help import options_help
 
             kind = plugins.kind(spec.kind)
-            click.echo(options_help(kind, str(plugins.offers[spec.kind][0])))
+            print(options_help(kind, str(plugins.offers[spec.kind][0])))
             return True
     return False
 
@@ -242,7 +188,7 @@ def _report(reason: ExitReason) -> int:
 def _complain(message: str) -> None:
     # Where stderr is closed or full, the exit status has to say it.
     with contextlib.suppress(OSError):
-        click.echo(f"pyvmm: {message}", err=True)
+        print(f"pyvmm: {message}", file=sys.stderr, flush=True)
 
 
 def _is_verbose(arguments: Sequence[str]) -> bool:

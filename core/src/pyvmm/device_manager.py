@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -17,6 +16,7 @@ from pyvmm.eventloop import EventLoop, LoopScope
 from pyvmm.exit_reason import ExitReason
 from pyvmm.kvm import FastPort, FastPorts, Vm
 from pyvmm.memory import GuestAddress, GuestMemory
+from pyvmm.record import record
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.mmio import MMIO_WINDOW_SIZE, MmioDevice
 from pyvmm.x86_64.acpi import AcpiDevice
@@ -32,7 +32,7 @@ _PC_IRQS: Final = (8, 12)
 """What a PC's clock and mouse use: given out last, so that a plugin for them finds them free."""
 
 
-@dataclass(frozen=True)
+@record
 class IoEventRequest:
     """An ioeventfd to be made: a write of ``value``, 4 bytes, to ``address`` signals ``event``."""
 
@@ -45,7 +45,7 @@ class IoEventRequest:
         vm.ioeventfd(self.event.fd, self.address, 4, self.value)
 
 
-@dataclass(frozen=True)
+@record
 class IrqRequest:
     """An irqfd to be made: each signal of ``event`` is an edge on line ``irq``."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from pyvmm.record import record
 
 
 class End(Enum):
@@ -21,7 +22,7 @@ class End(Enum):
         self.text = text
 
 
-@dataclass(frozen=True)
+@record
 class ExitReason:
     """How a run ended, with what is known beyond that: a crash's registers, a failure's traceback."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+from pyvmm import startup
 from pyvmm.bus import BusDevice
 from pyvmm.device_manager import MMIODeviceManager
 from pyvmm.errors import UsageError
@@ -49,6 +50,9 @@ class MachineConfig:
 
     memory: int = 256 << 20
     """Bytes: whole pages of 4 KiB."""
+
+    huge_page_size: int = 0
+    """Bytes of the host's huge pages that the memory is taken from, 2 MiB or 1 GiB; 0 for the usual pages."""
 
     cpus: int = 1
     """1 to 8."""
@@ -100,9 +104,12 @@ class Machine:
             # Before anything else: a device's process has nothing of the machine but what it is given, and is made
             # while the machine is.
             processes = _start_processes(config.devices, stack)
+            startup.ended("device processes begun")
             self.kvm = stack.enter_context(Kvm())
-            self.memory = stack.enter_context(GuestMemory.create(ranges))
+            self.memory = stack.enter_context(GuestMemory.create(ranges, huge_page_size=config.huge_page_size))
+            startup.ended("/dev/kvm, guest memory")
             self.vm = stack.enter_context(self.kvm.create_vm())
+            startup.ended("virtual machine")
             self.loop = EventLoop()
             stack.callback(self.loop.close)
             self.devices = MMIODeviceManager(self.memory, loop=self.loop, stop=self.stop, fast_ports=self.vm.fast_ports)
@@ -110,11 +117,14 @@ class Machine:
             self.cmdline = Cmdline(" ".join(DEFAULT))
             self._kernel = kernel.load(self.memory, config.kernel)
             self._initrd = initrd.load(self.memory, config.initrd, self._kernel) if config.initrd else None
+            startup.ended("kernel and initrd")
             self._create_vm()
+            startup.ended("interrupt controllers and vCPUs")
             for request in config.devices:
                 self._requests[request.id] = request
                 device = processes.take(request.id) if processes is not None else None
                 self.add_device(device or request.kind.make(request.options), request.id)
+                startup.ended(f"device {request.id}")
             self._stack = stack.pop_all()
 
     def add_device(self, device: VirtioDevice | BusDevice, id: str) -> int:
@@ -134,10 +144,13 @@ class Machine:
         """
         self._add_power()
         self._write_boot_data()
+        startup.ended("tables and command line for the guest")
         self.devices.carry_out(self.vm)
+        startup.ended("ioeventfds and irqfds")
         for vcpu in self.vcpus:
             set_feature_msrs(vcpu)
         set_boot_state(self.vcpus[0], self.memory, self._kernel.entry)
+        startup.ended("registers of the vCPUs")
         # From the loop, so that the first access of a vCPU finds it running.
         self.loop.post(self._start_vcpus)
         try:
@@ -229,6 +242,9 @@ class Machine:
             if self._run_over:
                 return  # Ctrl-C came while the threads were started: what the vCPU needs may be gone
             self._vcpus_at_work += 1
+        if startup.steps is not None and loop.vcpu.index == 0:
+            startup.ended("vCPU 0 enters the guest")
+            startup.report()
         try:
             loop.run()
         finally:

@@ -9,11 +9,11 @@ import os
 import struct
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from pyvmm._native import ffi, lib
 from pyvmm.errors import HostError
+from pyvmm.record import record
 
 GuestAddress: TypeAlias = int
 """A guest-physical address, in bytes from 0."""
@@ -37,7 +37,7 @@ class GuestMemoryError(Exception):
         self.length = length
 
 
-@dataclass(frozen=True)
+@record
 class GuestRegion:
     """``size`` bytes of guest memory from ``base`` on, found at ``offset`` in the memfd.
 
@@ -107,9 +107,11 @@ class GuestMemory:
         self._release(*old)
 
     @classmethod
-    def create(cls, ranges: Sequence[tuple[GuestAddress, int]]) -> GuestMemory:
+    def create(cls, ranges: Sequence[tuple[GuestAddress, int]], *, huge_page_size: int = 0) -> GuestMemory:
         """New memory, all zeros, at ``ranges`` of (base, size).
 
+        ``huge_page_size``: bytes, 2 MiB or 1 GiB, of the host's reserved huge pages that it is made of (hugetlbfs);
+        all of them are taken at once, so that the guest cannot meet their end. 0: the usual pages.
         Raises :class:`HostError` where the host refuses so much memory.
         """
         regions = []
@@ -119,18 +121,26 @@ class GuestMemory:
                 raise ValueError(f"not a range of whole pages: {size:#x} bytes at {base:#x}")
             regions.append(GuestRegion(base, size, offset))
             offset += size
-        fd = os.memfd_create("guest-memory", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        fd = -1
         try:
+            fd = os.memfd_create(
+                "guest-memory", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | _huge_page_flags(huge_page_size)
+            )
             os.ftruncate(fd, offset)
             # Whoever it is shared with cannot take it away under the others, whom that would kill (SIGBUS).
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         except OSError as error:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
+            if huge_page_size:
+                raise _no_huge_pages(offset, huge_page_size) from error
             raise HostError(f"memory: the host refuses {offset >> 20} MiB for the guest: {error.strerror}") from error
         try:
             return cls(fd, regions)
         except OSError as error:
             if error.errno == errno.ENOMEM:
+                if huge_page_size:
+                    raise _no_huge_pages(offset, huge_page_size) from error
                 message = f"memory: the host cannot map {offset >> 20} MiB for the guest; give a smaller --memory"
                 raise HostError(message) from error
             raise
@@ -284,6 +294,27 @@ class GuestMemory:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _huge_page_flags(size: int) -> int:
+    """What memfd_create(2) is told: the pages' size as a power of two, in the bits from MFD_HUGE_SHIFT on."""
+    return os.MFD_HUGETLB | (size.bit_length() - 1) << os.MFD_HUGE_SHIFT if size else 0
+
+
+def _no_huge_pages(size: int, page_size: int) -> HostError:
+    """Says how many there are, and how to reserve what is needed."""
+    directory = f"/sys/kernel/mm/hugepages/hugepages-{page_size >> 10}kB"
+    name = f"{page_size >> 20} MiB" if page_size < 1 << 30 else f"{page_size >> 30} GiB"
+    wanted = -(-size // page_size)
+    try:
+        with open(f"{directory}/free_hugepages") as file:
+            free = int(file.read())
+    except OSError:
+        return HostError(f"memory: the host has no huge pages of {name}; leave out hugepages, or give another size")
+    return HostError(
+        f"memory: {wanted} huge pages of {name} are needed, and {free} are free; "
+        f"reserve them with: echo {wanted} > {directory}/nr_hugepages"
+    )
 
 
 def _page_size(fd: int) -> int:

@@ -80,9 +80,11 @@ class BareMachine(Machine):
         user: bool = False,
         all_cpus: bool = False,
         devices: Sequence[DeviceRequest] = (),
+        huge_page_size: int = 0,
     ) -> None:
         """``user``: at privilege level 3. ``all_cpus``: every vCPU starts with the program, not only the first."""
-        super().__init__(MachineConfig(kernel=kernel, memory=MEMORY, cpus=cpus, devices=devices))
+        config = MachineConfig(kernel=kernel, memory=MEMORY, huge_page_size=huge_page_size, cpus=cpus, devices=devices)
+        super().__init__(config)
         self.user = user
         self.all_cpus = all_cpus
         self.report = Report()

@@ -16,7 +16,8 @@ from pyvmm.plugins import DeviceRequest, Plugins
 from pyvmm.vhost_user.front_end import VhostUserDevice
 from pyvmm.vhost_user.processes import DeviceProcess
 
-from core.tests.bare_metal.program import BareMachine
+from core.tests import huge_pages
+from core.tests.bare_metal.program import MEMORY, BareMachine
 from core.tests.bare_metal.test_echo import ANSWERS, SLEEP, UP, ring_features
 from core.tests.distributions import SitePackages
 
@@ -74,6 +75,20 @@ def test_requests_are_answered_by_a_process(
         assert (answered, wrong, status) == (500, 0, UP)
         assert (interrupts > 0) == bool(flags & SLEEP)
         assert kicks > 0
+
+
+def test_memory_of_huge_pages_is_shared_with_a_process(
+    program: Callable[..., Path], request_: Callable[[str], DeviceRequest]
+) -> None:
+    with (
+        huge_pages.reserved(MEMORY // huge_pages.SIZE),
+        BareMachine(
+            program("echo.c"), user=True, devices=[request_("process=on")], huge_page_size=huge_pages.SIZE
+        ) as machine,
+    ):
+        set_parameters(machine, 500, 16, 0)
+        assert machine.run().end is End.POWEROFF
+        assert answers(machine)[:2] == [500, 0]
 
 
 @pytest.mark.parametrize(("user", "flags"), [(True, 0), (False, SLEEP)], ids=["polls", "sleeps"])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pyvmm.record import record
 
 
-@dataclass(frozen=True)
+@record
 class CpuidEntry:
     """``struct kvm_cpuid_entry2`` (<asm/kvm.h>): the answer to ``function``, with ``index`` in ECX."""
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from pyvmm.errors import HostError
+from pyvmm.record import record
 
 VHOST_USER_VERSION: Final = 1
 VERSION_MASK: Final = 0x3
@@ -170,7 +170,7 @@ _INFLIGHT: Final = struct.Struct("=QQHH")
 _MAX_ADDRESS: Final = 1 << 64
 
 
-@dataclass(frozen=True)
+@record
 class Header:
     """The 12 bytes before each payload."""
 
@@ -206,7 +206,7 @@ def unpack_u64(data: bytes) -> int:
     return int(_unpack(_U64, data, "a u64")[0])
 
 
-@dataclass(frozen=True)
+@record
 class VringState:
     """A vring state description: of SET_VRING_NUM, _BASE, _ENABLE, GET_VRING_BASE."""
 
@@ -223,7 +223,7 @@ class VringState:
         return cls(*_unpack(_VRING_STATE, data, "a vring state"))
 
 
-@dataclass(frozen=True)
+@record
 class VringAddr:
     """A vring address description: of SET_VRING_ADDR. Ring addresses are the front end's own, not the guest's."""
 
@@ -244,7 +244,7 @@ class VringAddr:
         return cls(*_unpack(_VRING_ADDR, data, "a vring address"))
 
 
-@dataclass(frozen=True)
+@record
 class VringFd:
     """The u64 of SET_VRING_KICK, _CALL and _ERR."""
 
@@ -267,7 +267,7 @@ class VringFd:
         return cls(value & 0xFF, not value & VRING_INVALID_FD)
 
 
-@dataclass(frozen=True)
+@record
 class MemoryRegion:
     """One region of guest memory: of SET_MEM_TABLE, ADD_MEM_REG, REM_MEM_REG. All in bytes."""
 
@@ -323,7 +323,7 @@ def unpack_memory_table(data: bytes) -> list[MemoryRegion]:
     return [MemoryRegion(*_REGION.unpack_from(data, offset))._checked() for offset in offsets]
 
 
-@dataclass(frozen=True)
+@record
 class ConfigSpace:
     """A virtio device config space: of GET_CONFIG and SET_CONFIG."""
 
@@ -352,7 +352,7 @@ class ConfigSpace:
         return cls(offset, data[_CONFIG.size :], flags)
 
 
-@dataclass(frozen=True)
+@record
 class Inflight:
     """An inflight description: of GET_INFLIGHT_FD and SET_INFLIGHT_FD."""
 

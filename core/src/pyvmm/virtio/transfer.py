@@ -7,12 +7,12 @@ every other request as a chain to serve itself.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 from pyvmm._native import ffi, lib
 from pyvmm.aio import IoEngine, IoFile
 from pyvmm.memory import GuestMemory
+from pyvmm.record import record
 from pyvmm.virtio.queue import DescriptorChain, Queue
 
 _move = lib.pyvmm_transfer_move
@@ -24,7 +24,7 @@ MAX_BYTES: Final = 4 << 20
 """What one native call starts at most (a request more, for bytes)."""
 
 
-@dataclass(frozen=True)
+@record
 class TransferFormat:
     """What requests look like: a header, data to write; data to read, a status byte. Numbers are little-endian."""
 
@@ -49,7 +49,7 @@ class TransferFormat:
     """The status of a transfer that the host could not carry out, or not in full."""
 
 
-@dataclass(frozen=True)
+@record
 class TransferError:
     """Why a transfer failed."""
 

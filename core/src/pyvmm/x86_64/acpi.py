@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pyvmm.errors import UsageError
+from pyvmm.record import record
 from pyvmm.x86_64 import aml
 from pyvmm.x86_64.layout import (
     ACPI_ADDRESS,
@@ -62,7 +62,7 @@ SYSTEM_IO: Final = 1
 BYTE_ACCESS: Final = 1
 
 
-@dataclass(frozen=True)
+@record
 class AcpiDevice:
     r"""A device for the DSDT, below ``\_SB``.
 
@@ -76,7 +76,7 @@ class AcpiDevice:
     irq: int | None = None
 
 
-@dataclass(frozen=True)
+@record
 class AcpiTables:
     """All tables, to be put at ``address``."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any, Final
 
 from pyvmm.kvm import Vcpu
@@ -67,7 +66,7 @@ def set_feature_msrs(vcpu: Vcpu) -> None:
 
 
 def _set_segment(register: Any, segment: gdt.Segment) -> None:
-    for field, value in asdict(segment).items():
+    for field, value in vars(segment).items():
         setattr(register, field, value)
 
 

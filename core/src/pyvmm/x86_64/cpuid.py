@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 from pyvmm.kvm.cpuid_entry import CpuidEntry
+from pyvmm.record import replace
 
 SIGNIFICANT_INDEX: Final = 1 << 0
 """KVM_CPUID_FLAG_SIGNIFCANT_INDEX (<asm/kvm.h>): the entry is for one value of ECX."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from pyvmm.record import record, replace
 from pyvmm.x86_64.layout import GDT_ADDRESS
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ DATA_WRITABLE: Final = 0x3
 TSS64_BUSY: Final = 0xB
 
 
-@dataclass(frozen=True)
+@record
 class Segment:
     """A segment register; the fields are those of ``struct kvm_segment`` (<asm/kvm.h>).
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyvmm.errors import UsageError
+from pyvmm.record import record
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pyvmm.memory import GuestAddress, GuestMemory
 
 
-@dataclass(frozen=True)
+@record
 class LoadedKernel:
     """A kernel, or any program that runs without one, in guest memory."""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pyvmm.record import record
 from pyvmm.x86_64.image import ImageFile, LoadedKernel
 from pyvmm.x86_64.layout import MIB, PAGE_SIZE
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pyvmm.memory import GuestAddress, GuestMemory
 
 
-@dataclass(frozen=True)
+@record
 class LoadedInitrd:
     """An initrd in guest memory: ``size`` bytes at ``address``."""
 
