@@ -7,6 +7,7 @@ import gc
 import mmap
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -176,6 +177,25 @@ def test_numbers_are_little_endian_and_checked(memory: GuestMemory, bits: int, v
             read(address)
         with pytest.raises(GuestMemoryError):
             write(address, value)
+
+
+@pytest.mark.parametrize("bits", [16, 32, 64])
+def test_a_number_is_stored_at_once(memory: GuestMemory, bits: int) -> None:
+    read, write = getattr(memory, f"read_u{bits}"), getattr(memory, f"write_u{bits}")
+    ones = (1 << bits) - 1
+    write(8, ones)
+    writer = os.fork()
+    if writer == 0:
+        try:
+            while True:
+                write(8, ones)
+        finally:
+            os._exit(1)
+    try:
+        assert {read(8) for _ in range(20_000)} == {ones}
+    finally:
+        os.kill(writer, signal.SIGKILL)
+        os.waitpid(writer, 0)
 
 
 @given(

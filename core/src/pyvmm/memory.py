@@ -237,17 +237,19 @@ class GuestMemory:
         """Write ``value``, 0 to 2⁸−1."""
         self.slice(address, 1)[0] = value
 
+    # By one store each: others read this memory meanwhile, and struct.pack_into fills it with zeros first.
+
     def write_u16(self, address: GuestAddress, value: int) -> None:
         """Write ``value``, 0 to 2¹⁶−1."""
-        _U16.pack_into(self.slice(address, 2), 0, value)
+        self.slice(address, 2).cast("H")[0] = value
 
     def write_u32(self, address: GuestAddress, value: int) -> None:
         """Write ``value``, 0 to 2³²−1."""
-        _U32.pack_into(self.slice(address, 4), 0, value)
+        self.slice(address, 4).cast("I")[0] = value
 
     def write_u64(self, address: GuestAddress, value: int) -> None:
         """Write ``value``, 0 to 2⁶⁴−1."""
-        _U64.pack_into(self.slice(address, 8), 0, value)
+        self.slice(address, 8).cast("Q")[0] = value
 
     def close(self) -> None:
         """Unmap and close. A mapping that somebody still holds a slice of goes when the slice does."""
