@@ -164,7 +164,7 @@ static void sleep_until_used(volatile struct shared *s, uint16_t seen)
 void program(uint64_t cpu)
 {
     volatile uint64_t *words = PARAMETERS + WORDS * cpu;
-    uint64_t requests = words[0], depth = words[1], flags = words[2];
+    uint64_t depth = words[1], flags = words[2];
     struct driver d = {words[3], flags, (volatile void *)(FREE_MEMORY + 0x100000 * cpu)};
     volatile struct shared *s = d.shared;
     uint64_t sent = 0, answered = 0, wrong = 0, kicks = 0, slots[SIZE / 2], free_slots = 0;
@@ -177,9 +177,10 @@ void program(uint64_t cpu)
     s->avail.used_event = flags & QUIET ? 0x7fff : 0;
     for (uint64_t slot = 0; slot < depth; slot++)
         slots[free_slots++] = slot;
-    while (answered < requests) {
+    /* The host may change its mind about how many there are to be. */
+    while (sent < words[0] || answered < sent) {
         uint16_t before = s->avail.idx;
-        while (free_slots && sent < requests)
+        while (free_slots && sent < words[0])
             add(&d, slots[--free_slots], ++sent * 0x9e3779b97f4a7c15);
         fence();
         uint16_t added = (uint16_t)(s->avail.idx - before), event = s->used.avail_event;
