@@ -367,7 +367,7 @@ def test_accesses_and_the_timer_at_once() -> None:
         driver.loop.stop()
         thread.join()
         assert seen == 50
-        assert driver._errors == []
+        assert driver.errors == []
 
 
 def _write(driver: PortDriver, index: int, value: int) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pyvmm.memory import GuestAddress, GuestMemory
 
@@ -93,6 +93,15 @@ class UsedChain:
     """Bytes that the device says it wrote."""
 
 
+class Descriptor(NamedTuple):
+    """An entry of a descriptor table, with anything in it."""
+
+    address: GuestAddress = 0
+    length: int = 0
+    flags: int = 0
+    next: int = 0
+
+
 class DriverRing:
     """The driver's side of one virtqueue: makes chains available, kicks, and takes what is used.
 
@@ -105,8 +114,9 @@ class DriverRing:
         # … let the device's loop run …
         used, = ring.take_used()
 
-    For hostile drivers, :meth:`write_descriptor`, :meth:`write_available` and the ``…_idx`` properties set what is
-    in the ring to anything.
+    For hostile drivers, :meth:`submit`, :meth:`write_table`, :meth:`write_descriptor`, :meth:`write_available` and the
+    ``…_idx`` properties set what is in the ring to anything. All the ways in which a ring can be wrong are in
+    :mod:`pyvmm.testing.hostile_ring`.
     """
 
     def __init__(self, heap: GuestHeap, *, size: int = 256, indirect: bool = False, event_idx: bool = False) -> None:
@@ -121,6 +131,8 @@ class DriverRing:
         self.available_ring = heap.allocate(6 + 2 * size, 2).address
         self.used_ring = heap.allocate(6 + 8 * size, 4).address
         self.queue: Queue | None = None
+        self.notify: Callable[[], object] | None = None
+        """How the device is told: by the queue's event, unless set."""
         self._free = list(range(size - 1, -1, -1))
         self._chains: dict[int, DriverChain] = {}
         self._avail_idx = 0
@@ -196,9 +208,16 @@ class DriverRing:
         """Signal the queue's event where the device wants to be told; whether it did."""
         wanted = self.wants_kick
         self._kicked_idx = self._avail_idx
-        if wanted and self.queue is not None:
-            self.queue.event.signal()
+        if wanted:
+            self.force_kick()
         return wanted
+
+    def force_kick(self) -> None:
+        """Tell the device, whether or not it wants that and there is something."""
+        if self.notify is not None:
+            self.notify()
+        elif self.queue is not None:
+            self.queue.event.signal()
 
     @property
     def wants_kick(self) -> bool:
@@ -230,6 +249,11 @@ class DriverRing:
     def in_flight(self) -> int:
         """How many chains are available or in the device's hands."""
         return len(self._chains)
+
+    @property
+    def room(self) -> int:
+        """How many entries of the descriptor table are free."""
+        return len(self._free)
 
     @property
     def used_idx(self) -> int:
@@ -271,6 +295,33 @@ class DriverRing:
     def write_available(self, position: int, head: int) -> None:
         """Set the available ring's entry for index ``position``, to anything, without moving the index."""
         self.memory.write_u16(self.available_ring + 4 + 2 * (position % self.size), head)
+
+    def submit(self, *descriptors: Descriptor, head: int = 0) -> None:
+        """Put ``descriptors`` at the start of the table, whatever is there, and make ``head`` available."""
+        for index, descriptor in enumerate(descriptors):
+            self.write_descriptor(index, *descriptor)
+        self.make_available(head)
+
+    def write_table(self, *descriptors: Descriptor) -> GuestBuffer:
+        """A table for an indirect descriptor, with ``descriptors`` as they are."""
+        return self.buffer(b"".join(_DESC.pack(*descriptor) for descriptor in descriptors))
+
+    def heads_in_flight(self, next_avail: int) -> list[int]:
+        """The heads that the device took, in that order, and has not given back: those before available index
+        ``next_avail``."""
+        waiting = {self.read_available(index) for index in range(next_avail, next_avail + self._waiting(next_avail))}
+        used = {
+            self.memory.read_u32(self.used_ring + 4 + 8 * (index % self.size))
+            for index in range(self._last_used, self._last_used + (self.used_idx - self._last_used & 0xFFFF))
+        }
+        return [head for head in self._chains if head not in waiting and head not in used]
+
+    def read_available(self, position: int) -> int:
+        """The available ring's entry for index ``position``."""
+        return self.memory.read_u16(self.available_ring + 4 + 2 * (position % self.size))
+
+    def _waiting(self, next_avail: int) -> int:
+        return min(self._avail_idx - next_avail & 0xFFFF, self.size)
 
     def _write_entry(self, table: GuestAddress, index: int, buffer: GuestBuffer, flags: int, next: int | None) -> None:
         if next is not None:

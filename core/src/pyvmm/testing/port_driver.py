@@ -1,15 +1,20 @@
-"""A driver for a device at ports, without a guest: its accesses, its interrupt line, and the loop's turns."""
+"""A driver for a device at ports or in memory, without a guest: accesses, an interrupt line, and the loop's turns."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Final
 
-from pyvmm.bus import Bus, BusDevice
+from pyvmm.bus import Bus, BusDevice, BusRange
 from pyvmm.device import DeviceContext
 from pyvmm.eventfd import EventFd
-from pyvmm.eventloop import EventLoop, LoopScope
+from pyvmm.eventloop import LoopScope
 from pyvmm.exit_reason import ExitReason
+from pyvmm.testing.stepping_loop import SteppingLoop
+
+MMIO_BASE: Final = 0xD000_0000
+"""Where a device that is in memory has its first register."""
 
 
 class PortDriver:
@@ -25,21 +30,28 @@ class PortDriver:
     in a machine.
     """
 
-    def __init__(self, device: BusDevice, *, name: str = "device0") -> None:
-        """The device is put at the first of its placements, and closed by :meth:`close`."""
+    def __init__(self, device: BusDevice, *, name: str = "device0", placement: int = 0) -> None:
+        """The device is put at that of its placements, by default the first, and closed by :meth:`close`."""
         self.device = device
-        self.loop = EventLoop()
+        self.loop = SteppingLoop()
         self.irq = EventFd()
         self.stops: list[ExitReason] = []
         """What the device asked the machine to end for."""
-        self._errors: list[BaseException] = []
-        self._scope = LoopScope(self.loop, self._errors.append)
+        self.errors: list[BaseException] = []
+        """What the device has raised on the loop, which takes it out of service."""
+        self._scope = LoopScope(self.loop, self._failed)
         self.bus = Bus("port", 0x10000)
-        placement = device.placements[0]
-        has_irq = placement.any_irq or placement.irq is not None
+        self.mmio = Bus("MMIO")
+        self.places: list[tuple[Bus, BusRange]] = []
+        """Where the device is."""
+        place = device.placements[placement]
+        has_irq = place.any_irq or place.irq is not None
         device.attach(DeviceContext(name, self._scope, self.stops.append, self.irq if has_irq else None))
-        for ports in placement.all_ports:
-            self.bus.insert(device, ports.base, ports.size, offset=ports.base - placement.all_ports[0].base)
+        for ports in place.all_ports:
+            offset = ports.base - place.all_ports[0].base
+            self.places.append((self.bus, self.bus.insert(device, ports.base, ports.size, offset=offset)))
+        if place.mmio_size:
+            self.places.append((self.mmio, self.mmio.insert(device, MMIO_BASE, place.mmio_size)))
 
     def read(self, port: int, length: int) -> bytes:
         """One read of ``length`` bytes, 1, 2 or 4; all ones where nobody answers."""
@@ -50,6 +62,16 @@ class PortDriver:
     def write(self, port: int, data: bytes) -> None:
         """One write."""
         self.bus.write(port, memoryview(data))
+
+    def read_memory(self, offset: int, length: int) -> bytes:
+        """One read of ``length`` bytes, 1, 2, 4 or 8, at ``offset`` in the device's part of memory."""
+        data = bytearray(length)
+        self.mmio.read(MMIO_BASE + offset, memoryview(data))
+        return bytes(data)
+
+    def write_memory(self, offset: int, data: bytes) -> None:
+        """One write, at ``offset`` in the device's part of memory."""
+        self.mmio.write(MMIO_BASE + offset, memoryview(data))
 
     def inb(self, port: int) -> int:
         """One read of a byte."""
@@ -67,8 +89,7 @@ class PortDriver:
         """Let the loop serve what is ready, until nothing is."""
         for _ in range(100_000):
             ready = self.loop.run_once(0)
-            if self._errors:
-                raise self._errors[0]
+            self._raise()
             if not ready:
                 return
         raise AssertionError("the loop does not come to rest")
@@ -80,8 +101,16 @@ class PortDriver:
             left = deadline - time.monotonic()
             assert left > 0, f"it did not come true in {timeout} s"
             self.loop.run_once(left)
-            if self._errors:
-                raise self._errors[0]
+            self._raise()
+
+    def _failed(self, error: BaseException) -> None:
+        self.errors.append(error)
+        self._scope.close()
+        self.bus.fail(self.device, error)
+
+    def _raise(self) -> None:
+        if self.errors:
+            raise self.errors[0]
 
     def close(self) -> None:
         """Close device and loop."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from pyvmm.bus import BusDevice, BusRange, Placement
+from pyvmm.device import DeviceContext
 from pyvmm.eventloop import Timer
 
 from pyvmm_rtc.calendar import TIME_REGISTERS, next_alarm, read_time, write_time
@@ -74,6 +75,12 @@ class Rtc(BusDevice):
         self._lock = threading.Lock()  # accesses are on vCPUs' threads, the timer is on the loop's
         self._timer: Timer | None = None
         self._arming = False
+
+    def attach(self, context: DeviceContext) -> None:
+        """Take the place in the machine, with an interrupt to come where the registers say so."""
+        super().attach(context)
+        self._arming = False
+        self._arm()
 
     def read(self, offset: int, data: memoryview) -> None:
         """Port 0x71 reads the register; port 0x70 cannot be read."""

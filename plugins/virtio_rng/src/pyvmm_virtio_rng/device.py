@@ -36,10 +36,11 @@ class Rng(VirtioDevice):
         self.source = Source(options.source)
         self.limit = RateLimit(options.rate) if options.rate else None
         self._timer: Timer | None = None
-        self._watches = False
+        self._watched: Source | None = None
+        """The source, while the loop tells when it has something."""
 
     def on_kick(self, queue: Queue) -> None:
-        if self._timer is not None or self._watches:
+        if self._timer is not None or self._watched is not None:
             return  # it goes on by itself
         for chain in queue:
             length = min(chain.writable_length, MAX_REQUEST)
@@ -70,7 +71,7 @@ class Rng(VirtioDevice):
         """Go on when the source has something."""
         try:
             self.context.loop.add(self.source.fd, lambda _: self._resume(queue))
-            self._watches = True
+            self._watched = self.source
         except PermissionError:  # epoll refuses what cannot tell, such as /dev/hwrng
             self._wait(queue, POLL_INTERVAL)
 
@@ -85,6 +86,6 @@ class Rng(VirtioDevice):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._watches:
-            self.context.loop.remove(self.source.fd)
-            self._watches = False
+        if self._watched is not None:
+            self.context.loop.remove(self._watched.fd)
+            self._watched = None

@@ -1,0 +1,103 @@
+"""What a test class says of its virtio device, and how the suite's tests drive it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from pyvmm.memory import GuestMemory
+from pyvmm.testing.hostile_ring import memory_with_hole
+from pyvmm.testing.queue_driver import QueueDriver
+from pyvmm.testing.virtio_driver import VirtioDriver
+from pyvmm.virtio.device import VirtioDevice
+
+NAME: Final = "dut0"
+"""The device's id in all tests: what its log lines begin with."""
+
+
+class VirtioContractBase:
+    """What is to be said of a device: :meth:`make` by all, the rest where it is not as here."""
+
+    idle_queues: Sequence[int] = ()
+    """Queues that the device takes nothing from at a kick, and that :meth:`provoke` does nothing for: broken rules in
+    them cannot be noticed."""
+
+    writable_config: Sequence[int] = ()
+    """Offsets of those bytes of the configuration space that a driver may change."""
+
+    served_elsewhere = False
+    """Whether another program serves the queues: then what it does about broken rules is its own."""
+
+    tmp_path: Path
+    """A folder of the test's own, and so of the device's."""
+
+    def make(self) -> VirtioDevice:
+        """A fresh device, always from the same options; the one before is closed by then."""
+        raise NotImplementedError(f"{type(self).__name__} has to say how its device is made: def make(self)")
+
+    def exercise(self, driver: QueueDriver) -> None:
+        """Have a started device do its work, and check that it did: a request or two by ``driver.rings``.
+
+        By default each queue gets a buffer to read and one to write, and the device has to take that calmly. ``driver``
+        may be a guest on a real vCPU, so what is awaited is awaited by :meth:`QueueDriver.exchange` or
+        :meth:`QueueDriver.wait_used`.
+        """
+        for ring in driver.rings:
+            ring.take_used()
+            if ring.room:
+                ring.add([bytes(16)] if ring.room > 1 else [], [64])
+                ring.kick()
+        driver.wait(0)
+        assert not driver.needs_reset
+
+    def provoke(self, driver: VirtioDriver, queue: int) -> None:
+        """Have the host do what makes the device take a chain from ``queue``, where a kick alone does not."""
+
+    def visible_state(self, driver: QueueDriver) -> object:
+        """What a driver can see of the device's state, to be the same after save and load: by default its
+        configuration space."""
+        return driver.read_config(0, 256, width=4)
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.tmp_path = tmp_path
+
+    @contextmanager
+    def driven(self, *, memory: GuestMemory | None = None) -> Iterator[VirtioDriver]:
+        """A fresh device with a driver, not started; both are closed at the end."""
+        driver = VirtioDriver(self.make(), memory=memory or memory_with_hole(), name=NAME)
+        try:
+            yield driver
+        finally:
+            driver.close()
+
+    @contextmanager
+    def started(self) -> Iterator[VirtioDriver]:
+        """As :meth:`driven`, started with all that is offered but EVENT_IDX."""
+        with self.driven() as driver:
+            driver.start()
+            yield driver
+
+    def assert_works(self, driver: VirtioDriver) -> None:
+        """Whatever came before: after a reset the device works."""
+        driver.start()
+        assert not driver.needs_reset, "a fresh start is needed after a fresh start"
+        self.exercise(driver)
+        assert not driver.needs_reset
+
+
+def settle(driver: VirtioDriver, turns: int = 1000) -> None:
+    """Let the device's loop do what is ready: for so many turns, since a device may have much to do."""
+    for _ in range(turns):
+        if not driver.loop.run_once(0):
+            return
+
+
+def error_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the log has from level ERROR on."""
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]

@@ -1,0 +1,151 @@
+"""The device's life: reset at any moment, and activation again; nothing of the host that is left behind."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pyvmm.testing.contract.base import VirtioContractBase, settle
+from pyvmm.testing.driver_ring import DriverRing
+from pyvmm.testing.mmio_driver import ACKNOWLEDGE, DRIVER
+from pyvmm.testing.resources import Resources
+from pyvmm.testing.virtio_driver import VirtioDriver
+
+CYCLES: Final = 1000
+"""How often a driver comes and goes in the test for what is left behind."""
+
+_REQUESTS: Final = 8
+
+
+class LifeContract(VirtioContractBase):
+    """A driver comes and goes, whenever it likes."""
+
+    def test_works(self) -> None:
+        with self.started() as driver:
+            self.exercise(driver)
+            assert not driver.needs_reset
+
+    def test_works_again_after_each_of_many_resets(self) -> None:
+        with self.driven() as driver:
+            for _ in range(5):
+                self.assert_works(driver)
+
+    def test_can_be_reset_at_each_step_of_initialization(self) -> None:
+        with self.driven() as driver:
+
+            def set_up() -> None:
+                for index, ring in enumerate(driver.prepare()):
+                    driver.set_up_queue(index, ring)
+
+            for steps in (
+                [driver.reset],
+                [driver.reset, lambda: setattr(driver, "status", ACKNOWLEDGE)],
+                [driver.begin],
+                [driver.begin, driver.offered_features],
+                [driver.prepare],
+                [set_up],
+                [driver.start],
+            ):
+                for step in steps:
+                    step()
+                driver.reset()
+                assert driver.status == 0
+            self.assert_works(driver)
+
+    def test_queues_that_are_left_out_are_left_alone(self) -> None:
+        with self.driven() as driver:
+            driver.start(queue_sizes=[0] * len(driver.queue_sizes))
+            for index in range(len(driver.queue_sizes) + 1):
+                driver.notify(index)
+            settle(driver)
+            assert not driver.needs_reset
+            self.assert_works(driver)
+
+    def test_kicks_before_driver_ok_are_harmless(self) -> None:
+        with self.driven() as driver:
+            for index, ring in enumerate(driver.prepare()):
+                driver.set_up_queue(index, ring)
+                driver.notify(index)
+            driver.notify(len(driver.queue_sizes))
+            driver.notify(0xFFFF_FFFF)
+            settle(driver)
+            assert driver.status & DRIVER and not driver.needs_reset
+            self.assert_works(driver)
+
+    def test_kicks_without_a_request_are_harmless(self) -> None:
+        with self.started() as driver:
+            for ring in driver.rings:
+                for _ in range(3):
+                    ring.force_kick()
+                    settle(driver)
+            assert not driver.needs_reset
+            assert [ring.used_idx for ring in driver.rings] == [0] * len(driver.rings)
+            self.exercise(driver)
+
+    def test_a_reset_amid_requests_ends_all_access_to_memory(self) -> None:
+        with self.driven() as driver:
+            for turns in (0, 1, 2):
+                driver.start()
+                for ring in driver.rings:
+                    _fill(ring)
+                    ring.force_kick()
+                settle(driver, turns)
+                driver.reset()
+                assert driver.status == 0
+                driver.memory.write(0, _PATTERN)  # rings and buffers are the driver's again
+                settle(driver)
+                assert driver.memory.read(0, len(_PATTERN)) == _PATTERN, "the device wrote after it was reset"
+                assert not driver.take_interrupt()
+                self.assert_works(driver)
+
+    def test_smallest_queues_work(self) -> None:
+        with self.driven() as driver:
+            driver.start(queue_sizes=[min(size, 4) for size in driver.queue_sizes])
+            for ring in driver.rings:
+                ring.add([], [64])
+                ring.kick()
+            settle(driver)
+            assert not driver.needs_reset
+            self.assert_works(driver)
+
+    def test_closing_it_amid_requests_leaves_nothing_behind(self) -> None:
+        before = Resources.now()
+        for is_started in (False, True):
+            with self.driven() as driver:
+                if is_started:
+                    driver.start()
+                    for ring in driver.rings:
+                        _fill(ring)
+                        ring.force_kick()
+                    settle(driver, 1)
+        before.assert_no_more_now()
+
+    def test_a_thousand_drivers_leave_nothing_behind(self) -> None:
+        with self.driven() as driver:
+            self._come_and_go(driver)
+            self.assert_works(driver)
+            driver.reset()
+            before = Resources.now()
+            for _ in range(CYCLES):
+                self._come_and_go(driver)
+            before.assert_no_more_now()
+            self.assert_works(driver)
+
+    def _come_and_go(self, driver: VirtioDriver) -> None:
+        driver.start()
+        for ring in driver.rings:
+            ring.add([], [64])
+            ring.force_kick()
+        driver.loop.run_once(0)
+        driver.reset()
+
+
+_PATTERN: Final = bytes(range(256)) * (8 << 10)
+"""2 MiB: all that the driver's rings are in, and the first of its buffers."""
+
+
+def _fill(ring: DriverRing) -> None:
+    """A few requests that mean nothing."""
+    for _ in range(_REQUESTS):
+        if ring.in_flight + 2 > ring.size:
+            return
+        ring.add([b"\xa5" * 16], [512])

@@ -1,0 +1,20 @@
+"""The whole suite for a virtio device."""
+
+from __future__ import annotations
+
+from pyvmm.testing.contract.config_space import ConfigSpaceContract
+from pyvmm.testing.contract.containment import ContainmentContract
+from pyvmm.testing.contract.life import LifeContract
+from pyvmm.testing.contract.negotiation import NegotiationContract
+from pyvmm.testing.contract.ring import RingContract
+from pyvmm.testing.contract.saved import SavedStateContract
+
+
+class VirtioDeviceContract(
+    NegotiationContract, ConfigSpaceContract, LifeContract, RingContract, SavedStateContract, ContainmentContract
+):
+    """What every virtio device has to do.
+
+    A plugin's test class derives from it, is called ``Test…``, and says how its device is made; what else can be said
+    is in :class:`~pyvmm.testing.contract.base.VirtioContractBase`.
+    """

@@ -1,0 +1,40 @@
+"""What this process has of the host: descriptors and threads, to see that none is left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Descriptors and threads."""
+
+    descriptors: dict[int, str]
+    """What each open descriptor is, as the kernel says it."""
+
+    threads: int
+
+    @classmethod
+    def now(cls) -> Resources:
+        """Of this process, without what is only waiting to be collected."""
+        gc.collect()
+        descriptors = {}
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                descriptors[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+            except FileNotFoundError:
+                pass  # the one of the folder itself
+        return cls(descriptors, len(os.listdir("/proc/self/task")))
+
+    def assert_no_more_now(self, *, timeout: float = 5.0) -> None:
+        """Raise AssertionError where the process has more than this; threads that are about to end may."""
+        deadline = time.monotonic() + timeout
+        while (now := Resources.now()).threads > self.threads and time.monotonic() < deadline:
+            time.sleep(0.001)
+        new = [what for fd, what in now.descriptors.items() if fd not in self.descriptors]
+        count = len(now.descriptors) - len(self.descriptors)
+        assert count <= 0, f"{count} descriptors are left open, among {new[:10]}"
+        assert now.threads <= self.threads, f"{now.threads - self.threads} threads are left"

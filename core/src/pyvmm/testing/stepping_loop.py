@@ -1,0 +1,36 @@
+"""An event loop that does what a test says, when it says so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from pyvmm.eventloop import EventLoop
+
+_MANY: Final = 100_000
+"""Turns after which a loop that still has something to do will not come to rest."""
+
+
+class SteppingLoop(EventLoop):
+    """An :class:`~pyvmm.eventloop.EventLoop` that runs turn by turn, on the test's own thread."""
+
+    def settle(self) -> int:
+        """Serve what is ready or due, until nothing is: how many turns that took; raises AssertionError."""
+        for turns in range(_MANY):
+            if not self.run_once(0):
+                return turns
+        raise AssertionError("the loop does not come to rest")
+
+    def run_until(
+        self, condition: Callable[[], bool], *, timeout: float = 10.0, longest_wait: float | None = None
+    ) -> None:
+        """Serve until ``condition`` holds; raises AssertionError after ``timeout`` seconds.
+
+        ``longest_wait``: seconds of one turn, where the condition can come true without the loop.
+        """
+        deadline = time.monotonic() + timeout
+        while not condition():
+            left = deadline - time.monotonic()
+            assert left > 0, f"it did not come true in {timeout} s"
+            self.run_once(left if longest_wait is None else min(left, longest_wait))
