@@ -15,7 +15,7 @@ from pyvmm.errors import PyvmmError
 from pyvmm.memory_option import parse_memory
 
 WORDS = [
-    *("--kernel", "--initrd", "--cmdline", "--memory", "--cpus", "--device", "--discovery"),
+    *("--kernel", "--initrd", "--cmdline", "--memory", "--cpus", "--device", "--discovery", "--no-plugin"),
     *("--no-default-devices", "--trace-startup", "--verbose", "-v", "-vv", "-vx", "-", "--", "--help", "--no-such"),
     *(
         "--kernel=k",
@@ -71,6 +71,7 @@ def test_what_the_quick_reader_takes_click_takes_alike(words: list[str]) -> None
     [
         [],
         ["--kernel", "k", "--initrd=i", "--cmdline", "-- quiet", "--memory", "2G,hugepages=1G", "--cpus", "8"],
+        ["--no-plugin", "net", "--no-plugin=pyvmm-virtio-*"],
         ["--device", "block:a=b,ro", "--device=net", "--discovery", "cmdline", "-vv", "--verbose", "--trace-startup"],
         ["--kernel", "--initrd", "--memory=1M"],
     ],

@@ -45,7 +45,9 @@ def read(devices: MMIODeviceManager, port: int) -> int:
 def test_a_device_at_ports_that_are_apart_is_found_at_all_of_them(devices: MMIODeviceManager) -> None:
     assert devices.register_bus_device(Ports(CONTROLLER), "controller") == 0x60
     assert [read(devices, port) for port in range(0x60, 0x67)] == [0, 0xFF, 0xFF, 0xFF, 4, 5, 0xFF]
-    assert devices.acpi_devices == [AcpiDevice("PNP0303", 0, None, (BusRange(0x60, 1), BusRange(0x64, 2)), 1)]
+    assert devices.acpi_devices == [
+        AcpiDevice("PNP0303", 0, None, (BusRange(0x60, 1), BusRange(0x64, 2)), 1, "controller")
+    ]
     assert [request.irq for request in devices.vm_requests if isinstance(request, IrqRequest)] == [1]
 
 

@@ -30,6 +30,7 @@ class Arguments(NamedTuple):
     cpus: int = 1
     devices: Sequence[DeviceSpec] = ()
     no_default_devices: bool = False
+    disabled: Sequence[str] = ()
     discovery: str = "acpi"
     trace_startup: bool = False
     verbose: int = 0
@@ -63,6 +64,7 @@ def read(words: Sequence[str]) -> Arguments | None:
     """The arguments that ``words`` are, where all of them are known and right; else None."""
     values: dict[str, Any] = {}
     devices: list[DeviceSpec] = []
+    disabled: list[str] = []
     rest = iter(words)
     try:
         for word in rest:
@@ -79,8 +81,10 @@ def read(words: Sequence[str]) -> Arguments | None:
                 values["verbose"] = values.get("verbose", 0) + 1
             elif name == "device":
                 devices.append(parse_device(text if equals else next(rest)))
+            elif name == "no_plugin":
+                disabled.append(text if equals else next(rest))
             else:
                 values[name] = _READERS[name](text if equals else next(rest))
     except (KeyError, StopIteration, ValueError, UsageError):
         return None
-    return Arguments(devices=devices, **values)
+    return Arguments(devices=devices, disabled=tuple(disabled), **values)

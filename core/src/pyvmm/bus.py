@@ -236,7 +236,8 @@ class Bus:
         service = device._service
         if service is not None and not service.failed:
             service.failed = True
-            log.error("%s: the device failed and answers no more", device.name, exc_info=error)
+            label = device.context.label if hasattr(device, "context") else device.name
+            log.error("%s: the device failed and answers no more", label, exc_info=error)
 
 
 _ALL_ONES: Final = b"\xff" * 4096

@@ -34,7 +34,8 @@ def run(arguments: Arguments) -> int:
         startup.begin()
         startup.ended("command line")
     logs.configure(arguments.verbose)
-    plugins = Plugins()
+    plugins = Plugins(arguments.disabled)
+    plugins.warn_of_unmatched(arguments.disabled)
     if _print_help(plugins, arguments.devices):
         return 0
     requests = _requests(plugins, arguments.devices, () if arguments.no_default_devices else DEFAULT_DEVICES)
@@ -103,15 +104,14 @@ def _main_by_click(words: list[str]) -> int:
         completion.install()
     name = "pyvmm"
     try:
-        if words[:1] == ["serve"]:
-            from pyvmm import serve
+        if words and not words[0].startswith("-"):  # the main command has options only
+            from pyvmm.commands import find
 
-            name = "pyvmm serve"
-            status: Any = serve.command.main(words[1:], prog_name=name, standalone_mode=False)
+            command = find(words[0])
+            name, words = f"pyvmm {words[0]}", words[1:]
         else:
             from pyvmm.command import command
-
-            status = command.main(words, prog_name=name, standalone_mode=False)
+        status: Any = command.main(words, prog_name=name, standalone_mode=False)
     except click.ClickException as error:
         message = " ".join(error.format_message().split()).rstrip(".")
         _complain(f"{message}; {name} --help lists the options")
@@ -133,7 +133,7 @@ def _print_help(plugins: Plugins, devices: Sequence[DeviceSpec]) -> bool:
             from pyvmm.device_help import options_help
 
             kind = plugins.kind(spec.kind)
-            print(options_help(kind, str(plugins.offers[spec.kind][0])))
+            print(options_help(kind, plugins.plugin(spec.kind).package))
             return True
     return False
 

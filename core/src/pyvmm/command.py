@@ -33,6 +33,9 @@ Exit status: 0 the guest powered off or rebooted; 1 the host lacks something;
 2 the command line is wrong; 3 the guest crashed; 128+N signal N ended the run.
 
 \b
+Environment: PYVMM_DISABLE_PLUGINS=NAME,… is --no-plugin for every start.
+
+\b
 Shell completion (bash; for zsh and fish put their name in place of bash):
   eval "$(_PYVMM_COMPLETE=bash_source pyvmm)"
 """
@@ -51,7 +54,19 @@ def _complete_device(ctx: click.Context, param: click.Parameter, incomplete: str
     return complete_device(incomplete)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
+class _MainCommand(click.Command):
+    """The main command, whose help lists the others, which are found only then."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the other commands, then the epilog."""
+        from pyvmm.commands import installed
+
+        with formatter.section("Commands (pyvmm NAME --help)"):
+            formatter.write_dl(list(installed()))
+        super().format_epilog(ctx, formatter)
+
+
+@click.command(cls=_MainCommand, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.option("--kernel", type=click.Path(path_type=Path), metavar="FILE", help="Kernel: bzImage or ELF vmlinux.")
 @click.option("--initrd", type=click.Path(path_type=Path), metavar="FILE", help="Initial RAM disk.")
 @click.option("--cmdline", default="", metavar="TEXT", help="Added to the kernel's default command line.")
@@ -82,6 +97,14 @@ def _complete_device(ctx: click.Context, param: click.Parameter, incomplete: str
 )
 @click.option(
     "--no-default-devices", is_flag=True, help=f"Leave out what is there unasked: {', '.join(DEFAULT_DEVICES)}."
+)
+@click.option(
+    "--no-plugin",
+    "disabled",
+    multiple=True,
+    metavar="NAME",
+    help="As if the device kind or package NAME (or what matches: 'pyvmm-virtio-*') were not installed; may be "
+    "repeated.",
 )
 @click.option(
     "--discovery",

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyvmm.errors import UsageError
 from pyvmm.eventfd import EventFd
 from pyvmm.eventloop import LoopScope
 from pyvmm.exit_reason import ExitReason
+from pyvmm.machine_view import DeviceInfo, MachineView
+from pyvmm.record import record
 
 if TYPE_CHECKING:
     from pyvmm.kvm.fast_port import FastPort
+    from pyvmm.memory import GuestMemory
+
+__all__ = ["DeviceContext", "DeviceInfo", "MachineView"]
 
 
-@dataclass(frozen=True)
+@record
 class DeviceContext:
-    """A device's place in a machine, handed to ``attach`` before anything else is asked of the device."""
+    """A device's place in a machine, handed to ``attach`` before anything else is asked of the device.
+
+    The same in the VMM's process, in a device's own and in ``pyvmm serve``.
+    """
 
     name: str
     """The device's id: unique in the machine, first in its log lines."""
@@ -33,3 +42,37 @@ class DeviceContext:
     fast_port: Callable[[int], FastPort | None] = lambda offset: None
     """For a BusDevice at ports, before the machine runs: makes the port at this offset one whose bytes need not
     all be calls of the device. None where it cannot; the device must work all the same."""
+
+    memory: GuestMemory | None = None
+    """A BusDevice's view of guest memory. None for a virtio device, which is given it when it is activated."""
+
+    machine: MachineView = MachineView()
+    """The machine around the device."""
+
+    @property
+    def devices(self) -> Mapping[str, DeviceInfo]:
+        """All devices that the machine was asked to have, this one too, by id: kind and package of each.
+
+        A device may be in another process, so its name is all that another can have of it; where two have to meet,
+        they do so by files in the :meth:`directory` of one.
+        """
+        return self.machine.devices
+
+    @property
+    def label(self) -> str:
+        """The device and its package, for messages of its failure: ``lamp0 (pyvmm-lamp 1.2)``."""
+        return self.machine.label(self.name)
+
+    def directory(self, device: str = "") -> Path:
+        """A directory on the host for this device's files, or for those of the one with the id ``device``.
+
+        It is made at the first call, only this user can look into it, and it goes with all that is in it when the
+        machine ends (but not when the VMM is killed by SIGKILL). The path is short, as
+        that of a Unix socket has to be.
+
+        Raises :class:`UsageError` where the machine has no such device and :class:`HostError` where it cannot be made.
+        """
+        if device and device != self.name and device not in self.devices:
+            known = ", ".join(self.devices) or "it has no other"
+            raise UsageError(f"{self.name}: the machine has no device {device!r}; its devices: {known}")
+        return self.machine.files.directory(device or self.name)

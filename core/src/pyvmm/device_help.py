@@ -17,10 +17,7 @@ def kinds_help(kinds: Sequence[InstalledKind]) -> str:
     """A table of the installed kinds: kind, package, version, state, help."""
     if not kinds:
         return "No device package is installed. Device packages are named like pyvmm-serial or pyvmm-virtio-net."
-    rows = [(row.kind, row.package, row.version, row.state, row.help) for row in kinds]
-    # A reason is long: it stands in place of the help, so that the columns stay narrow.
-    rows = [row if row[3] == "ok" else (*row[:3], "broken", row[3]) for row in rows]
-    table = _table([("KIND", "PACKAGE", "VERSION", "STATE", "HELP"), *rows])
+    table = _table([("KIND", "PACKAGE", "VERSION", "STATE", "HELP"), *kinds])
     return f"{table}\n\nThe options of one: --device KIND,help"
 
 

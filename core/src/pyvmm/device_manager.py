@@ -9,7 +9,7 @@ from typing import Final
 
 from pyvmm._native import lib
 from pyvmm.bus import Bus, BusDevice, BusRange, Placement
-from pyvmm.device import DeviceContext
+from pyvmm.device import DeviceContext, MachineView
 from pyvmm.errors import UsageError
 from pyvmm.eventfd import EventFd
 from pyvmm.eventloop import EventLoop, LoopScope
@@ -72,8 +72,11 @@ class MMIODeviceManager:
         loop: EventLoop,
         stop: Callable[[ExitReason], None] = lambda reason: None,
         fast_ports: FastPorts | None = None,
+        machine: MachineView | None = None,
     ) -> None:
-        """``loop`` is where the devices live; ``stop`` is what they may call to end the machine."""
+        """``loop`` is where the devices live; ``stop`` is what they may call to end the machine; ``machine`` is what
+        they may know of it."""
+        self._machine = machine or MachineView()
         self._fast_ports = fast_ports
         self.guest_mem = guest_mem
         self.bus = Bus("MMIO")
@@ -82,7 +85,7 @@ class MMIODeviceManager:
         self.id_to_addr_map: dict[str, int] = {}
         """Each device's id, and its first address or port."""
         self.acpi_devices: list[AcpiDevice] = []
-        """What the guest is told of in ACPI's name space."""
+        """What the guest is told of in ACPI's name space, where it has a hardware ID or AML of its own."""
         self.irq = IRQ_BASE
         """The next interrupt line to be tried."""
         self._next_address = mmio_base
@@ -105,7 +108,7 @@ class MMIODeviceManager:
         irq = self._take_irq(id)
         if cmdline is not None:
             cmdline.push("virtio_mmio.device", f"4K@{address:#x}:{irq}")
-        transport = MmioDevice(self.guest_mem, device, id, self._loop, self._stop)
+        transport = MmioDevice(self.guest_mem, device, id, self._loop, self._stop, self._machine)
         self._closers.remove(close_unplaced)
         self._on_close(transport.close)
         window = self.bus.insert(transport, address, MMIO_WINDOW_SIZE)
@@ -113,7 +116,7 @@ class MMIODeviceManager:
             self.vm_requests.append(IoEventRequest(queue.event, address + lib.VIRTIO_MMIO_QUEUE_NOTIFY, queue.index))
         self.vm_requests.append(IrqRequest(transport.interrupt_event, irq))
         if cmdline is None:
-            self._tell_acpi(VIRTIO_MMIO_HID, window, (), irq)
+            self._tell_acpi(id, VIRTIO_MMIO_HID, window, (), irq)
         self.id_to_addr_map[id] = address
         return address
 
@@ -138,7 +141,8 @@ class MMIODeviceManager:
         scope = LoopScope(self._loop, lambda error: self._bus_device_failed(device, scope, error))
         self._on_close(scope.close)
         fast_port = partial(self._fast_port, placement)
-        device.attach(DeviceContext(id, scope, self._stop, event, fast_port))
+        context = DeviceContext(id, scope, self._stop, event, fast_port, self.guest_mem, self._machine)
+        device.attach(context)
         # The device goes before what it was given.
         self._closers.remove(close_device)
         self._on_close(close_device)
@@ -151,8 +155,7 @@ class MMIODeviceManager:
             base = placement.ports.base
             for ports in placement.all_ports:
                 self.ports.insert(device, ports.base, ports.size, offset=ports.base - base)
-        if placement.acpi_hid:
-            self._tell_acpi(placement.acpi_hid, window, placement.all_ports, irq)
+        self._tell_acpi(id, placement.acpi_hid, window, placement.all_ports, irq)
         self.id_to_addr_map[id] = base
         return base
 
@@ -236,6 +239,6 @@ class MMIODeviceManager:
         for bus in (self.bus, self.ports):
             bus.fail(device, error)
 
-    def _tell_acpi(self, hid: str, mmio: BusRange | None, ports: Sequence[BusRange], irq: int | None) -> None:
+    def _tell_acpi(self, id: str, hid: str, mmio: BusRange | None, ports: Sequence[BusRange], irq: int | None) -> None:
         uid = sum(device.hid == hid for device in self.acpi_devices)
-        self.acpi_devices.append(AcpiDevice(hid, uid, mmio, ports, irq))
+        self.acpi_devices.append(AcpiDevice(hid, uid, mmio, ports, irq, id))

@@ -1,8 +1,12 @@
-"""Which installed distribution offers which kind of device: the entry points, read without importing a plugin.
+"""What installed distributions offer to pyvmm: their entry points, read without importing any of their code.
 
-importlib_metadata knows, and takes as long to import as the rest of a start together. So the usual case, folders
-of ``*.dist-info`` and ``*.egg-info`` on ``sys.path``, is read here by the same rules, and importlib_metadata is asked
-only where that may not be the whole truth: a zip file on the path, or an importer that finds distributions by
+A group's name carries the version of the plugin contract that its entry points are built for: ``pyvmm.devices`` is
+version 1, ``pyvmm.devices.v2`` would be version 2. So the version is known before a plugin's code runs, and a
+distribution can offer the same to pyvmms of more than one.
+
+importlib_metadata knows all this, and takes as long to import as the rest of a start together. So the usual case,
+folders of ``*.dist-info`` and ``*.egg-info`` on ``sys.path``, is read here by the same rules, and importlib_metadata is
+asked only where that may not be the whole truth: a zip file on the path, or an importer that finds distributions by
 its own means.
 """
 
@@ -15,16 +19,25 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
 from typing import Any, Final
 
-GROUP: Final = "pyvmm.devices"
+API_VERSION: Final = 1
+"""The version of the plugin contract that this pyvmm has."""
+
+DEVICES: Final = "pyvmm.devices"
+"""The group whose entry points are kinds of device: ``kind = module``."""
+
+COMMANDS: Final = "pyvmm.commands"
+"""The group whose entry points are commands: ``name = module:click_command`` is ``pyvmm name``."""
 
 
 class EntryPoint:
-    """One line of a distribution's ``[pyvmm.devices]``: ``kind = module``."""
+    """One line of a group in a distribution's metadata: ``name = value``."""
 
-    def __init__(self, kind: str, value: str, metadata: Callable[[], tuple[str, str]]) -> None:
-        """``value`` is ``module``, as a rule, or ``module:attribute``; ``metadata`` reads name and version."""
-        self.kind = kind
+    def __init__(self, name: str, value: str, metadata: Callable[[], tuple[str, str]], api_version: int) -> None:
+        """``value`` is ``module`` or ``module:attribute``; ``metadata`` reads the distribution's name and version."""
+        self.name = name
         self.value = value
+        self.api_version = api_version
+        """The version of the plugin contract that it is built for."""
         self._read_metadata = metadata
 
     @cached_property
@@ -41,15 +54,38 @@ class EntryPoint:
         """The version of the distribution."""
         return self._metadata[1]
 
+    def load(self) -> Any:
+        """Import what ``value`` names."""
+        import importlib
+
+        module, _, attributes = self.value.partition("[")[0].partition(":")
+        loaded: Any = importlib.import_module(module.strip())
+        for attribute in filter(None, attributes.strip().split(".")):
+            loaded = getattr(loaded, attribute)
+        return loaded
+
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}"
 
 
-def entry_points() -> Iterable[EntryPoint]:
-    """All entry points of the group ``pyvmm.devices``, in the order of ``sys.path``."""
+def entry_points(group: str) -> Iterable[EntryPoint]:
+    """All entry points of ``group``, in any version of it, in the order of ``sys.path``."""
     if any(map(_finds_distributions, sys.meta_path)) or any(map(_is_no_folder_of_metadata, sys.path)):
-        return _ask_importlib_metadata()
-    return _scan(sys.path)
+        return _ask_importlib_metadata(group)
+    return _scan(sys.path, group)
+
+
+def normalized(name: str) -> str:
+    """A distribution's name as it is compared: ``PyVMM.Lamp`` is ``pyvmm-lamp``."""
+    return re.sub("[-_.]+", "-", name).lower()
+
+
+def _api_version(header: str, group: str) -> int:
+    """The version in the name of a group, 0 where it is another group."""
+    if header == group:
+        return 1
+    version = header.removeprefix(f"{group}.v")
+    return int(version) if version != header and version.isdecimal() else 0
 
 
 def _finds_distributions(finder: object) -> bool:
@@ -64,18 +100,19 @@ def _is_no_folder_of_metadata(path: str) -> bool:
     return path.endswith(".egg") or os.path.isfile(path)
 
 
-def _ask_importlib_metadata() -> Iterator[EntryPoint]:
+def _ask_importlib_metadata(group: str) -> Iterator[EntryPoint]:
     import importlib_metadata
 
-    for found in importlib_metadata.entry_points(group=GROUP):
-        yield EntryPoint(found.name, found.value, partial(_metadata_of, found.dist))
+    for found in importlib_metadata.entry_points():
+        if version := _api_version(found.group, group):
+            yield EntryPoint(found.name, found.value, partial(_metadata_of, found.dist), version)
 
 
 def _metadata_of(distribution: Any) -> tuple[str, str]:
     return distribution.metadata["Name"] or "", distribution.version or ""
 
 
-def _scan(paths: Iterable[str]) -> Iterator[EntryPoint]:
+def _scan(paths: Iterable[str], group: str) -> Iterator[EntryPoint]:
     seen: set[str] = set()
     for path in dict.fromkeys(paths):
         try:
@@ -85,30 +122,30 @@ def _scan(paths: Iterable[str]) -> Iterator[EntryPoint]:
         for name in names:
             if not name.lower().endswith((".dist-info", ".egg-info")):
                 continue
-            distribution = re.sub("[-_.]+", "-", os.path.splitext(name)[0].partition("-")[0]).lower()
+            distribution = normalized(os.path.splitext(name)[0].partition("-")[0])
             if distribution in seen:
                 continue  # the first on the path hides the later ones, as for modules
             seen.add(distribution)
-            yield from _read(os.path.join(path, name))
+            yield from _read(os.path.join(path, name), group)
 
 
-def _read(folder: str) -> Iterator[EntryPoint]:
+def _read(folder: str, group: str) -> Iterator[EntryPoint]:
     """The entry points in one distribution's folder of metadata."""
     try:
         with open(f"{folder}/entry_points.txt", "rb", buffering=0) as file:
             data = file.read()
-        if GROUP.encode() not in data:
+        if group.encode() not in data:
             return
         text = data.decode()
     except (OSError, UnicodeDecodeError):
         return
-    group = ""
+    version = 0
     for line in map(str.strip, text.splitlines()):
         if line.startswith("[") and line.endswith("]"):
-            group = line.strip("[]")
-        elif group == GROUP and line and not line.startswith("#"):
-            kind, _, value = line.partition("=")
-            yield EntryPoint(kind.strip(), value.strip(), partial(_name_and_version, folder))
+            version = _api_version(line.strip("[]"), group)
+        elif version and line and not line.startswith("#"):
+            name, _, value = line.partition("=")
+            yield EntryPoint(name.strip(), value.strip(), partial(_name_and_version, folder), version)
 
 
 def _name_and_version(folder: str) -> tuple[str, str]:

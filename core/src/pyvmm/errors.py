@@ -1,4 +1,6 @@
-"""The one error that a user can do something about."""
+"""Errors that a user can do something about."""
+
+__all__ = ["HostError", "PluginError", "PyvmmError", "UsageError", "cause_of"]
 
 
 class PyvmmError(Exception):
@@ -18,5 +20,15 @@ class UsageError(PyvmmError):
     exit_status = 2
 
 
+class PluginError(UsageError):
+    """A kind of device or a command was asked for that no plugin offers, or whose plugin does not work."""
+
+
 class HostError(PyvmmError):
     """The host lacks something that the machine needs: a device node, a permission, a capability, memory."""
+
+
+def cause_of(error: BaseException) -> str:
+    """Any exception in one line, for the message of a :class:`PyvmmError`."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -18,11 +18,15 @@ from pyvmm.errors import UsageError
 from pyvmm.eventloop import EventLoop
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.kvm import Kvm, Vcpu
+from pyvmm.machine_hooks import MachineHooks
+from pyvmm.machine_view import MachineView
 from pyvmm.memory import GuestMemory
-from pyvmm.plugin import CmdlineRequest
+from pyvmm.plugin import AcpiRequest, CmdlineRequest
+from pyvmm.record import replace
 from pyvmm.vcpu_loop import VcpuLoop
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.x86_64 import acpi, bootparams, cpuid, initrd, kernel, layout, mptable
+from pyvmm.x86_64.acpi import AcpiDevice
 from pyvmm.x86_64.boot_state import set_boot_state, set_feature_msrs
 from pyvmm.x86_64.cmdline import DEFAULT, Cmdline
 from pyvmm.x86_64.cmos import AbsentCmos
@@ -62,14 +66,14 @@ class MachineConfig:
     """How the guest finds its virtio devices: ``acpi``, in ACPI's tables, or ``cmdline``, by virtio_mmio.device=."""
 
 
-def _start_processes(requests: Sequence[DeviceRequest], stack: ExitStack) -> DeviceProcesses | None:
+def _start_processes(requests: Sequence[DeviceRequest], view: MachineView, stack: ExitStack) -> DeviceProcesses | None:
     """The processes of those devices that want one, begun; they end with ``stack``."""
     if not any(request.process for request in requests):
         return None
     from pyvmm.vhost_user.processes import DeviceProcesses
 
     processes = stack.enter_context(DeviceProcesses())
-    processes.start(requests)
+    processes.start(requests, view)
     return processes
 
 
@@ -100,10 +104,12 @@ class Machine:
         self._vcpus_left = self._vcpus_at_work = 0
         self._run_over = False
         self.vcpus: list[Vcpu] = []
+        self._view = MachineView.of(config.devices)
         with ExitStack() as stack:
+            stack.callback(self._view.files.remove)
             # Before anything else: a device's process has nothing of the machine but what it is given, and is made
             # while the machine is.
-            processes = _start_processes(config.devices, stack)
+            processes = _start_processes(config.devices, self._view, stack)
             startup.ended("device processes begun")
             self.kvm = stack.enter_context(Kvm())
             self.memory = stack.enter_context(GuestMemory.create(ranges, huge_page_size=config.huge_page_size))
@@ -112,7 +118,9 @@ class Machine:
             startup.ended("virtual machine")
             self.loop = EventLoop()
             stack.callback(self.loop.close)
-            self.devices = MMIODeviceManager(self.memory, loop=self.loop, stop=self.stop, fast_ports=self.vm.fast_ports)
+            self.devices = MMIODeviceManager(
+                self.memory, loop=self.loop, stop=self.stop, fast_ports=self.vm.fast_ports, machine=self._view
+            )
             stack.callback(self.devices.close)
             self.cmdline = Cmdline(" ".join(DEFAULT))
             self._kernel = kernel.load(self.memory, config.kernel)
@@ -125,6 +133,9 @@ class Machine:
                 device = processes.take(request.id) if processes is not None else None
                 self.add_device(device or request.kind.make(request.options), request.id)
                 startup.ended(f"device {request.id}")
+            self._hooks = MachineHooks(self, [request.plugin for request in config.devices])
+            stack.callback(self._hooks.stopped, None)
+            self._hooks.created()
             self._stack = stack.pop_all()
 
     def add_device(self, device: VirtioDevice | BusDevice, id: str) -> int:
@@ -164,6 +175,7 @@ class Machine:
                 self._vcpus_changed.wait_for(lambda: self._vcpus_at_work == 0)
             for thread in self._threads:
                 thread.join()
+            self._hooks.stopped(self._reasons[0])
         self._report_idle_devices()
         return self._reasons[0]
 
@@ -212,7 +224,7 @@ class Machine:
         """Tables and command line, when all devices are known."""
         self._add_kinds_to_cmdline()
         self.cmdline.insert(self.config.cmdline)
-        devices = self.devices.acpi_devices
+        devices = [self._with_terms(at, device) for at, device in enumerate(self.devices.acpi_devices)]
         tables = acpi.build(self.config.cpus, devices, i8042=self._has_i8042, rtc=self._has_rtc)
         acpi.write(self.memory, tables)
         if self.config.discovery == "cmdline":
@@ -229,6 +241,15 @@ class Machine:
                 options = [request.options for request in requests]
                 self.cmdline.insert(ask(CmdlineRequest(options, self.config.cmdline, self._initrd is not None)))
 
+    def _with_terms(self, index: int, device: AcpiDevice) -> AcpiDevice:
+        """``device`` with what its kind adds to its object."""
+        request = self._requests.get(device.id)
+        if request is None or request.kind.acpi is None:
+            return device
+        path = acpi.device_path(index)
+        terms = request.kind.acpi(AcpiRequest(request.options, path, device.mmio, device.ports, device.irq))
+        return replace(device, terms=terms)
+
     def _start_vcpus(self) -> None:
         self._vcpus_left = len(self.vcpus)
         for vcpu in self.vcpus:
@@ -236,6 +257,7 @@ class Machine:
             thread = threading.Thread(target=self._run_vcpu, args=(loop,), name=f"vcpu{vcpu.index}", daemon=True)
             thread.start()
             self._threads.append(thread)
+        self._hooks.started()
 
     def _run_vcpu(self, loop: VcpuLoop) -> None:
         with self._vcpus_changed:

@@ -8,11 +8,13 @@ from typing import Any, Generic, TypeVar
 
 import pluggy
 
-from pyvmm.bus import BusDevice
+from pyvmm.bus import BusDevice, BusRange
+from pyvmm.entry_points import API_VERSION
 from pyvmm.options import option
+from pyvmm.record import record
 from pyvmm.virtio.device import VirtioDevice
 
-__all__ = ["CmdlineRequest", "DeviceKind", "hookimpl", "option"]
+__all__ = ["API_VERSION", "AcpiRequest", "CmdlineRequest", "DeviceKind", "hookimpl", "option"]
 
 hookimpl = pluggy.HookimplMarker("pyvmm")
 """Marks a function as the implementation of a hook of pyvmm."""
@@ -31,6 +33,26 @@ class CmdlineRequest(Generic[O]):
     """What the user gave with --cmdline."""
 
     has_initrd: bool
+
+
+@record
+class AcpiRequest(Generic[O]):
+    """What a kind is told when it may describe one of its devices to ACPI."""
+
+    options: O
+    """The device's."""
+
+    path: str
+    r"""The name of its object, ``\_SB.D002``, for AML elsewhere that refers to it."""
+
+    mmio: BusRange | None
+    """Its physical addresses, where it has some."""
+
+    ports: Sequence[BusRange]
+    """Its ports."""
+
+    irq: int | None
+    """Its interrupt line (GSI)."""
 
 
 @dataclass(frozen=True)
@@ -62,3 +84,9 @@ class DeviceKind(Generic[O]):
 
     modules: Sequence[str] = ()
     """Modules that ``make`` imports: imported once, before the processes of a machine's devices are made."""
+
+    acpi: Callable[[AcpiRequest[Any]], bytes] | None = None
+    """What a device's object in ACPI's name space has besides its ``_HID``, ``_UID``, ``_CCA`` and ``_CRS``: AML, as
+    :mod:`pyvmm.x86_64.aml` makes it or iasl compiles it. Asked once for each device, before the guest runs, in the
+    VMM's process. A device whose placement has no ``acpi_hid`` has an object if this gives it some AML. Not asked for
+    virtio devices that the guest is told of on its command line (``--discovery cmdline``)."""

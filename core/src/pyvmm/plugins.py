@@ -6,24 +6,44 @@ What was not asked for is not imported and cannot be felt. What was asked for an
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pyvmm.entry_points import EntryPoint, entry_points
-from pyvmm.errors import UsageError
+from pyvmm.entry_points import DEVICES, EntryPoint
+from pyvmm.errors import PluginError, UsageError, cause_of
+from pyvmm.offers import VARIABLE, Offers, disabled_by_environment, refusal
 from pyvmm.options import DeviceSpec, describe, nearest, parse_records
 from pyvmm.process_options import NO_PROCESS, records_of
+from pyvmm.record import record
 
 if TYPE_CHECKING:
     import pluggy
 
     from pyvmm.plugin import DeviceKind
 
+__all__ = ["DeviceRequest", "InstalledKind", "LoadedPlugin", "PluginError", "Plugins"]
 
-class PluginError(UsageError):
-    """A kind of device was asked for that no plugin offers, or whose plugin does not work."""
+log = logging.getLogger(__name__)
+
+
+@record
+class LoadedPlugin:
+    """A plugin whose kinds were asked for."""
+
+    package: str
+    """The distribution and its version, for messages: ``pyvmm-lamp 1.2``."""
+
+    hooks: Any
+    """The module, or what else the entry point names, that has the hooks."""
+
+    manager: pluggy.PluginManager
+    """Where it is registered, with others."""
+
+    disabled: Sequence[str] = ()
+    """Which plugins it was chosen without."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +66,14 @@ class DeviceRequest:
     restart: bool = False
     """Whether a process that dies is replaced."""
 
+    plugin: LoadedPlugin | None = None
+    """Whose kind it is; None where no plugin was asked for it."""
+
+    @property
+    def package(self) -> str:
+        """The distribution that the device is of and its version, for messages; empty where it is of none."""
+        return self.plugin.package if self.plugin else ""
+
 
 class InstalledKind(NamedTuple):
     """A kind of device in the list that ``--device help`` shows."""
@@ -55,17 +83,24 @@ class InstalledKind(NamedTuple):
     version: str
 
     state: str
-    """``ok``, or why it cannot be used."""
+    """``ok``; ``disabled``; ``refused``: it is built for another version of the contract; or ``broken``."""
 
     help: str
-    """One line by the plugin's author; empty where the plugin does not work."""
+    """One line by the plugin's author, or why the kind cannot be used."""
 
 
 class Plugins:
     """Finds, imports and checks plugins. One object for a process; all state is in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, disabled: Iterable[str] = ()) -> None:
+        """``disabled``: kinds and distributions, or patterns of their names as a shell has them, that are as if they
+        were not installed, beside those of the environment's ``PYVMM_DISABLE_PLUGINS``."""
         self._kinds: dict[str, DeviceKind[Any]] = {}
+        self._plugins: dict[str, LoadedPlugin] = {}
+        self._loaded: dict[str, tuple[LoadedPlugin, Mapping[str, DeviceKind[Any]]]] = {}
+        """By the module that an entry point names: a kind of it is used only when it was asked for, and chosen."""
+        self.disabled = (*disabled, *disabled_by_environment())
+        self._offers = Offers(DEVICES, "device kind", self.disabled)
 
     @cached_property
     def manager(self) -> pluggy.PluginManager:
@@ -78,52 +113,67 @@ class Plugins:
         manager.add_hookspecs(hookspecs)
         return manager
 
-    @cached_property
+    @property
     def offers(self) -> Mapping[str, Sequence[EntryPoint]]:
-        """Who offers which kind, by the installed distributions' entry points; nothing is imported for it."""
-        offers: dict[str, list[EntryPoint]] = {}
-        for point in entry_points():
-            offers.setdefault(point.kind, []).append(point)
-        return offers
+        """Who offers which kind, by the installed distributions' entry points, without those that are disabled;
+        nothing is imported for it."""
+        return self._offers.enabled
+
+    def warn_of_unmatched(self, disabled: Sequence[str]) -> None:
+        """Log a warning for each of the names ``disabled`` that no kind and no distribution has."""
+        for pattern in self._offers.unmatched(disabled):
+            log.warning("--no-plugin %s: no device kind and no package that is installed has that name", pattern)
 
     def kind(self, name: str) -> DeviceKind[Any]:
         """The kind of device called ``name``, importing the plugin that offers it.
 
-        Raises :class:`PluginError` where no distribution offers it, two do, or the one that does is broken.
+        Raises :class:`PluginError` where no distribution offers it, two do, or the one that does is disabled, built
+        for another version of the contract, or broken.
         """
         kind = self._kinds.get(name)
         if kind is not None:
             return kind
-        offers = self.offers.get(name)
-        if not offers:
+        point = self._offers.choose(name)
+        if point is None:
             raise PluginError(self._unknown(name))
-        if len(offers) > 1:
-            packages = " and ".join(map(str, offers))
-            raise PluginError(f"device kind {name!r} is claimed by {packages}; uninstall all but one")
-        [point] = offers
-        self._load(point)
-        kind = self._kinds.get(name)
-        if kind is None:
+        if point.value not in self._loaded:
+            self._loaded[point.value] = self._load(point)
+        plugin, kinds = self._loaded[point.value]
+        if name not in kinds:
             raise PluginError(
                 f"{point}: module {point.value!r} offers no device kind {name!r}, as its entry point says"
             )
-        return kind
+        self._kinds[name] = kinds[name]
+        self._plugins[name] = plugin
+        return kinds[name]
+
+    def plugin(self, kind: str) -> LoadedPlugin:
+        """The plugin that offers ``kind``; raises as :meth:`kind`."""
+        self.kind(kind)
+        return self._plugins[kind]
 
     def installed_kinds(self) -> list[InstalledKind]:
         """A row for each kind that an installed distribution offers, by name.
 
-        Imports all plugins: a broken one is a row that says so.
+        Imports all plugins but those that are disabled or built for another version of the contract: a broken one is
+        a row that says so.
         """
         rows = []
-        for name in sorted(self.offers):
-            for point in self.offers[name]:
-                state, text = "ok", ""
-                try:
-                    text = self.kind(name).help
-                except PluginError as error:
-                    state = str(error).removeprefix(f"{point}: ")
-                rows.append(InstalledKind(name, point.distribution, point.version, state, text))
+        for name, points in sorted(self._offers.all.items()):
+            for point in points:
+                rows.append(InstalledKind(name, point.distribution, point.version, *self._state(name, point)))
         return rows
+
+    def _state(self, name: str, point: EntryPoint) -> tuple[str, str]:
+        """The last two fields of an :class:`InstalledKind`."""
+        if self._offers.is_disabled(point):
+            return "disabled", f"by --no-plugin or {VARIABLE}"
+        if reason := refusal(point):
+            return "refused", reason
+        try:
+            return "ok", self.kind(name).help
+        except PluginError as error:
+            return "broken", str(error).removeprefix(f"{point}: ")
 
     def request_devices(self, specs: Iterable[DeviceSpec]) -> list[DeviceRequest]:
         """A :class:`DeviceRequest` for each of ``specs``, in their order.
@@ -144,20 +194,21 @@ class Plugins:
             if id_ in requests:
                 raise UsageError(f"{spec}: the id {id_!r} is taken by {requests[id_].spec}; give another with id=NAME")
             [where] = life or [NO_PROCESS]
-            requests[id_] = DeviceRequest(kind, options, str(spec), id_, where.process, where.restart)
+            requests[id_] = DeviceRequest(
+                kind, options, str(spec), id_, where.process, where.restart, self._plugins[spec.kind]
+            )
         return list(requests.values())
 
-    def _load(self, point: EntryPoint) -> None:
-        """Import the plugin behind ``point``, register it and take its kinds."""
+    def _load(self, point: EntryPoint) -> tuple[LoadedPlugin, Mapping[str, DeviceKind[Any]]]:
+        """Import the plugin behind ``point``, register it and ask it for its kinds."""
         try:
-            plugin = _import(point.value)
+            plugin = point.load()
         except (Exception, SystemExit) as error:
-            raise PluginError(f"{point}: its module {point.value!r} cannot be imported: {_cause(error)}") from error
+            raise PluginError(f"{point}: its module {point.value!r} cannot be imported: {cause_of(error)}") from error
         if not self.manager.is_registered(plugin):
             self._register(point, plugin)
-        for kind in self._ask(point, plugin):
-            if any(other.value == point.value for other in self.offers.get(kind.name, ())):
-                self._kinds[kind.name] = kind
+        kinds = {kind.name: kind for kind in self._ask(point, plugin)}
+        return LoadedPlugin(str(point), plugin, self.manager, self.disabled), kinds
 
     def _register(self, point: EntryPoint, plugin: Any) -> None:
         import pluggy
@@ -168,7 +219,7 @@ class Plugins:
         except (pluggy.PluginValidationError, ValueError) as error:
             if self.manager.is_registered(plugin):  # an unknown hook is found only after registration
                 self.manager.unregister(plugin)
-            raise PluginError(f"{point}: its module {point.value!r} breaks the contract: {_cause(error)}") from error
+            raise PluginError(f"{point}: its module {point.value!r} breaks the contract: {cause_of(error)}") from error
         if not self.manager.get_hookcallers(plugin):
             self.manager.unregister(plugin)
             raise PluginError(
@@ -185,14 +236,14 @@ class Plugins:
         try:
             kinds = [kind for answer in hook() for kind in answer]
         except Exception as error:
-            raise PluginError(f"{where} fails: {_cause(error)}") from error
+            raise PluginError(f"{where} fails: {cause_of(error)}") from error
         for kind in kinds:
             if not isinstance(kind, DeviceKind):
                 raise PluginError(f"{where} must return DeviceKind objects, not {type(kind).__name__}")
             try:
                 taken = {info.name for info in describe(kind.options)}
             except Exception as error:
-                raise PluginError(f"{where}: kind {kind.name!r}: {_cause(error)}") from error
+                raise PluginError(f"{where}: kind {kind.name!r}: {cause_of(error)}") from error
             if both := taken.intersection(info.name for record in records_of(kind)[1:] for info in describe(record)):
                 raise PluginError(f"{where}: kind {kind.name!r}: {min(both)!r} is an option of every virtio device")
         return kinds
@@ -208,20 +259,3 @@ class Plugins:
         if not name.isascii() or not name.replace("-", "").isalnum() or not name.islower():
             return f"{message}; {installed}"
         return f"{message}; {installed}; device packages are named like pyvmm-{name} or pyvmm-virtio-{name}"
-
-
-def _import(value: str) -> Any:
-    """What an entry point's ``module`` or ``module:attribute`` names."""
-    import importlib
-
-    module, _, attributes = value.partition("[")[0].partition(":")
-    plugin: Any = importlib.import_module(module.strip())
-    for attribute in filter(None, attributes.strip().split(".")):
-        plugin = getattr(plugin, attribute)
-    return plugin
-
-
-def _cause(error: BaseException) -> str:
-    """An exception in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

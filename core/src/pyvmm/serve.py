@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,9 @@ It serves one front end after the other until a signal ends it.
 @click.option(
     "--fd", type=click.IntRange(0), metavar="N", help="Use the socket that is open as descriptor N, connected or not."
 )
+@click.option("--no-plugin", "disabled", multiple=True, metavar="NAME", help="As of pyvmm itself: leave a plugin out.")
 @click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for everything.")
-def command(device: DeviceSpec, path: str | None, fd: int | None, verbose: int) -> int:
+def command(device: DeviceSpec, path: str | None, fd: int | None, disabled: Sequence[str], verbose: int) -> int:
     """Serve a virtio device over vhost-user.
 
     The device is the same that --device of pyvmm takes.
@@ -51,17 +53,22 @@ def command(device: DeviceSpec, path: str | None, fd: int | None, verbose: int) 
     logs.configure(verbose)
     if (path is None) == (fd is None):
         raise click.UsageError("give one of --socket PATH and --fd N")
-    [request] = Plugins().request_devices([device])
+    plugins = Plugins(disabled)
+    plugins.warn_of_unmatched(disabled)
+    [request] = plugins.request_devices([device])
 
     from pyvmm.eventloop import EventLoop
+    from pyvmm.machine_view import MachineView
     from pyvmm.vhost_user.backend import Backend
     from pyvmm.vhost_user.listener import Listener, bind, from_fd
 
     with ExitStack() as stack:
+        machine = MachineView.of([request])
+        stack.callback(machine.files.remove)
         loop = EventLoop()
         stack.callback(loop.close)
         _stop_on_signals(loop)
-        backend = Backend(_make(request), request.id, loop, lambda reason: loop.stop())
+        backend = Backend(_make(request), request.id, loop, lambda reason: loop.stop(), machine)
         stack.callback(backend.close)
         if path is not None:
             stack.callback(Listener(loop, backend, bind(path), path).close)

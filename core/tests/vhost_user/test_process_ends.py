@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyvmm import __version__
 
 from core.tests.bare_metal.program import compile_program
 
@@ -235,7 +236,8 @@ def test_machine_outlives_a_device_that_is_killed(start) -> None:  # type: ignor
     status, errors = vmm.finish()
     assert status == 128 + signal.SIGTERM
     assert errors.splitlines() == [
-        "pyvmm: virtio.mmio: block0: its process was killed by SIGKILL; it is served no more until the driver resets it"
+        f"pyvmm: virtio.mmio: block0 (pyvmm-virtio-block {__version__}): its process was killed by SIGKILL; "
+        "it is served no more until the driver resets it"
     ]
     vmm.assert_nothing_is_left()
 

@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 from pyvmm.eventfd import EventFd
 from pyvmm.eventloop import EventLoop
 from pyvmm.exit_reason import ExitReason
+from pyvmm.machine_view import MachineView
 from pyvmm.vhost_user import protocol
 from pyvmm.vhost_user.connection import Connection, Message
 from pyvmm.vhost_user.inflight import InflightArea
@@ -93,15 +94,17 @@ class Backend:
         name: str,
         loop: EventLoop,
         stop: Callable[[ExitReason], None] = lambda reason: None,
+        machine: MachineView | None = None,
     ) -> None:
-        """Attach ``device``, which :meth:`close` closes. ``stop`` is the device's way to end the machine."""
+        """Attach ``device``, which :meth:`close` closes. ``stop`` is the device's way to end the machine, and
+        ``machine`` what it may know of it."""
         self.name = name
         self._loop = loop
         self._connection: Connection | None = None
         self._channel: Connection | None = None
         self._on_disconnect: Callable[[], None] = lambda: None
         self._protocol_features = 0
-        self._served = ServedDevice(device, name, loop, stop, self._tell_config_change)
+        self._served = ServedDevice(device, name, loop, stop, self._tell_config_change, machine)
 
     @property
     def connected(self) -> bool:

@@ -20,6 +20,7 @@ from pyvmm.child_log import PipeHandler, write_all
 from pyvmm.errors import PyvmmError, UsageError
 from pyvmm.eventloop import EventLoop
 from pyvmm.exit_reason import ExitReason
+from pyvmm.machine_view import MachineView
 from pyvmm.vhost_user.backend import Backend
 from pyvmm.vhost_user.protocol import MAX_CONFIG_SIZE
 from pyvmm.virtio.device import VirtioDevice
@@ -34,10 +35,11 @@ TELL_FD: Final = child.FIRST_FD + 1
 STDERR_FD: Final = 2
 
 
-def serve(request: DeviceRequest, parent: int, level: int) -> int:
+def serve(request: DeviceRequest, machine: MachineView, parent: int, level: int) -> int:
     """Make the device of ``request`` and serve it until the machine closes the connection; the exit status.
 
-    ``parent``: the machine's process. ``level``: from which on what is logged is of use there.
+    ``machine``: what the device may know of its machine. ``parent``: the machine's process.
+    ``level``: from which on what is logged is of use there.
     """
     child.ignore_signals()
     child.set_title(f"pyvmm: {request.id}: {request.spec}")
@@ -45,7 +47,7 @@ def serve(request: DeviceRequest, parent: int, level: int) -> int:
     faulthandler.enable(STDERR_FD)
     loop = EventLoop()
     try:
-        device, backend = _attach(request, loop)
+        device, backend = _attach(request, machine, loop)
     except PyvmmError as error:
         _tell("failed", error.exit_status, " ".join(str(error).split()))
         return error.exit_status
@@ -67,14 +69,14 @@ def serve(request: DeviceRequest, parent: int, level: int) -> int:
     return 0
 
 
-def _attach(request: DeviceRequest, loop: EventLoop) -> tuple[VirtioDevice, Backend]:
+def _attach(request: DeviceRequest, machine: MachineView, loop: EventLoop) -> tuple[VirtioDevice, Backend]:
     device = request.kind.make(request.options)
     if not isinstance(device, VirtioDevice):
         device.close()
         raise UsageError(
             f"{request.spec}: kind {request.kind.name!r} makes no virtio device, so its DeviceKind needs process=False"
         )
-    return device, Backend(device, request.id, loop, _stop_machine)
+    return device, Backend(device, request.id, loop, _stop_machine, machine)
 
 
 def _stop_machine(reason: ExitReason) -> None:
@@ -111,8 +113,8 @@ def _die(_: int) -> NoReturn:
 
 
 def main(arguments: list[str], make_request: Callable[[str, str], DeviceRequest] | None = None) -> int:
-    """``PARENT LEVEL ID SPEC``: as :func:`serve`, in a program of its own."""
-    parent, level, id_, spec = arguments
+    """``PARENT LEVEL ID SPEC MACHINE``: as :func:`serve`, in a program of its own."""
+    parent, level, id_, spec, machine = arguments
     child.enter(id_, int(parent))
     os.closerange(TELL_FD + 1, max(map(int, os.listdir("/proc/self/fd"))) + 1)
     for fd in (SOCKET_FD, TELL_FD):
@@ -122,7 +124,7 @@ def main(arguments: list[str], make_request: Callable[[str, str], DeviceRequest]
     except PyvmmError as error:
         _tell("failed", error.exit_status, " ".join(str(error).split()))
         return error.exit_status
-    return serve(request, int(parent), int(level))
+    return serve(request, MachineView.from_text(machine), int(parent), int(level))
 
 
 def _request(id_: str, spec: str) -> DeviceRequest:

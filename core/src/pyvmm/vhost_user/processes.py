@@ -24,6 +24,8 @@ from pyvmm.child import Child
 from pyvmm.errors import HostError, UsageError
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.loop_thread import LoopThread
+from pyvmm.machine_view import MachineView
+from pyvmm.offers import VARIABLE
 from pyvmm.vhost_user import device_process
 from pyvmm.vhost_user.connection import Connection, close_fds
 from pyvmm.vhost_user.front_end import VhostUserDevice
@@ -62,8 +64,10 @@ class DeviceError(Exception):
 class DeviceProcess(BackendSource):
     """The process of one device."""
 
-    def __init__(self, request: DeviceRequest) -> None:
+    def __init__(self, request: DeviceRequest, machine: MachineView) -> None:
+        """``machine`` is what the device may know of it."""
         self.request = request
+        self.machine = machine
         self.restartable = request.restart
         self.child: Child | None = None
         self._tell_fd = -1
@@ -92,10 +96,14 @@ class DeviceProcess(BackendSource):
                 command = [sys.executable, "-P", "-m", device_process.__name__]
                 # Plugins are found where they were found here.
                 environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-                arguments = [*command, str(parent), str(level), request.id, request.spec]
+                if request.plugin is not None:
+                    environment[VARIABLE] = ",".join(request.plugin.disabled)
+                arguments = [*command, str(parent), str(level), request.id, request.spec, self.machine.to_text()]
                 self.child = child.spawn(request.id, arguments, fds, environment)
             else:
-                self.child = child.fork(request.id, partial(device_process.serve, request, parent, level), fds)
+                self.child = child.fork(
+                    request.id, partial(device_process.serve, request, self.machine, parent, level), fds
+                )
         except OSError as error:
             raise HostError(f"{request.id}: no process for the device: {error.strerror}; give process=off") from error
         finally:
@@ -230,8 +238,9 @@ class DeviceProcesses:
     def __init__(self) -> None:
         self._processes: dict[str, DeviceProcess] = {}
 
-    def start(self, requests: Sequence[DeviceRequest]) -> None:
-        """Begin to make those devices of ``requests`` that want a process."""
+    def start(self, requests: Sequence[DeviceRequest], machine: MachineView | None = None) -> None:
+        """Begin to make those devices of ``requests`` that want a process; ``machine`` is what they may know of it."""
+        machine = machine or MachineView.of(requests)
         wanted = [request for request in requests if request.process]
         if not wanted:
             return
@@ -246,7 +255,7 @@ class DeviceProcesses:
         gc.freeze()
         try:
             for request in wanted:
-                self._processes[request.id] = DeviceProcess(request)
+                self._processes[request.id] = DeviceProcess(request, machine)
                 self._processes[request.id].start(new_program=new_program)
         finally:
             gc.unfreeze()

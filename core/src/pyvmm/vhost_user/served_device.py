@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pyvmm._native import lib
-from pyvmm.device import DeviceContext
+from pyvmm.device import DeviceContext, MachineView
 from pyvmm.eventfd import EventFd
 from pyvmm.eventloop import EventLoop, LoopScope
 from pyvmm.exit_reason import ExitReason
@@ -72,11 +72,15 @@ class ServedDevice:
         loop: EventLoop,
         stop: Callable[[ExitReason], None],
         on_config_change: Callable[[], None],
+        machine: MachineView | None = None,
     ) -> None:
         """Attach ``device``, which is closed where it cannot be. ``on_config_change`` is called when its configuration
         space has changed."""
         self.device = device
         self.name = name
+        machine = machine or MachineView()
+        self.label = machine.label(name)
+        """The device and its package, for messages of its failure."""
         self.loop = loop
         self.on_config_change = on_config_change
         self.vrings = [Vring(index, size) for index, size in enumerate(device.queue_max_sizes)]
@@ -93,7 +97,7 @@ class ServedDevice:
         self._interrupt = _DeviceInterrupt(self)
         self._scope = LoopScope(loop, self._callback_failed, self._publish)
         try:
-            device.attach(DeviceContext(name, self._scope, stop))
+            device.attach(DeviceContext(name, self._scope, stop, machine=machine))
         except BaseException:
             device.close()
             raise
@@ -230,7 +234,7 @@ class ServedDevice:
         try:
             self.reset(disable=True)
         except Exception:
-            log.exception("%s: resetting the device failed", self.name)
+            log.exception("%s: resetting the device failed", self.label)
         for vring in self.vrings:
             vring.close()
         self.table.close()
@@ -246,7 +250,7 @@ class ServedDevice:
         try:
             self.device.close()
         except Exception:
-            log.exception("%s: closing the device failed", self.name)
+            log.exception("%s: closing the device failed", self.label)
         self._scope.close()
 
     def read_config(self, offset: int, length: int) -> bytes:
@@ -262,11 +266,11 @@ class ServedDevice:
         self.status |= _NEEDS_RESET
         self._failures += 1
         level = logging.ERROR if self._failures <= _LOGGED_FAILURES else logging.DEBUG
-        log.log(level, "%s: %s; it is served no more until it is reset", self.name, reason, exc_info=error)
+        log.log(level, "%s: %s; it is served no more until it is reset", self.label, reason, exc_info=error)
         try:
             self.deactivate()
         except Exception:
-            log.exception("%s: stopping the device failed", self.name)
+            log.exception("%s: stopping the device failed", self.label)
         for each in self.vrings:
             each.started = False
         for each in [vring] if vring is not None and vring.err is not None else self.vrings:

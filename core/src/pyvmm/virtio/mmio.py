@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from pyvmm._native import lib
 from pyvmm.bus import BusDevice
-from pyvmm.device import DeviceContext
+from pyvmm.device import DeviceContext, MachineView
 from pyvmm.errors import PyvmmError
 from pyvmm.eventfd import EventFd
 from pyvmm.eventloop import EventLoop, LoopScope
@@ -77,8 +77,11 @@ class MmioDevice(BusDevice):
         name: str,
         loop: EventLoop,
         stop: Callable[[ExitReason], None] = lambda reason: None,
+        machine: MachineView | None = None,
     ) -> None:
+        """``stop`` is what the device may call to end the machine, and ``machine`` what it may know of it."""
         self.name = name
+        self._machine = machine or MachineView()
         self.mem = mem
         self.device = device
         self.device_activated = False
@@ -100,7 +103,7 @@ class MmioDevice(BusDevice):
         self._loop: EventLoop = device.own_loop or loop
         self._scope = LoopScope(self._loop, self._callback_failed, self._publish)
         try:
-            self._loop.call(lambda: device.attach(DeviceContext(name, self._scope, stop)))
+            self._loop.call(lambda: device.attach(DeviceContext(name, self._scope, stop, machine=self._machine)))
         except BaseException:
             self._release()
             raise
@@ -154,7 +157,7 @@ class MmioDevice(BusDevice):
         try:
             self._loop.call(lambda: self.device.end(active))
         except Exception:
-            log.exception("%s: closing it failed", self.name)
+            log.exception("%s: closing it failed", self._machine.label(self.name))
         if active:
             for queue in self.queues:
                 queue.reset()  # views of the memory that are left in it would keep the memory mapped
@@ -364,4 +367,5 @@ class MmioDevice(BusDevice):
         self._failures += 1
         # A driver that breaks the device and resets it, over and over, must not fill the log.
         level = logging.ERROR if self._failures <= _LOGGED_FAILURES else logging.DEBUG
-        log.log(level, "%s: %s; it is served no more until the driver resets it", self.name, reason, exc_info=error)
+        label = self._machine.label(self.name)
+        log.log(level, "%s: %s; it is served no more until the driver resets it", label, reason, exc_info=error)

@@ -66,7 +66,8 @@ BYTE_ACCESS: Final = 1
 class AcpiDevice:
     r"""A device for the DSDT, below ``\_SB``.
 
-    ``uid`` tells devices of one ``hid`` apart. The interrupt is edge-triggered, active high and not shared.
+    ``uid`` tells devices of one ``hid`` apart; without a ``hid`` it has neither. The interrupt is edge-triggered,
+    active high and not shared.
     """
 
     hid: str
@@ -74,6 +75,11 @@ class AcpiDevice:
     mmio: BusRange | None = None
     ports: Sequence[BusRange] = ()
     irq: int | None = None
+    id: str = ""
+    """Which of the machine's devices it is."""
+
+    terms: bytes = b""
+    """AML that the device's object has besides: a term list (section 20.2.5)."""
 
 
 @record
@@ -179,15 +185,26 @@ def dsdt(cpus: int, devices: Sequence[AcpiDevice]) -> bytes:
         aml.device(f"C{at:03X}", aml.name("_HID", aml.string("ACPI0007")), aml.name("_UID", aml.integer(at)))
         for at in range(cpus)
     ]
-    terms += [_device(f"D{at:03X}", device) for at, device in enumerate(devices)]
+    terms += [_device(_segment(at), device) for at, device in enumerate(devices) if device.hid or device.terms]
     s5 = aml.package(aml.integer(S5_SLP_TYP), *[aml.integer(0)] * 3)
     return table(b"DSDT", 2, aml.scope("_SB", *terms) + aml.name("_S5", s5))
 
 
+def device_path(index: int) -> str:
+    r"""Where in the name space the object of the device ``index`` is: ``\_SB.D000`` is the first."""
+    return rf"\_SB.{_segment(index)}"
+
+
+def _segment(index: int) -> str:
+    return f"D{index:03X}"
+
+
 def _device(segment: str, device: AcpiDevice) -> bytes:
-    if not re.fullmatch(r"[A-Z]{3}[0-9A-F]{4}|[A-Z0-9]{4}[0-9A-F]{4}", device.hid):
+    if device.hid and not re.fullmatch(r"[A-Z]{3}[0-9A-F]{4}|[A-Z0-9]{4}[0-9A-F]{4}", device.hid):
         raise ValueError(f"not a PNP or ACPI id: {device.hid!r}")
-    terms = [aml.name("_HID", aml.hardware_id(device.hid)), aml.name("_UID", aml.integer(device.uid))]
+    terms = []
+    if device.hid:
+        terms += [aml.name("_HID", aml.hardware_id(device.hid)), aml.name("_UID", aml.integer(device.uid))]
     resources = []
     if device.mmio is not None:
         # Its DMA sees the CPUs' caches (section 6.2.17).
@@ -198,7 +215,7 @@ def _device(segment: str, device: AcpiDevice) -> bytes:
         resources.append(aml.interrupt(device.irq))
     if resources:
         terms.append(aml.name("_CRS", aml.resource_template(*resources)))
-    return aml.device(segment, *terms)
+    return aml.device(segment, *terms, device.terms)
 
 
 def build(cpus: int, devices: Sequence[AcpiDevice], *, i8042: bool = False, rtc: bool = False) -> AcpiTables:
