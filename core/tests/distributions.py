@@ -50,15 +50,17 @@ class SitePackages:
         modules: Mapping[str, str] | None = None,
         version: str = "1.2",
         suffix: str = "dist-info",
+        group: str = "pyvmm.devices",
     ) -> None:
-        """Install a distribution with entry points ``kinds`` (kind to module) and the sources of ``modules``."""
+        """Install a distribution with entry points ``kinds`` (kind to module) in ``group`` and the sources of
+        ``modules``."""
         stem = name.replace("-", "_") + (f"-{version}" if suffix == "dist-info" else "")
         info = self.path / f"{stem}.{suffix}"
         info.mkdir()
         head = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n\nName: not this\n"
         (info / ("METADATA" if suffix == "dist-info" else "PKG-INFO")).write_text(head)
         lines = [f"{kind} = {module}" for kind, module in kinds.items()]
-        text = "\n".join(["[console_scripts]", "other = other:main", "", "[pyvmm.devices]", *lines, ""])
+        text = "\n".join(["[console_scripts]", "other = other:main", "", f"[{group}]", *lines, ""])
         (info / "entry_points.txt").write_text(text)
         for module, source in (modules or {}).items():
             (self.path / f"{module}.py").write_text(textwrap.dedent(source))

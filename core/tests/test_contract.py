@@ -1,65 +1,157 @@
-"""The contract suite, on devices of the core's own: one that does right, and some that do wrong and are caught."""
+"""Which plugins are let in: those of this version of the contract, which nobody has disabled, one for each kind."""
 
 from __future__ import annotations
 
-from pyvmm.bus import BusDevice, BusRange, Placement
-from pyvmm.testing.contract import BusDeviceContract, VirtioDeviceContract
-from pyvmm.testing.queue_driver import QueueDriver
+import logging
+import os
+import subprocess
+import sys
 
-from core.tests.virtio.probe import Probe
+import pytest
+from pyvmm.cli import main
+from pyvmm.errors import PluginError
+from pyvmm.options import DeviceSpec
+from pyvmm.plugin import API_VERSION
+from pyvmm.plugins import InstalledKind, Plugins
 
-
-class Echo(Probe):
-    """A probe whose configuration the driver cannot change, with features that are a device's to have."""
-
-    device_features = 1 << 3 | 1 << 70 | 1 << 127
-
-    def write_config(self, offset: int, data: memoryview) -> None:
-        self.note("write_config")
-
-
-class TestEcho(VirtioDeviceContract):
-    """A device that does what it should."""
-
-    def make(self) -> Echo:
-        return Echo()
-
-    def exercise(self, driver: QueueDriver) -> None:
-        for index, ring in enumerate(driver.rings):
-            chain = ring.add([b"hello"], [5])
-            (used,) = driver.exchange(index)
-            assert used.chain is chain
-            assert chain.written() == b"hello"
+from core.tests.distributions import LAMP, SitePackages
 
 
-class TestEchoByDefaults(VirtioDeviceContract):
-    """The same, with nothing said of it but how it is made."""
-
-    def make(self) -> Echo:
-        return Echo((1, 2, 256))
+def rows(plugins: Plugins, kind: str) -> list[InstalledKind]:
+    """What ``--device help`` has on ``kind``."""
+    return [row for row in plugins.installed_kinds() if row.kind == kind]
 
 
-class Counter(BusDevice):
-    """Counts writes, and interrupts for each."""
+def refused(plugins: Plugins, kind: str) -> str:
+    """The one line with which ``kind`` is refused."""
+    with pytest.raises(PluginError) as raised:
+        plugins.kind(kind)
+    assert raised.value.exit_status == 2
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
 
-    placements = (
-        Placement(ports=BusRange(0x500, 4), any_irq=True, acpi_hid="PNP0C02"),
-        Placement(mmio_size=4096),
+
+# --- the version
+
+
+def test_a_plugin_built_for_a_later_contract_is_refused_before_its_code_runs(site_packages: SitePackages) -> None:
+    later = {"pyvmm_lamp": "raise SystemExit(7)"}
+    site_packages.install("pyvmm-lamp", {"lamp": "pyvmm_lamp"}, later, group=f"pyvmm.devices.v{API_VERSION + 1}")
+    message = refused(Plugins(), "lamp")
+    assert message == (
+        "pyvmm-lamp 1.2: it is built for version 2 of the plugin contract, and this pyvmm has version 1; "
+        "install a newer pyvmm-core or an older pyvmm-lamp"
+    )
+    assert "pyvmm_lamp" not in sys.modules
+    [row] = rows(Plugins(), "lamp")
+    assert (row.state, row.help) == ("refused", message.removeprefix("pyvmm-lamp 1.2: "))
+    assert "pyvmm_lamp" not in sys.modules
+
+
+def test_a_plugin_built_for_an_earlier_contract_is_refused(lamp: SitePackages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyvmm.offers.API_VERSION", API_VERSION + 1)
+    assert refused(Plugins(), "lamp").endswith("this pyvmm has version 2; install a newer pyvmm-lamp")
+
+
+@pytest.mark.parametrize("group", ["pyvmm.devices.v0", "pyvmm.devices.v", "pyvmm.devices.v1x", "pyvmm.devices.x"])
+def test_another_group_is_none_of_ours(site_packages: SitePackages, group: str) -> None:
+    site_packages.install("pyvmm-lamp", {"lamp": "pyvmm_lamp"}, {"pyvmm_lamp": LAMP}, group=group)
+    assert "lamp" not in Plugins().offers
+
+
+def test_a_package_serves_two_versions_of_the_contract(lamp: SitePackages) -> None:
+    """One line for each: this pyvmm takes its own."""
+    lamp.install("pyvmm-next", {"lamp": "pyvmm_next"}, group="pyvmm.devices.v2")
+    assert Plugins().kind("lamp").name == "lamp"
+    assert {row.package: row.state for row in rows(Plugins(), "lamp")} == {"pyvmm-lamp": "ok", "pyvmm-next": "refused"}
+
+
+def test_a_kind_that_is_refused_cannot_come_in_by_another_kind_of_its_module(site_packages: SitePackages) -> None:
+    two = LAMP.replace("return [", 'return [DeviceKind("torch", LampOptions, make, help=""), ')
+    site_packages.install("pyvmm-lamp", {"lamp": "pyvmm_lamp"}, {"pyvmm_lamp": two})
+    site_packages.install("pyvmm-torch", {"torch": "pyvmm_lamp"}, group="pyvmm.devices.v2")
+    plugins = Plugins()
+    plugins.kind("lamp")
+    assert "built for version 2" in refused(plugins, "torch")
+
+
+# --- disabled
+
+
+@pytest.mark.parametrize("name", ["lamp", "l?mp", "pyvmm-lamp", "PyVMM_Lamp", "pyvmm-l*", "*"])
+def test_a_disabled_plugin_is_as_if_it_were_not_installed(lamp: SitePackages, name: str) -> None:
+    plugins = Plugins([name])
+    assert "lamp" not in plugins.offers
+    assert refused(plugins, "lamp") == (
+        "device kind 'lamp' is disabled, by --no-plugin or PYVMM_DISABLE_PLUGINS: pyvmm-lamp 1.2 offers it"
+    )
+    [row] = rows(plugins, "lamp")
+    assert row.state == "disabled"
+    assert "pyvmm_lamp" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["", "lam", "pyvmm", "pyvmm_lamp1"])
+def test_what_has_another_name_is_not_disabled(lamp: SitePackages, name: str) -> None:
+    assert Plugins([name]).kind("lamp").name == "lamp"
+
+
+def test_the_environment_disables_plugins(lamp: SitePackages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYVMM_DISABLE_PLUGINS", " net,, lam* ")
+    plugins = Plugins(["rng"])
+    assert not {"lamp", "net", "rng"} & plugins.offers.keys()
+    assert plugins.disabled == ("rng", "net", "lam*")
+
+
+def test_disabling_one_of_two_packages_that_claim_a_kind_lets_the_other_in(lamp: SitePackages) -> None:
+    lamp.install("other-lamp", {"lamp": "other_lamp"}, {"other_lamp": LAMP}, version="3")
+    message = refused(Plugins(), "lamp")
+    assert "pyvmm-lamp 1.2" in message and "other-lamp 3" in message
+    assert "--no-plugin" in message
+    plugins = Plugins(["pyvmm-lamp"])
+    assert plugins.kind("lamp").make.__module__ == "other_lamp"
+    assert plugins.plugin("lamp").package == "other-lamp 3"
+
+
+def test_a_kind_that_is_claimed_twice_cannot_come_in_by_another_kind_of_its_module(site_packages: SitePackages) -> None:
+    two = LAMP.replace("return [", 'return [DeviceKind("torch", LampOptions, make, help=""), ')
+    site_packages.install("pyvmm-lamp", {"lamp": "pyvmm_lamp", "torch": "pyvmm_lamp"}, {"pyvmm_lamp": two})
+    site_packages.install("pyvmm-torch", {"torch": "pyvmm_torch"}, {"pyvmm_torch": LAMP})
+    plugins = Plugins()
+    plugins.kind("lamp")
+    assert "is claimed by" in refused(plugins, "torch")
+
+
+def test_a_request_knows_its_package_and_what_it_was_chosen_without(lamp: SitePackages) -> None:
+    [request] = Plugins(["other*"]).request_devices([DeviceSpec("lamp", "x")])
+    assert request.package == "pyvmm-lamp 1.2"
+    assert request.plugin is not None
+    assert request.plugin.disabled == ("other*",)
+
+
+def test_the_command_leaves_plugins_out(lamp: SitePackages, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--no-plugin", "pyvmm-lamp", "--device", "lamp:x"]) == 2
+    assert capsys.readouterr().err == (
+        "pyvmm: device kind 'lamp' is disabled, by --no-plugin or PYVMM_DISABLE_PLUGINS: pyvmm-lamp 1.2 offers it\n"
     )
 
-    def __init__(self) -> None:
-        self.counts = bytearray(8)
 
-    def read(self, offset: int, data: memoryview) -> None:
-        data[0] = self.counts[offset % 8]
+def test_a_name_that_nothing_has_is_warned_of(lamp: SitePackages, caplog: pytest.LogCaptureFixture) -> None:
+    Plugins(["lamb"]).warn_of_unmatched(["lamb", "lamp*"])
+    assert caplog.record_tuples == [
+        (
+            "pyvmm.plugins",
+            logging.WARNING,
+            "--no-plugin lamb: no device kind and no package that is installed has that name",
+        )
+    ]
 
-    def write(self, offset: int, data: memoryview) -> None:
-        self.counts[offset % 8] = self.counts[offset % 8] + 1 & 0xFF
-        self.interrupt(1)
 
-
-class TestCounter(BusDeviceContract):
-    """A device at ports, or in memory."""
-
-    def make(self) -> Counter:
-        return Counter()
+def test_a_default_device_that_is_disabled_is_not_missed(lamp: SitePackages) -> None:
+    program = (
+        "from pyvmm.cli import _requests; from pyvmm.plugins import Plugins; print(_requests(Plugins(), [], ['lamp']))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(lamp.path), "PYVMM_DISABLE_PLUGINS": "lamp"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from pyvmm.bus import BusDevice, BusError, BusRange, Placement
-from pyvmm.device import DeviceContext
+from pyvmm.device import DeviceContext, DeviceInfo, MachineView
 from pyvmm.device_manager import IoEventRequest, IrqRequest, MMIODeviceManager
 from pyvmm.errors import HostError, UsageError
 from pyvmm.eventloop import EventLoop
@@ -268,6 +268,38 @@ def test_a_callback_that_raises_takes_the_device_out_of_service(
         assert data == b"\xff" * 4
     (record,) = caplog.records
     assert "switch: the device failed" in record.getMessage()
+
+
+def test_a_device_that_fails_is_logged_with_its_package(
+    memory: GuestMemory, loop: EventLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    packages = {name: DeviceInfo(name, f"pyvmm-{name} 1.2") for name in ("lamp", "switch")}
+    manager = MMIODeviceManager(memory, loop=loop, machine=MachineView(packages))
+    lamp, switch = Lamp(), Switch(Placement(ports=BusRange(0x100, 4)))
+    manager.register_device(lamp, None, "lamp")
+    manager.register_bus_device(switch, "switch")
+    for device in (lamp, switch):
+        device.context.loop.post(lambda: 1 // 0)
+        loop.run_once(0)
+    manager.close()
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "lamp (pyvmm-lamp 1.2): ZeroDivisionError: integer division or modulo by zero; "
+        "it is served no more until the driver resets it",
+        "switch (pyvmm-switch 1.2): the device failed and answers no more",
+    ]
+
+
+def test_a_device_has_the_machine_in_its_context(memory: GuestMemory, loop: EventLoop) -> None:
+    machine = MachineView({"lamp": DeviceInfo("lamp", "")})
+    manager = MMIODeviceManager(memory, loop=loop, machine=machine)
+    lamp, switch = Lamp(), Switch(Placement(ports=BusRange(0x100, 4)))
+    manager.register_device(lamp, None, "lamp")
+    manager.register_bus_device(switch, "switch")
+    assert lamp.context.machine is switch.context.machine is machine
+    assert switch.context.memory is memory
+    assert lamp.context.memory is None
+    manager.close()
 
 
 # --- the end

@@ -139,7 +139,7 @@ class LogRelay:
         text = message.translate(_CONTROLS).rstrip()
         if not text:
             return
-        if not text.startswith(f"{self.name}: "):
+        if not text.startswith((f"{self.name}: ", f"{self.name} (")):  # a failure names the package as well
             text = f"{self.name}: {text}"
         logger.log(level, "%s", text)
 

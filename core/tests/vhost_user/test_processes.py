@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from pyvmm.errors import HostError, PyvmmError, UsageError
 from pyvmm.exit_reason import End, ExitReason
+from pyvmm.machine_view import MachineView
 from pyvmm.options import parse_device
 from pyvmm.plugins import PluginError, Plugins
 from pyvmm.testing.virtio_driver import VirtioDriver
@@ -74,6 +75,11 @@ ODD = """
 
         def echo(self, text):
             return text
+
+        def machine(self, _):
+            devices = [f"{id} is {info.kind} of {info.package}" for id, info in self.context.devices.items()]
+            self.context.directory().joinpath("mark").touch()
+            return "\\n".join([str(self.context.directory()), *devices])
 
         def pid(self, _):
             return os.getpid()
@@ -459,7 +465,8 @@ def test_exception_fails_the_device_and_not_its_process(
     bench = make()
     bench.send("fail it broke")
     bench.wait_for_failure()
-    wait_until(lambda: any("Traceback" in line and "ValueError: it broke" in line for line in messages(caplog)))
+    what = "odd0 (pyvmm-odd 1.2): ValueError: it broke; it is served no more"
+    wait_until(lambda: any(line.startswith(what) and "Traceback" in line for line in messages(caplog)))
     bench.driver.start()
     assert bench.ask("echo hello") == "hello"
 
@@ -489,6 +496,33 @@ def test_replaced_process_goes_on(make: Callable[..., Bench], caplog: pytest.Log
     assert Path(f"/proc/{bench.pid}/comm").read_text() == "pyvmm:odd0\n"
     bench.ask("stderr still heard")
     wait_until(lambda: "odd0: still heard" in messages(caplog))
+
+
+def test_device_sees_its_machine_also_from_a_process_that_takes_a_dead_ones_place(
+    odd: None, site_packages: SitePackages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is of the same package, though another claims its kind, which was disabled."""
+    site_packages.install("pyvmm-even", {"odd": "pyvmm_even"}, {"pyvmm_even": "raise SystemExit(7)"})
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    specs = ["odd:,process=on,restart=on", "other:,process=off"]
+    requests = Plugins(["pyvmm-even"]).request_devices([parse_device(spec) for spec in specs])
+    machine = MachineView.of(requests)
+    pool = DeviceProcesses()
+    pool.start(requests, machine)
+    device = pool.take("odd0")
+    assert device is not None
+    bench = Bench(pool, device)
+    try:
+        first, path = bench.pid, machine.files.directory("odd0")
+        expected = f"{path}\nodd0 is odd of pyvmm-odd 1.2\nother0 is other of pyvmm-odd 1.2"
+        assert bench.ask("machine") == expected
+        os.kill(first, signal.SIGKILL)
+        assert bench.ask("machine") == expected
+        assert bench.pid != first
+        assert path.joinpath("mark").exists()
+    finally:
+        bench.close()
+        machine.files.remove()
 
 
 def test_request_that_kills_each_process_fails_the_device(

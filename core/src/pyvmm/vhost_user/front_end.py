@@ -259,7 +259,7 @@ class VhostUserDevice(VirtioDevice):
             self._lost = self._source.end(error)
         deadline = time.monotonic() + RESTART_TIMEOUT
         while self._may_restart() and time.monotonic() < deadline:
-            log.warning("%s: %s; another takes over", self.name, self._lost)
+            log.warning("%s: %s; another takes over", self.context.label, self._lost)
             self._session = self._reconnect(deadline)
             try:
                 self._restore(self._session)
@@ -276,7 +276,8 @@ class VhostUserDevice(VirtioDevice):
             return False
         now = time.monotonic()
         if len(self._restarts) == MAX_RESTARTS and now - self._restarts[0] < RESTART_WINDOW:
-            log.error("%s: %d restarts in %d s were of no use", self.name, MAX_RESTARTS, now - self._restarts[0])
+            window = now - self._restarts[0]
+            log.error("%s: %d restarts in %d s were of no use", self.context.label, MAX_RESTARTS, window)
             return False
         self._restarts.append(now)
         return True
