@@ -8,8 +8,7 @@ import threading
 from pathlib import Path
 
 from pyvmm.cli import _stopped_by_signals
-
-from core.tests.bare_metal.program import BareMachine
+from pyvmm.testing.bare_metal import BareMachine
 
 
 def main() -> int:

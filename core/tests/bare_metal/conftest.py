@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pyvmm.testing.bare_metal import compile_program
 
-from core.tests.bare_metal.program import compile_program
+SOURCES = Path(__file__).parent
 
 Compile = Callable[..., Path]
 
@@ -24,4 +25,4 @@ def kvm() -> None:
 def program(tmp_path_factory: pytest.TempPathFactory) -> Compile:
     """Compiles a program: its source, then NAME or NAME=VALUE to define."""
     folder = tmp_path_factory.mktemp("programs")
-    return lambda source, *defines: compile_program(folder, source, *defines)
+    return lambda source, *defines: compile_program(folder, SOURCES / source, *defines)

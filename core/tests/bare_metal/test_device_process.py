@@ -12,11 +12,11 @@ import pytest
 from pyvmm.exit_reason import End
 from pyvmm.options import parse_device
 from pyvmm.plugins import DeviceRequest, Plugins
+from pyvmm.testing.bare_metal import MEMORY, PARAMETERS, BareMachine
 from pyvmm.vhost_user.front_end import VhostUserDevice
 from pyvmm.vhost_user.processes import DeviceProcess
 
 from core.tests import huge_pages
-from core.tests.bare_metal.program import MEMORY, PARAMETERS, BareMachine
 from core.tests.bare_metal.test_echo import ANSWERS, SLEEP, UP, ring_features
 from core.tests.distributions import SitePackages
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from pyvmm.exit_reason import End
+from pyvmm.testing.bare_metal import BareMachine
 from pyvmm.testing.mmio_driver import ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK
 from pyvmm.x86_64.layout import IRQ_BASE
 
-from core.tests.bare_metal.program import BareMachine
 from core.tests.virtio.probe import Probe
 
 EVENT_IDX, INDIRECT, SLEEP, QUIET = 1, 2, 4, 8

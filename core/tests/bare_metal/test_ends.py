@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from pyvmm.bus import BusDevice, BusRange, Placement
 from pyvmm.exit_reason import End, ExitReason
-
-from core.tests.bare_metal.program import BareMachine
+from pyvmm.testing.bare_metal import BareMachine
 
 PROMPT = 2.0
 """Seconds that an end may take, on a machine that has other things to do."""

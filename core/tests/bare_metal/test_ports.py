@@ -10,8 +10,7 @@ from pyvmm.bus import BusDevice, BusRange, Placement
 from pyvmm.device import DeviceContext
 from pyvmm.exit_reason import End
 from pyvmm.kvm import FastPort
-
-from core.tests.bare_metal.program import BareMachine
+from pyvmm.testing.bare_metal import BareMachine
 
 PORT = 0x2F8
 FREE_MEMORY = 0x400000

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 from pyvmm import __version__
+from pyvmm.testing.bare_metal import compile_program
 
-from core.tests.bare_metal.program import compile_program
-
+PROGRAMS = Path(__file__).parents[1] / "bare_metal"
 DISKS = 2
 PATIENCE = 20.0
 
@@ -116,7 +116,7 @@ def start(programs: Path, disks: list[Path]) -> Iterator[object]:
     running = []
 
     def start(how: str, *arguments: str, terminal: bool = False) -> Vmm:
-        kernel = compile_program(programs, "end.c", f"END_{how}")
+        kernel = compile_program(programs, PROGRAMS / "end.c", f"END_{how}")
         running.append(Vmm(kernel, disks, *arguments, terminal=terminal))
         return running[-1]
 

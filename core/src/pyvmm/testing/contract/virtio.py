@@ -8,10 +8,17 @@ from pyvmm.testing.contract.life import LifeContract
 from pyvmm.testing.contract.negotiation import NegotiationContract
 from pyvmm.testing.contract.ring import RingContract
 from pyvmm.testing.contract.saved import SavedStateContract
+from pyvmm.testing.contract.vcpu import VcpuContract
 
 
 class VirtioDeviceContract(
-    NegotiationContract, ConfigSpaceContract, LifeContract, RingContract, SavedStateContract, ContainmentContract
+    NegotiationContract,
+    ConfigSpaceContract,
+    LifeContract,
+    RingContract,
+    SavedStateContract,
+    ContainmentContract,
+    VcpuContract,
 ):
     """What every virtio device has to do.
 

@@ -10,16 +10,22 @@ from typing import Final
 
 from pyvmm._native import ffi, lib
 from pyvmm.bus import BusDevice, BusRange, Placement
+from pyvmm.errors import HostError
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.kvm.ioctl import ioctl
 from pyvmm.machine import Machine, MachineConfig
 from pyvmm.plugins import DeviceRequest
 from pyvmm.x86_64.boot_state import RFLAGS_FIXED, RFLAGS_IOPL3, set_boot_state
 
-SOURCES: Final = Path(__file__).parent
+PROGRAMS: Final = Path(__file__).parent / "programs"
+"""Where ``guest.h`` is, for programs to include."""
+
 MEMORY: Final = 32 << 20
 PARAMETERS: Final = 0x300000
 """Where the host leaves 64-bit words for the program; the program answers there in bulk."""
+
+FREE_MEMORY: Final = 0x400000
+"""From here on, memory is the program's."""
 
 STACKS: Final = 0x3C0000
 STACK_SIZE: Final = 0x4000
@@ -37,12 +43,18 @@ FLAGS: Final = (
 )
 
 
-def compile_program(folder: Path, source: str, *defines: str) -> Path:
-    """Compile ``source`` with ``defines``, each ``NAME`` or ``NAME=VALUE``, unless ``folder`` has it."""
-    path = folder / "-".join([Path(source).stem, *defines]).replace("=", "_").lower()
+def compile_program(folder: Path, source: Path, *defines: str) -> Path:
+    """Compile ``source``, in C, with ``defines``, each ``NAME`` or ``NAME=VALUE``, unless ``folder`` has it.
+
+    It includes ``guest.h`` and has a function ``program``. Raises :class:`HostError` where there is no gcc.
+    """
+    path = folder / "-".join([source.stem, *defines]).replace("=", "_").lower()
     if not path.exists():
-        arguments = [*FLAGS, *(f"-D{define}" for define in defines), str(SOURCES / source), "-o", str(path)]
-        subprocess.run(["gcc", *arguments], check=True)
+        arguments = [*FLAGS, f"-I{PROGRAMS}", *(f"-D{define}" for define in defines), str(source), "-o", str(path)]
+        try:
+            subprocess.run(["gcc", *arguments], check=True)
+        except FileNotFoundError as error:
+            raise HostError(f"{source.name}: no gcc to compile it; install the package gcc") from error
     return path
 
 
