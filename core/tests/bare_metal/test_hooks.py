@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from core.tests.bare_metal.program import BareMachine
 from pyvmm.errors import PluginError, UsageError
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.options import parse_device
 from pyvmm.plugins import DeviceRequest, Plugins
 
-from core.tests.bare_metal.program import BareMachine
 from core.tests.distributions import SitePackages
 
 LAMP = """
