@@ -18,6 +18,7 @@ from pyvmm.offers import Offers, disabled_by_environment, refusal
 
 OWN: Final[Mapping[str, tuple[str, str]]] = {
     "serve": ("pyvmm.serve", "serve a device over vhost-user, to QEMU or any other front end"),
+    "new-device": ("pyvmm.new_device", "write the package of a device that works, to start from"),
 }
 """pyvmm's own: the module whose ``command`` it is, and one line of help. A package cannot take their names."""
 

@@ -1,0 +1,113 @@
+"""The command ``pyvmm new-device``: writes the package of a device that works, to start from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from string import Template
+from typing import Final
+
+import click
+
+from pyvmm import __version__
+from pyvmm.errors import PyvmmError, UsageError
+
+TEMPLATES: Final = Path(__file__).parent / "templates"
+"""``common`` and one of ``virtio`` and ``bus`` make a package. MODULE and TEST in a file's path stand for names, and a
+file's text is a :class:`string.Template`."""
+
+_SUFFIX: Final = ".tmpl"
+
+_RESERVED: Final = {"help": "--device help lists the kinds", "core": "pyvmm-core is pyvmm's own package"}
+
+_EPILOG = """\
+\b
+To go on from there:
+  pyvmm new-device lamp
+  cd pyvmm-lamp
+  pip install --editable . pytest
+  pytest
+  pyvmm --device lamp,help
+"""
+
+
+@click.command("new-device", context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
+@click.argument("name")
+@click.option("--bus", is_flag=True, help="A device at ports (BusDevice) in place of a virtio device.")
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where to write it; pyvmm-NAME by default. It must be new or empty.",
+)
+@click.option("-v", "--verbose", count=True, help="Name each file that is written.")
+def command(name: str, bus: bool, directory: Path | None, verbose: int) -> int:
+    """Write the package of a device that works, to start from.
+
+    NAME is the kind of device, as --device takes it: lower case letters, digits and -. The package is called
+    pyvmm-NAME and has its project file, the device with an option, tests and a README.
+    """
+    names = names_of(name)
+    directory = directory or Path(names["distribution"])
+    for path in write(directory, "bus" if bus else "virtio", names):
+        if verbose:
+            click.echo(path)
+    click.echo(f"{directory}: a device of the kind {name!r}, which works; its README.md says how to go on")
+    return 0
+
+
+def names_of(kind: str) -> Mapping[str, str]:
+    """What the templates need to know of a device called ``kind``.
+
+    Raises :class:`UsageError` for a name that cannot be a kind of device, or that another package has.
+    """
+    from importlib.util import find_spec
+
+    from pyvmm.plugins import Plugins
+
+    if not re.fullmatch("[a-z][a-z0-9]*(-[a-z0-9]+)*", kind) or len(kind) > 40:
+        raise UsageError(
+            f"new-device: {kind!r} cannot be a kind of device; give up to 40 lower case letters, digits and -, "
+            "a letter first"
+        )
+    if kind in _RESERVED:
+        raise UsageError(f"new-device: the name {kind!r} is taken: {_RESERVED[kind]}; give another")
+    offers = Plugins().offers.get(kind)
+    if offers:
+        raise UsageError(f"new-device: the kind {kind!r} is taken by {offers[0]}; give another name, or uninstall it")
+    module = f"pyvmm_{kind.replace('-', '_')}"
+    if find_spec(module) is not None:
+        raise UsageError(f"new-device: a module {module!r} is installed; give another name than {kind!r}")
+    name = "".join(word.capitalize() for word in kind.split("-"))
+    if name in ("Virtio", "Bus"):  # VirtioDevice and BusDevice are what the device's class is derived from
+        raise UsageError(f"new-device: {kind!r} names no device; give the name of one, such as {kind}-lamp")
+    return {
+        "kind": kind,
+        "distribution": f"pyvmm-{kind}",
+        "module": module,
+        "name": name,
+        "test_name": kind.replace("-", "_"),
+        "core_version": __version__,
+    }
+
+
+def write(directory: Path, form: str, names: Mapping[str, str]) -> list[Path]:
+    """Write a package of ``form``, ``virtio`` or ``bus``, to ``directory``: the files.
+
+    Raises :class:`PyvmmError` where something is there or it cannot be written.
+    """
+    written = []
+    try:
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise UsageError(f"new-device: {directory} is there and not an empty directory; give --directory another")
+        for templates in (TEMPLATES / "common", TEMPLATES / form):
+            for template in sorted(templates.rglob(f"*{_SUFFIX}")):
+                relative = str(template.relative_to(templates)).removesuffix(_SUFFIX)
+                path = directory / relative.replace("MODULE", names["module"]).replace("TEST", names["test_name"])
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(Template(template.read_text(encoding="utf-8")).substitute(names), encoding="utf-8")
+                written.append(path)
+    except OSError as error:
+        raise PyvmmError(f"new-device: {directory} cannot be written: {error.strerror}") from error
+    return written

@@ -1,0 +1,165 @@
+"""The documentation says what is: its links, commands, options, devices and packages exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Final
+
+import click
+import pytest
+from pyvmm.cli import COMMANDS
+from pyvmm.options import describe, parse_device, parse_records
+from pyvmm.plugins import Plugins
+from pyvmm.process_options import records_of
+
+from tests.documentation import DOCS, blocks, commands, pages
+from tests.system.prepared import TOP
+
+PLUGINS: Final = Plugins()
+
+KINDS: Final = {
+    kind: path.parent
+    for path in sorted(TOP.glob("plugins/*/pyproject.toml"))
+    for kind in tomllib.loads(path.read_text())["project"]["entry-points"]["pyvmm.devices"]
+}
+"""The kinds of device of this repository, and where their packages are."""
+
+TUTORIAL_S: Final = {"lighthouse", "lamp"}
+"""Kinds that documentation makes."""
+
+
+def named(page: Path) -> str:
+    return str(page.relative_to(TOP))
+
+
+def prose(page: Path) -> str:
+    """``page`` without its fenced blocks and what is between backticks."""
+    text = re.sub(r"^(`{3,}).*?^\1\s*$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"`[^`]*`", "", text)
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of ``page`` as MyST and GitHub name them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", pages(), ids=named)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match("https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), f"{target} is not there"
+        assert not anchor or anchor in anchors(linked), f"{linked.name} has no heading {anchor}"
+
+
+def test_every_page_is_in_a_table_of_contents() -> None:
+    listed = {DOCS / "index.md"}
+    for page in sorted(DOCS.rglob("*.md")):
+        for block in blocks(page):
+            if block.language == "toctree":
+                for entry in filter(None, map(str.strip, block.text.splitlines())):
+                    name = entry[entry.index("<") + 1 : -1] if entry.endswith(">") else entry
+                    listed.add(page.parent / f"{name}.md")
+    assert listed == set(DOCS.rglob("*.md"))
+
+
+def invocations() -> Iterator[tuple[Path, str]]:
+    """Each ``pyvmm …`` that a reader is told to type."""
+    for page in pages():
+        indented = re.findall(r"^    (?:[\w-]+)?[$#]? *(pyvmm .*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        for line in [*commands(page), *indented]:
+            found = re.search(r"(?:^|[/ ])(pyvmm [^|&]*)", line.partition("  #")[0])
+            if found and not re.search(r"--name|install|[…]", line):
+                yield page, found[1]
+
+
+@pytest.mark.parametrize(
+    ("page", "line"), sorted(set(invocations())), ids=lambda value: named(value) if isinstance(value, Path) else value
+)
+def test_every_invocation_is_one_that_the_command_understands(page: Path, line: str) -> None:
+    words = shlex.split(line)[1:]
+    module = COMMANDS[words.pop(0)] if words and words[0] in COMMANDS else "pyvmm.command"
+    command: click.Command = import_module(module).command
+    context = command.make_context("pyvmm", [word for word in words if word != "..."], resilient_parsing=False)
+
+    devices = [*context.params.get("devices", ()), *filter(None, [context.params.get("device")])]
+    for spec in devices:
+        if spec.kind in TUTORIAL_S or spec.kind == "help" or spec.asks_for_help:
+            continue
+        parse_records(records_of(PLUGINS.kind(spec.kind)), spec.kind, spec.text)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_option_of_a_device_is_in_its_package_s_readme(kind: str) -> None:
+    text = (KINDS[kind] / "README.md").read_text(encoding="utf-8")
+    for info in describe(PLUGINS.kind(kind).options):
+        assert info.help, f"{info.name} has no help"
+        if info.primary:
+            continue  # it is shown in use
+        assert re.search(rf"`(?:[\w-]+:|[^`]*,)?{re.escape(info.name)}[=`\[]", text), f"{info.name} is not in the README"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_device_has_a_page(kind: str) -> None:
+    page = (DOCS / f"reference/devices/{kind}.md").read_text()
+
+    assert f"plugins/{KINDS[kind].name}/README.md" in page
+    assert f"{{pyvmm-device}} {kind}\n" in page
+
+
+@pytest.mark.parametrize("path", ["core", *sorted(str(path.relative_to(TOP)) for path in TOP.glob("plugins/*"))])
+def test_the_readme_names_every_package(path: str) -> None:
+    name = tomllib.loads((TOP / path / "pyproject.toml").read_text())["project"]["name"]
+
+    assert f"\n| `{name}` |" in (TOP / "README.md").read_text()
+
+
+def test_each_option_of_the_commands_has_help() -> None:
+    for command in (import_module(module).command for module in ("pyvmm.command", *COMMANDS.values())):
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, f"{command.name}: {parameter.name}"
+
+
+def test_each_command_is_in_the_reference() -> None:
+    page = (DOCS / "reference/command-line.md").read_text()
+
+    for name in COMMANDS:
+        assert f"{{pyvmm-command}} {name}\n" in page
+    assert "{pyvmm-command}\n" in page
+
+
+def test_each_variable_of_the_environment_is_in_the_reference() -> None:
+    sources = [*TOP.glob("core/src/pyvmm/**/*.py"), *TOP.glob("plugins/*/src/**/*.py"), *TOP.glob("core/native/*.c")]
+    used = set()
+    for source in sources:
+        used |= set(re.findall(r'"(PYVMM_[A-Z_]+)"', source.read_text(encoding="utf-8")))
+    page = (DOCS / "reference/command-line.md").read_text()
+
+    for name in used:
+        assert f"`{name}`" in page, f"{name} is not in the reference"
+
+
+def test_make_targets_in_the_documentation_are_there() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (TOP / "Makefile").read_text(), re.MULTILINE))
+
+    for page in pages():
+        for line in commands(page):
+            if line.startswith("make "):
+                assert line.split()[1] in targets, f"{page.name}: {line}"
+
+
+def test_a_device_s_spelling_in_prose_is_understood() -> None:
+    for page in pages():
+        for text in re.findall(r"`--device ([^`]+)`", page.read_text(encoding="utf-8")):
+            if not re.search("[A-Z]{2}|…", text):
+                spec = parse_device(text)
+                assert spec.kind in KINDS or spec.kind in TUTORIAL_S or spec.kind == "help", f"{page.name}: {text}"
