@@ -27,10 +27,16 @@ def run(*command: str, cwd: Path, path: Path | None = None) -> str:
     return result.stdout
 
 
-def install(project: Path, target: Path) -> None:
-    """Install a package into a directory of its own, as pip does it in an environment: without the network."""
+def install(target: Path, *projects: Path) -> None:
+    """Install packages into a directory of its own, as pip does it in an environment: without the network."""
     options = ("--quiet", "--disable-pip-version-check", "--no-index", "--no-deps", "--no-build-isolation")
-    run(sys.executable, "-m", "pip", "install", *options, "--no-compile", "--target", str(target), ".", cwd=project)
+    command = (sys.executable, "-m", "pip", "install", *options, "--no-compile", "--target", str(target))
+    run(*command, *map(str, projects), cwd=projects[0])
+
+
+def tutorial_files() -> dict[str, str]:
+    """The files that the tutorial has its reader write."""
+    return files(PAGE)
 
 
 def follow(directory: Path) -> Path:
@@ -38,6 +44,6 @@ def follow(directory: Path) -> Path:
     new_device = next(line for line in commands(PAGE) if "new-device" in line)
     run(*new_device.split(), cwd=directory)
     project = directory / f"pyvmm-{KIND}"
-    for name, text in files(PAGE).items():
+    for name, text in tutorial_files().items():
         (project / name).write_text(text, encoding="utf-8")
     return project

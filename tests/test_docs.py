@@ -104,7 +104,7 @@ def test_each_option_of_a_device_is_in_its_package_s_readme(kind: str) -> None:
         assert info.help, f"{info.name} has no help"
         if info.primary:
             continue  # it is shown in use
-        assert re.search(rf"`(?:[\w-]+:|[^`]*,)?{re.escape(info.name)}[=`\[]", text), f"{info.name} is not in the README"
+        assert re.search(rf"`(?:[\w-]+:|[^`]*,)?{re.escape(info.name)}[=`\[]", text), f"no {info.name} in the README"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,54 +1,66 @@
-"""``pyvmm new-device``: what it writes works at once, is found by the command, and goes without a trace."""
+"""What ``pyvmm new-device`` writes, and what the tutorial makes of it: installed, tested, checked, refused."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
 from pathlib import Path
 
 import pytest
 
+from tests import first_device
 from tests.first_device import install, run
 from tests.system.prepared import TOP
 from tests.test_bad_input import refused
-
-FORMS: Mapping[str, tuple[str, ...]] = {"virtio": (), "bus": ("--bus",)}
 
 
 def files(directory: Path) -> set[str]:
     return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_what_it_writes_installs_passes_its_tests_and_is_a_kind_of_device(form: str, tmp_path: Path) -> None:
-    run("pyvmm", "new-device", "night-light", *FORMS[form], cwd=tmp_path)
-    project, site = tmp_path / "pyvmm-night-light", tmp_path / "site"
+def projects(directory: Path) -> dict[str, Path]:
+    """By their kinds: one of each form, and the tutorial's."""
+    run("pyvmm", "new-device", "lamp", cwd=directory)
+    run("pyvmm", "new-device", "night-light", "--bus", cwd=directory)
+    tutorial = first_device.follow(directory)
+    return {"lamp": directory / "pyvmm-lamp", "night-light": directory / "pyvmm-night-light", "lighthouse": tutorial}
 
-    written = files(project)
-    install(project, site)
-    listed = run("pyvmm", "--device", "help", cwd=tmp_path, path=site)
-    options = run("pyvmm", "--device", "night-light,help", cwd=tmp_path, path=site)
-    tests = run("pytest", "-q", "-p", "no:cacheprovider", cwd=project, path=site)
 
+def test_it_writes_a_whole_package(tmp_path: Path) -> None:
+    said = run("pyvmm", "new-device", "night-light", "-v", cwd=tmp_path)
+
+    written = files(tmp_path / "pyvmm-night-light")
     assert written == {
         *(".gitignore", "README.md", "pyproject.toml", "tests/test_night_light.py"),
         *(f"src/pyvmm_night_light/{name}" for name in ("__init__.py", "device.py", "py.typed")),
     }
-    assert "night-light  pyvmm-night-light   0.1.0    ok" in listed
-    assert "text=TEXT" in options and "(pyvmm-night-light 0.1.0)" in options
-    assert " passed" in tests and "skipped" not in tests
+    assert all(f"pyvmm-night-light/{name}\n" in said for name in written)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_what_it_writes_has_types_and_the_usual_form(form: str, tmp_path: Path) -> None:
-    run("pyvmm", "new-device", "lamp", *FORMS[form], cwd=tmp_path)
-    settings = ("--config", str(TOP / "pyproject.toml"))
-    project = tmp_path / "pyvmm-lamp"
+def test_packages_install_pass_their_tests_and_are_kinds_of_device(tmp_path: Path) -> None:
+    made = projects(tmp_path)
+    site = tmp_path / "site"
 
-    run("ruff", "check", "--no-cache", *settings, ".", cwd=project)
-    run("ruff", "format", "--no-cache", "--check", *settings, ".", cwd=project)
-    mypy = ("mypy", "--strict", "--config-file", os.devnull, "--cache-dir", os.devnull)
-    run(*mypy, "--follow-imports", "silent", "src", cwd=project)
+    install(site, *made.values())
+    listed = run("pyvmm", "--device", "help", cwd=tmp_path, path=site)
+    options = run("pyvmm", "--device", "lighthouse,help", cwd=tmp_path, path=site)
+
+    for kind, project in made.items():
+        tests = run("pytest", "-q", "-p", "no:cacheprovider", cwd=project, path=site)
+        assert " passed" in tests and "skipped" not in tests
+        assert re.search(rf"^{kind} +pyvmm-{kind} +0\.1\.0 +ok ", listed, re.MULTILINE)
+    assert "character=Fl(N) SECONDSs  Fl(3) 12s" in options
+    assert "(pyvmm-lighthouse 0.1.0)" in options
+
+
+def test_their_code_has_types_and_the_usual_form(tmp_path: Path) -> None:
+    made = projects(tmp_path)
+    settings = ("--no-cache", "--config", str(TOP / "pyproject.toml"))
+    for project in made.values():
+        run("ruff", "check", *settings, ".", cwd=project)
+        run("ruff", "format", *settings, "--check", ".", cwd=project)
+    mypy = ("mypy", "--strict", "--config-file", os.devnull, "--cache-dir", os.devnull, "--follow-imports", "silent")
+    run(*mypy, *(str(project / folder) for project in made.values() for folder in ("src", "tests")), cwd=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -90,3 +102,14 @@ def test_a_directory_that_cannot_be_made_is_named() -> None:
 def test_a_name_is_needed_and_help_lists_the_options(tmp_path: Path) -> None:
     refused("new-device", status=2, names="pyvmm new-device --help")
     assert "--bus" in run("pyvmm", "new-device", "--help", cwd=tmp_path)
+
+
+def test_the_tutorial_s_files_take_the_place_of_some_or_are_the_guest_s(tmp_path: Path) -> None:
+    run("pyvmm", "new-device", "lighthouse", cwd=tmp_path)
+    before = files(tmp_path / "pyvmm-lighthouse")
+    tutorial = first_device.tutorial_files()
+
+    assert set(tutorial) - before == {"init", "keeper", "guest.sh"}
+    for name in ("init", "keeper", "guest.sh"):
+        (tmp_path / name).write_text(tutorial[name])
+        run("sh", "-n", name, cwd=tmp_path)

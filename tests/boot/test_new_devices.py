@@ -79,7 +79,9 @@ def test_the_tutorial_s_lighthouse_and_what_new_device_writes(tmp_path: Path) ->
     # The console's driver, for the other device.
     initrd = lighthouse / "guest.cpio"
     (console_driver,) = (path for path in modules.in_load_order(kernel, ["virtio_console"]) if "console" in path.name)
-    both = artefacts.with_script(initrd, "", tmp_path / "both", files={"modules/20.ko": modules.contents(console_driver)})
+    both = artefacts.with_script(
+        initrd, "", tmp_path / "both", files={"modules/20.ko": modules.contents(console_driver)}
+    )
     both.rename(initrd)
     (command,) = (line for line in commands(first_device.PAGE) if line.startswith("pyvmm --initrd"))
     arguments = [*shlex.split(command)[1:], "-v", "--device", f"greeting:{GREETING}", "--device", f"scratch:{SCRATCH}"]
