@@ -6,13 +6,13 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Final
 
 import click
 import pytest
-from pyvmm.cli import COMMANDS
+from pyvmm.command import command as main_command
+from pyvmm.commands import OWN, find
 from pyvmm.options import describe, parse_device, parse_records
 from pyvmm.plugins import Plugins
 from pyvmm.process_options import records_of
@@ -86,8 +86,7 @@ def invocations() -> Iterator[tuple[Path, str]]:
 )
 def test_every_invocation_is_one_that_the_command_understands(page: Path, line: str) -> None:
     words = shlex.split(line)[1:]
-    module = COMMANDS[words.pop(0)] if words and words[0] in COMMANDS else "pyvmm.command"
-    command: click.Command = import_module(module).command
+    command = find(words.pop(0)) if words and words[0] in OWN else main_command
     context = command.make_context("pyvmm", [word for word in words if word != "..."], resilient_parsing=False)
 
     devices = [*context.params.get("devices", ()), *filter(None, [context.params.get("device")])]
@@ -123,7 +122,7 @@ def test_the_readme_names_every_package(path: str) -> None:
 
 
 def test_each_option_of_the_commands_has_help() -> None:
-    for command in (import_module(module).command for module in ("pyvmm.command", *COMMANDS.values())):
+    for command in (main_command, *map(find, OWN)):
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{command.name}: {parameter.name}"
@@ -132,7 +131,7 @@ def test_each_option_of_the_commands_has_help() -> None:
 def test_each_command_is_in_the_reference() -> None:
     page = (DOCS / "reference/command-line.md").read_text()
 
-    for name in COMMANDS:
+    for name in OWN:
         assert f"{{pyvmm-command}} {name}\n" in page
     assert "{pyvmm-command}\n" in page
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from docutils import nodes
 from docutils.parsers.rst import Directive
-from pyvmm.cli import COMMANDS
+from pyvmm.commands import OWN
 from pyvmm.device_help import kinds_help, options_help
 from pyvmm.plugins import Plugins
 
@@ -19,7 +19,7 @@ class CommandDirective(Directive):
     optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        module = COMMANDS[self.arguments[0]] if self.arguments else "pyvmm.command"
+        module = OWN[self.arguments[0]][0] if self.arguments else "pyvmm.command"
         command: click.Command = importlib.import_module(module).command
         name = " ".join(["pyvmm", *self.arguments])
         context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
