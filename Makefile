@@ -14,7 +14,7 @@ BUILT := .venv/.installed
 # What an editable installation does not notice by itself: metadata and C.
 INPUTS := Makefile $(wildcard $(addsuffix /pyproject.toml,$(PACKAGES))) core/setup.py $(wildcard core/native/* core/native/cdef/*)
 
-TOOLS := pytest hypothesis mypy ruff
+TOOLS := pytest pytest-timeout pytest-xdist hypothesis mypy ruff
 
 .PHONY: setup run shell test unit boot-test bench docs lint clean
 
@@ -40,7 +40,7 @@ test: unit boot-test
 # Pure tests, and those that need no more than some /dev/kvm.
 unit: setup
 	tests/system/require guest test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 # Boots of real kernels: on this machine's KVM where it can, else in the lab.
 boot-test: setup

@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,25 @@ READY = """
 """A plugin that takes the program's word."""
 
 
-def start(arguments: list[str], **more: Any) -> subprocess.Popen[bytes]:
-    """A child, when it has said that it is ready."""
-    more |= {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    child: subprocess.Popen[bytes] = subprocess.Popen([sys.executable, *arguments], **more)
-    assert child.stdout is not None
-    line = child.stdout.readline()
-    assert line == b"ready\n", (line, child.communicate(timeout=PATIENCE))
-    return child
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts a child, and returns when it has said that it is ready; none outlives the test."""
+    with ExitStack() as stack:
+
+        def start(arguments: list[str], **more: Any) -> subprocess.Popen[bytes]:
+            more |= {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            child: subprocess.Popen[bytes] = subprocess.Popen([sys.executable, *arguments], **more)
+            stack.enter_context(child)
+            stack.callback(child.kill)
+            assert child.stdout is not None
+            line = child.stdout.readline()
+            assert line == b"ready\n", (line, child.communicate(timeout=PATIENCE))
+            return child
+
+        yield start
 
 
 def end(child: subprocess.Popen[bytes], number: int) -> tuple[int, str]:
@@ -68,7 +80,9 @@ def end(child: subprocess.Popen[bytes], number: int) -> tuple[int, str]:
 
 @pytest.mark.parametrize("cpus", [1, 2, 4])
 @pytest.mark.parametrize("how", [SPIN, "END_HLT", "END_EXITS"])
-def test_sigterm_ends_a_machine_whatever_its_vcpus_are_at(program: Callable[..., Path], how: str, cpus: int) -> None:
+def test_sigterm_ends_a_machine_whatever_its_vcpus_are_at(
+    program: Callable[..., Path], start: Start, how: str, cpus: int
+) -> None:
     child = start(["-m", "core.tests.bare_metal.child", str(program("end.c", how)), str(cpus), "handlers"])
     assert end(child, signal.SIGTERM) == (128 + signal.SIGTERM, "")
 
@@ -76,7 +90,7 @@ def test_sigterm_ends_a_machine_whatever_its_vcpus_are_at(program: Callable[...,
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("cpus", [1, 2])
 def test_the_command_ends_at_a_signal(
-    program: Callable[..., Path], site_packages: SitePackages, number: int, cpus: int
+    program: Callable[..., Path], start: Start, site_packages: SitePackages, number: int, cpus: int
 ) -> None:
     site_packages.install("pyvmm-ready", {"ready": "pyvmm_ready"}, {"pyvmm_ready": READY})
     kernel = str(program("end.c", SPIN))
@@ -88,14 +102,18 @@ def test_the_command_ends_at_a_signal(
     assert end(child, number) == (128 + number, "")
 
 
-def test_ctrl_c_in_a_program_that_uses_a_machine_is_a_keyboard_interrupt(program: Callable[..., Path]) -> None:
+def test_ctrl_c_in_a_program_that_uses_a_machine_is_a_keyboard_interrupt(
+    program: Callable[..., Path], start: Start
+) -> None:
     child = start(["-m", "core.tests.bare_metal.child", str(program("end.c", SPIN)), "2", "plain"])
     status, errors = end(child, signal.SIGINT)
     assert status == -signal.SIGINT
     assert errors.rstrip().endswith("KeyboardInterrupt")
 
 
-def test_a_process_that_was_started_with_all_signals_blocked_can_stop_its_vcpus(program: Callable[..., Path]) -> None:
+def test_a_process_that_was_started_with_all_signals_blocked_can_stop_its_vcpus(
+    program: Callable[..., Path], start: Start
+) -> None:
     everything = signal.valid_signals() - {signal.SIGTERM}
     child = start(
         ["-m", "core.tests.bare_metal.child", str(program("end.c", SPIN)), "2", "handlers"],
@@ -104,7 +122,7 @@ def test_a_process_that_was_started_with_all_signals_blocked_can_stop_its_vcpus(
     assert end(child, signal.SIGTERM) == (128 + signal.SIGTERM, "")
 
 
-def test_signals_that_come_all_the_time_do_not_disturb_a_run(program: Callable[..., Path]) -> None:
+def test_signals_that_come_all_the_time_do_not_disturb_a_run(program: Callable[..., Path], start: Start) -> None:
     child = start(["-m", "core.tests.bare_metal.child", str(program("end.c", "END_EXITS")), "2", "handlers"])
     for _ in range(200):
         child.send_signal(signal.SIGCONT)

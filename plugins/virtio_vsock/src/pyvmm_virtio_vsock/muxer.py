@@ -134,8 +134,7 @@ class Muxer:
             handler = self._handlers.get(header.op)
             views = chain.readable_views(HEADER_SIZE, header.len) if header.len else ()
             if handler is None or not handler(connection, header, views):
-                log.debug("the guest broke the rules of stream %s with %s", connection.ports, header)
-                self._remove(connection, reset=True)
+                self._remove(connection, f"the guest broke its rules with {header}", reset=True)
         return header.len
 
     def _receive_first(self, header: Header) -> None:
@@ -171,14 +170,14 @@ class Muxer:
         return True
 
     def _on_rst(self, connection: Connection, header: Header, views: Sequence[memoryview]) -> bool:
-        self._remove(connection, reset=False)
+        self._remove(connection, "the guest reset it", reset=False)
         return True
 
     def _on_shutdown(self, connection: Connection, header: Header, views: Sequence[memoryview]) -> bool:
         if not connection.established:
             return False
         if connection.shut_down(header.flags):
-            self._remove(connection, reset=True)
+            self._remove(connection, "the guest closed it", reset=True)
         return True
 
     def _on_credit_request(self, connection: Connection, header: Header, views: Sequence[memoryview]) -> bool:
@@ -199,7 +198,7 @@ class Muxer:
 
     def host_left(self, connection: Connection) -> None:
         """As :meth:`Owner.host_left`."""
-        self._remove(connection, reset=connection.guest_knows)
+        self._remove(connection, "the host's program has left", reset=connection.guest_knows)
 
     def _on_client(self, _: int) -> None:
         client = self._listener.accept()
@@ -312,7 +311,7 @@ class Muxer:
             connection.timer = self._loop.call_later(seconds, lambda: self._give_up(connection))
 
     def _give_up(self, connection: Connection) -> None:
-        self._remove(connection, reset=True)
+        self._remove(connection, "the guest owes an answer", reset=True)
         self.fill()
 
     @staticmethod
@@ -338,8 +337,9 @@ class Muxer:
         self._connections[ports] = connection
         return connection
 
-    def _remove(self, connection: Connection, *, reset: bool) -> None:
+    def _remove(self, connection: Connection, why: str, *, reset: bool) -> None:
         """End a stream at once; ``reset``: and say so to the guest."""
+        log.debug("%s ends: %s", connection.ports, why)
         del self._connections[connection.ports]
         self._ready.pop(connection, None)
         if reset:
