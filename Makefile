@@ -40,7 +40,7 @@ test: unit boot-test
 # Pure tests, and those that need no more than some /dev/kvm.
 unit: setup
 	tests/system/require guest test
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 # Boots of real kernels: on this machine's KVM where it can, else in the lab.
 boot-test: setup

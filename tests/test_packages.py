@@ -14,6 +14,8 @@ import pytest
 from tests.system.prepared import TOP
 from tests.test_bad_input import program
 
+pytestmark = pytest.mark.xdist_group("packages")  # which are made once
+
 needs_kvm = pytest.mark.skipif(not os.path.exists("/dev/kvm"), reason="no /dev/kvm")
 
 PACKAGES = [
