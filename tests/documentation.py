@@ -11,6 +11,9 @@ from tests.system.prepared import TOP
 
 DOCS: Final = TOP / "docs"
 
+DOWNSTREAM: Final = TOP / "tests/downstream"
+"""Packages that are none of ours, as somebody makes them who has read the documentation."""
+
 
 class Block(NamedTuple):
     """A fenced block."""

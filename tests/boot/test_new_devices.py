@@ -1,4 +1,5 @@
-"""A device that the tutorial has its reader write, and those that ``pyvmm new-device`` writes, in one guest."""
+"""A device that the tutorial has its reader write, those that ``pyvmm new-device`` writes, and somebody else's, in one
+guest."""
 
 from __future__ import annotations
 
@@ -13,11 +14,13 @@ from typing import Final
 
 from tests import first_device
 from tests.boot.booting import PYVMM, TIMEOUT
-from tests.documentation import commands
+from tests.documentation import DOWNSTREAM, commands
 from tests.guest import artefacts
 from tests.system import kernels, modules
 
 PROMPT: Final = b"guest# "
+
+OTHER_DRIVERS: Final = ("virtio_console", "virtio_blk")
 
 GREETING, SCRATCH = "Good morning", "0123456789abcdef"
 
@@ -69,22 +72,22 @@ class Console:
         return output.replace("\r", "").split("\n", 1)[1].splitlines()
 
 
-def test_the_tutorial_s_lighthouse_and_what_new_device_writes(tmp_path: Path) -> None:
+def test_devices_that_are_none_of_ours(tmp_path: Path) -> None:
     lighthouse = first_device.follow(tmp_path)
     first_device.run("pyvmm", "new-device", "greeting", cwd=tmp_path)
     first_device.run("pyvmm", "new-device", "--bus", "scratch", cwd=tmp_path)
-    site = installed([lighthouse, tmp_path / "pyvmm-greeting", tmp_path / "pyvmm-scratch"], tmp_path / "site")
+    written = [lighthouse, tmp_path / "pyvmm-greeting", tmp_path / "pyvmm-scratch", DOWNSTREAM / "ramdisk"]
+    site = installed(written, tmp_path / "site")
     guest, kernel = artefacts.ensure(), kernels.kernel_directory("cloud")
     first_device.run("sh", "guest.sh", guest.release, str(kernel), cwd=lighthouse)
-    # The console's driver, for the other device.
+    # Drivers for the other devices.
     initrd = lighthouse / "guest.cpio"
-    (console_driver,) = (path for path in modules.in_load_order(kernel, ["virtio_console"]) if "console" in path.name)
-    both = artefacts.with_script(
-        initrd, "", tmp_path / "both", files={"modules/20.ko": modules.contents(console_driver)}
-    )
-    both.rename(initrd)
+    drivers = {path.name: modules.contents(path) for path in modules.in_load_order(kernel, OTHER_DRIVERS)}
+    others = {f"modules/90-{name}": drivers[name] for name in map("{}.ko".format, OTHER_DRIVERS)}
+    artefacts.with_script(initrd, "", tmp_path / "all", files=others).rename(initrd)
     (command,) = (line for line in commands(first_device.PAGE) if line.startswith("pyvmm --initrd"))
-    arguments = [*shlex.split(command)[1:], "-v", "--device", f"greeting:{GREETING}", "--device", f"scratch:{SCRATCH}"]
+    devices = [f"greeting:{GREETING}", f"scratch:{SCRATCH}", "ramdisk:16M,fill=sailor"]
+    arguments = [*shlex.split(command)[1:], "-v", *(word for device in devices for word in ("--device", device))]
     environment = {**os.environ, "PYVMM_KERNEL": str(guest.vmlinuz), "PYTHONPATH": str(site)}
 
     with (tmp_path / "errors").open("wb") as errors:
@@ -105,6 +108,10 @@ def test_the_tutorial_s_lighthouse_and_what_new_device_writes(tmp_path: Path) ->
             name = console.run("cat /sys/class/leds/input*::misc/device/name")
             greetings = console.run("head -n 2 /dev/hvc0")
             ports = console.run("dd if=/dev/port bs=1 skip=$((0x5e0)) count=16 2>/dev/null; echo")
+            full = console.run("head -c 12 /dev/vda; echo")
+            console.run("cp /bin/busybox /copy; dd if=/copy of=/dev/vda bs=64k conv=fsync 2>/dev/null")
+            console.run("echo 3 >/proc/sys/vm/drop_caches")
+            kept = console.run("cmp -n $(stat -c %s /copy) /copy /dev/vda && echo same")
             console.type(end)
             status = process.wait(timeout=TIMEOUT)
         finally:
@@ -116,5 +123,7 @@ def test_the_tutorial_s_lighthouse_and_what_new_device_writes(tmp_path: Path) ->
     assert name == ["pyvmm lighthouse"]
     assert greetings == [GREETING] * 2
     assert ports == [SCRATCH]
+    assert full == ["sailor" * 2]
+    assert kept == ["same"]
     assert "lighthouse0: the lamp is lit" in said
     assert "Traceback" not in said
