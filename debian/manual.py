@@ -5,7 +5,6 @@ debian/manual.py DIRECTORY
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
 import re
@@ -15,13 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from pyvmm import __version__, cli
+from pyvmm import __version__
+from pyvmm.command import command as pyvmm
+from pyvmm.commands import OWN, find
 
 
 def main(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    others = {name: importlib.import_module(module).command for name, module in cli.COMMANDS.items()}
-    pages = {"pyvmm": cli.command, **{f"pyvmm-{name}": command for name, command in others.items()}}
+    pages = {"pyvmm": pyvmm, **{f"pyvmm-{name}": find(name) for name in OWN}}
     for page, command in pages.items():
         (directory / f"{page}.1").write_text(manual(page, command, set(pages) - {page}))
 
