@@ -3,6 +3,8 @@
 # make test   sets up and passes all tests
 # make bench  prints tables, side by side with QEMU
 # make docs   builds the documentation
+# make dist   sdists and wheels of all distributions, in .cache/dist
+# make deb    Debian packages, in .cache/deb; make deb-test installs them in a fresh Debian and boots a guest from it
 # make lint   formats and types, checked
 # All of it works from a fresh clone; what it makes is in .venv and .cache.
 
@@ -16,7 +18,7 @@ INPUTS := Makefile $(wildcard $(addsuffix /pyproject.toml,$(PACKAGES))) core/set
 
 TOOLS := pytest pytest-timeout pytest-xdist hypothesis mypy ruff
 
-.PHONY: setup run shell test unit boot-test bench docs lint clean
+.PHONY: setup run shell test unit boot-test bench docs dist deb deb-test lint clean
 
 # Compiled ahead of time, since an environment may say that Python writes no bytecode: it is most of a start.
 setup: $(BUILT)
@@ -57,10 +59,20 @@ docs: setup
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs .cache/docs
 	@echo "documentation: .cache/docs/index.html"
 
+dist: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check twine
+	release/dist $(BIN)/python
+
+deb:
+	release/deb
+
+deb-test: deb
+	release/deb-test
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy core/src $(wildcard plugins/*/src) tests
+	$(BIN)/mypy core/src $(wildcard plugins/*/src) tests debian release
 
 clean:
 	rm -rf .venv .cache build core/build plugins/*/build
