@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import struct
 
-from pyvmm.testing.virtio_driver import VirtioDriver
+from pyvmm.testing.queue_driver import QueueDriver
 
 ROOT = 1
 REQUESTS = 1
@@ -25,7 +25,7 @@ class FuseError(OSError):
 class Fuse:
     """The guest's side of a mounted file system."""
 
-    def __init__(self, driver: VirtioDriver) -> None:
+    def __init__(self, driver: QueueDriver) -> None:
         self.driver = driver
         self._unique = 0
         self.minor = struct.unpack_from("<II", self.call(INIT, 0, struct.pack("<IIII", 7, 31, 1 << 17, 0), _INIT_SIZE))[

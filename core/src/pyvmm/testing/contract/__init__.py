@@ -9,12 +9,30 @@
             return Lamp(LampOptions())
 
 :class:`VirtioDeviceContract` is for a :class:`~pyvmm.virtio.device.VirtioDevice`, :class:`BusDeviceContract` for a
-:class:`~pyvmm.bus.BusDevice` at ports or in memory. pytest has to be installed.
+:class:`~pyvmm.bus.BusDevice` at ports or in memory. The parts of the former are for those few devices to which not all of
+it applies, such as those whose queues another program serves. pytest has to be installed.
 """
 
 from __future__ import annotations
 
 from pyvmm.testing.contract.bus import BusDeviceContract
+from pyvmm.testing.contract.config_space import ConfigSpaceContract
+from pyvmm.testing.contract.containment import ContainmentContract
+from pyvmm.testing.contract.life import LifeContract
+from pyvmm.testing.contract.negotiation import NegotiationContract
+from pyvmm.testing.contract.ring import RingContract
+from pyvmm.testing.contract.saved import SavedStateContract
+from pyvmm.testing.contract.vcpu import VcpuContract
 from pyvmm.testing.contract.virtio import VirtioDeviceContract
 
-__all__ = ["BusDeviceContract", "VirtioDeviceContract"]
+__all__ = [
+    "BusDeviceContract",
+    "ConfigSpaceContract",
+    "ContainmentContract",
+    "LifeContract",
+    "NegotiationContract",
+    "RingContract",
+    "SavedStateContract",
+    "VcpuContract",
+    "VirtioDeviceContract",
+]

@@ -30,8 +30,8 @@ class VirtioContractBase:
     writable_config: Sequence[int] = ()
     """Offsets of those bytes of the configuration space that a driver may change."""
 
-    served_elsewhere = False
-    """Whether another program serves the queues: then what it does about broken rules is its own."""
+    cycles: int = 1000
+    """How often a driver comes and goes in the test for what is left behind."""
 
     tmp_path: Path
     """A folder of the test's own, and so of the device's."""
