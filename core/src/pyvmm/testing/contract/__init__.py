@@ -9,8 +9,8 @@
             return Lamp(LampOptions())
 
 :class:`VirtioDeviceContract` is for a :class:`~pyvmm.virtio.device.VirtioDevice`, :class:`BusDeviceContract` for a
-:class:`~pyvmm.bus.BusDevice` at ports or in memory. The parts of the former are for those few devices to which not all of
-it applies, such as those whose queues another program serves. pytest has to be installed.
+:class:`~pyvmm.bus.BusDevice` at ports or in memory. The parts of the former are for those few devices to which not all
+of it applies, such as those whose queues another program serves. pytest has to be installed.
 """
 
 from __future__ import annotations
