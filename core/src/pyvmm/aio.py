@@ -11,6 +11,8 @@ from typing import Any, Final, TypeAlias
 from pyvmm._native import ffi, lib
 from pyvmm.errors import HostError
 
+__all__ = ["MAX_DEPTH", "IoEngine", "IoEngineFullError", "IoFile", "direct_alignment"]
+
 log = logging.getLogger(__name__)
 
 Buffer: TypeAlias = "memoryview | bytearray | bytes"
@@ -20,6 +22,7 @@ ENVIRONMENT: Final = "PYVMM_AIO"
 
 BACKENDS: Final = ("io_uring", "threads")
 MAX_DEPTH: Final[int] = lib.PYVMM_AIO_MAX_DEPTH
+"""Requests that an engine can have under way."""
 
 _READ: Final[int] = lib.PYVMM_AIO_READ
 _WRITE: Final[int] = lib.PYVMM_AIO_WRITE

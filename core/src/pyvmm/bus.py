@@ -14,6 +14,8 @@ from pyvmm.record import record
 if TYPE_CHECKING:
     from pyvmm.device import DeviceContext
 
+__all__ = ["Bus", "BusDevice", "BusError", "BusRange", "DeviceOverlap", "Placement"]
+
 log = logging.getLogger(__name__)
 
 ADDRESS_SPACE_END: Final = 1 << 64

@@ -18,6 +18,8 @@ from typing import Final, NoReturn
 from pyvmm._native import lib
 from pyvmm.child_log import LogRelay
 
+__all__ = ["FIRST_FD", "Child", "enter", "fork", "spawn"]
+
 FIRST_FD: Final = 3
 """What the first of the descriptors becomes that a process is given."""
 

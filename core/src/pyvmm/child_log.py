@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from pyvmm.loop_thread import LoopThread
 
+__all__ = ["LogRelay"]
+
 _RECORD: Final = b"\x1e"
 _FIELD: Final = b"\x1f"
 _CONTROLS: Final = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if n not in (9, 10)}

@@ -10,6 +10,7 @@ from pyvmm.errors import UsageError
 from pyvmm.eventfd import EventFd
 from pyvmm.eventloop import LoopScope
 from pyvmm.exit_reason import ExitReason
+from pyvmm.host_files import HostFiles
 from pyvmm.machine_view import DeviceInfo, MachineView
 from pyvmm.record import record
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pyvmm.kvm.fast_port import FastPort
     from pyvmm.memory import GuestMemory
 
-__all__ = ["DeviceContext", "DeviceInfo", "MachineView"]
+__all__ = ["DeviceContext", "DeviceInfo", "HostFiles", "MachineView"]
 
 
 @record

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import select
 
+__all__ = ["EventFd"]
+
 
 class EventFd:
     """A counter in the kernel that can be waited for and handed to KVM or to another process."""

@@ -14,10 +14,15 @@ from typing import Final, TypeVar
 
 from pyvmm.eventfd import EventFd
 
+__all__ = ["READABLE", "WRITABLE", "EventLoop", "LoopScope", "Timer"]
+
 log = logging.getLogger(__name__)
 
 READABLE: Final = select.EPOLLIN
+"""To wait until a descriptor can be read."""
+
 WRITABLE: Final = select.EPOLLOUT
+"""To wait until a descriptor can be written."""
 
 T = TypeVar("T")
 

@@ -6,6 +6,8 @@ from enum import Enum
 
 from pyvmm.record import record
 
+__all__ = ["End", "ExitReason"]
+
 
 class End(Enum):
     """The ways in which a run ends; the value is the command's exit status."""

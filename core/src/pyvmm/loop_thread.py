@@ -6,6 +6,8 @@ import threading
 
 from pyvmm.eventloop import EventLoop
 
+__all__ = ["LoopThread"]
+
 
 class LoopThread(EventLoop):
     """An :class:`EventLoop` that runs on a thread which it makes.

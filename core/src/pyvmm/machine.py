@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from pyvmm.plugins import DeviceRequest
     from pyvmm.vhost_user.processes import DeviceProcesses
 
+__all__ = ["Machine", "MachineConfig"]
+
 log = logging.getLogger(__name__)
 
 MAX_CPUS: Final = 8
@@ -97,6 +99,7 @@ class Machine:
         if config.memory > host_memory:
             raise UsageError(f"memory: {config.memory >> 20} MiB are more than the host's {host_memory >> 20} MiB")
         self.config = config
+        """What it is made of."""
         self._requests: dict[str, DeviceRequest] = {}
         self._reasons: list[ExitReason] = []
         self._threads: list[threading.Thread] = []
@@ -113,16 +116,19 @@ class Machine:
             startup.ended("device processes begun")
             self.kvm = stack.enter_context(Kvm())
             self.memory = stack.enter_context(GuestMemory.create(ranges, huge_page_size=config.huge_page_size))
+            """The guest's memory, mapped as long as the machine is open."""
             startup.ended("/dev/kvm, guest memory")
             self.vm = stack.enter_context(self.kvm.create_vm())
             startup.ended("virtual machine")
             self.loop = EventLoop()
+            """Where the devices of this process live; :meth:`run` is its thread."""
             stack.callback(self.loop.close)
             self.devices = MMIODeviceManager(
                 self.memory, loop=self.loop, stop=self.stop, fast_ports=self.vm.fast_ports, machine=self._view
             )
             stack.callback(self.devices.close)
             self.cmdline = Cmdline(" ".join(DEFAULT))
+            """The kernel's command line; until the run, parameters can be added."""
             self._kernel = kernel.load(self.memory, config.kernel)
             self._initrd = initrd.load(self.memory, config.initrd, self._kernel) if config.initrd else None
             startup.ended("kernel and initrd")

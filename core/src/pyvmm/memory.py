@@ -15,10 +15,13 @@ from pyvmm._native import ffi, lib
 from pyvmm.errors import HostError
 from pyvmm.record import record
 
+__all__ = ["PAGE_SIZE", "GuestAddress", "GuestMemory", "GuestMemoryError", "GuestRegion"]
+
 GuestAddress: TypeAlias = int
 """A guest-physical address, in bytes from 0."""
 
 PAGE_SIZE: Final = 4096
+"""Bytes of a page of the guest."""
 
 MAX_REGIONS: Final[int] = lib.PYVMM_MAX_REGIONS
 """Regions that a guest's memory can have."""

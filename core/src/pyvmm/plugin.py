@@ -33,6 +33,7 @@ class CmdlineRequest(Generic[O]):
     """What the user gave with --cmdline."""
 
     has_initrd: bool
+    """Whether there is an initrd, which may look for the root file system by itself."""
 
 
 @record

@@ -59,6 +59,9 @@ def tables(built: acpi.AcpiTables) -> dict[bytes, bytes]:
                 acpi.AcpiDevice("PYVM0001", 1, mmio=BusRange(0xFFFFF000, 4096)),
                 acpi.AcpiDevice("PNP0C02", 2, ports=[BusRange(0x400, 0x200)]),
                 acpi.AcpiDevice("PNP0C02", 1 << 40),
+                acpi.AcpiDevice("PYVM0002", 0, irq=9, terms=aml.method("_STA", 0, aml.return_(aml.integer(0xF)))),
+                acpi.AcpiDevice("", 0, ports=[BusRange(0x700, 4)], terms=aml.name("_ADR", aml.integer(3))),
+                acpi.AcpiDevice("", 1, ports=[BusRange(0x710, 4)]),
             ],
         ),
     ],
@@ -82,6 +85,19 @@ def test_iasl_takes_every_table_apart_and_together_again(
         again = Path(f"{stem}-again.aml").read_bytes()
         # iasl puts its own name and a new checksum into the header.
         assert again[36:] == table[36:]
+
+
+def test_a_device_without_id_and_terms_is_not_told_of() -> None:
+    dsdt = tables(acpi.build(1, [acpi.AcpiDevice("", 0, ports=[BusRange(0x710, 4)]), UART]))[b"DSDT"]
+
+    assert b"D000" not in dsdt and b"D001" in dsdt
+    assert acpi.device_path(1) == r"\_SB.D001"
+
+
+def test_a_method_takes_up_to_seven_arguments() -> None:
+    assert aml.method("ABCD", 2, serialized=True) == b"\x14\x06ABCD\x0a"
+    with pytest.raises(ValueError, match="0 to 7 arguments, not 8"):
+        aml.method("ABCD", 8)
 
 
 def test_checksums_are_right() -> None:

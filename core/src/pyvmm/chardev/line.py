@@ -7,6 +7,8 @@ from typing import Protocol
 
 from pyvmm.eventloop import LoopScope
 
+__all__ = ["Line", "Output"]
+
 
 class Output(Protocol):
     """Where the guest's output goes."""

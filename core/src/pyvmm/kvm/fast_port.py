@@ -7,6 +7,8 @@ from typing import Any
 from pyvmm._native import ffi, lib
 from pyvmm.eventfd import EventFd
 
+__all__ = ["FastPort", "FastPorts"]
+
 
 class FastPort:
     """One port whose bytes may be collected, or answered, without a call of the device.

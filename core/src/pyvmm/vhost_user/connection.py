@@ -25,6 +25,8 @@ from pyvmm.vhost_user.protocol import (
     unpack_u64,
 )
 
+__all__ = ["Connection", "Message"]
+
 DEFAULT_TIMEOUT: Final = 10.0
 """Seconds that the other side has to take or to answer a message."""
 

@@ -34,6 +34,8 @@ from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.interrupt import Interrupt
 from pyvmm.virtio.queue import Queue
 
+__all__ = ["DEVICE_FEATURES", "VhostUserDevice"]
+
 log = logging.getLogger(__name__)
 
 DEVICE_FEATURES: Final = (1 << 24) - 1 | ((1 << 64) - (1 << 50))

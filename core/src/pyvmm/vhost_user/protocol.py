@@ -16,6 +16,8 @@ from typing import Final
 from pyvmm.errors import HostError
 from pyvmm.record import record
 
+__all__ = ["DisconnectedError", "ProtocolFeature", "VhostUserError"]
+
 VHOST_USER_VERSION: Final = 1
 VERSION_MASK: Final = 0x3
 REPLY: Final = 1 << 2
@@ -61,7 +63,7 @@ class DisconnectedError(VhostUserError):
 
 
 class ProtocolFeature(enum.IntEnum):
-    """Bits of GET_PROTOCOL_FEATURES ("Protocol features": VHOST_USER_PROTOCOL_F_…)."""
+    """Bits of GET_PROTOCOL_FEATURES ("Protocol features"), by their names there after ``VHOST_USER_PROTOCOL_F_``."""
 
     MQ = 0
     LOG_SHMFD = 1

@@ -29,6 +29,8 @@ from pyvmm.vhost_user.protocol import (
 )
 from pyvmm.virtio.queue import Queue
 
+__all__ = ["InflightBuffer", "Session"]
+
 STOP_TIMEOUT: Final = 20.0
 """Seconds that a back end has to end its requests in flight when the device is reset."""
 

@@ -9,6 +9,8 @@ from pyvmm.loop_thread import LoopThread
 from pyvmm.vhost_user.connection import Connection
 from pyvmm.vhost_user.protocol import VhostUserError
 
+__all__ = ["BackendSource"]
+
 
 class BackendSource:
     """Gives a :class:`VhostUserDevice` a connection to its back end, and another one when that is lost.

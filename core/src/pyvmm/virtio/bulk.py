@@ -12,9 +12,13 @@ from typing import Any, Final
 from pyvmm._native import ffi, lib
 from pyvmm.virtio.queue import Queue
 
+__all__ = ["MAX_BYTES", "MAX_MESSAGES", "FromDescriptor", "Stop", "ToDescriptor"]
+
 MAX_MESSAGES: Final = 64
+"""Messages that one call moves at most, so that other devices on the loop get their turn."""
+
 MAX_BYTES: Final = 1 << 20
-"""What one call moves at most (a message more, for bytes), so that other devices on the loop get their turn."""
+"""Bytes after which one call moves no further message, for the same reason."""
 
 
 class Stop(enum.IntEnum):

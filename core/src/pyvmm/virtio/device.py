@@ -14,6 +14,8 @@ from pyvmm.virtio.queue import Queue
 if TYPE_CHECKING:
     from pyvmm.loop_thread import LoopThread
 
+__all__ = ["VirtioDevice"]
+
 
 class VirtioDevice:
     """A virtio device, whatever the transport (virtio 1.2, section 2).

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from pyvmm.eventfd import EventFd
 
+__all__ = ["Interrupt"]
+
 
 class Interrupt:
     """The device's line to the driver: an eventfd that is an irqfd, and what goes with a config change.

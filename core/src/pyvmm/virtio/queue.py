@@ -16,6 +16,8 @@ from pyvmm.memory import GuestAddress, GuestMemory
 if TYPE_CHECKING:
     from pyvmm.virtio.interrupt import Interrupt
 
+__all__ = ["MAX_QUEUE_SIZE", "DescriptorChain", "Queue", "QueueError"]
+
 MAX_QUEUE_SIZE: Final[int] = lib.PYVMM_MAX_QUEUE_SIZE
 """The largest size that a queue can have (virtio 1.2, section 2.7)."""
 

@@ -15,13 +15,17 @@ from pyvmm.memory import GuestMemory
 from pyvmm.record import record
 from pyvmm.virtio.queue import DescriptorChain, Queue
 
+__all__ = ["MAX_BYTES", "MAX_REQUESTS", "TransferError", "TransferFormat", "Transfers"]
+
 _move = lib.pyvmm_transfer_move
 _OTHER: Final[int] = lib.PYVMM_TRANSFER_OTHER
 _BUDGET: Final[int] = lib.PYVMM_TRANSFER_BUDGET
 
 MAX_REQUESTS: Final = 64
+"""Requests that one native call starts at most."""
+
 MAX_BYTES: Final = 4 << 20
-"""What one native call starts at most (a request more, for bytes)."""
+"""Bytes after which one native call starts no further request."""
 
 
 @record

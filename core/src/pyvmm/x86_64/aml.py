@@ -5,6 +5,25 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+__all__ = [
+    "buffer",
+    "device",
+    "eisa_id",
+    "hardware_id",
+    "integer",
+    "interrupt",
+    "io_ports",
+    "memory",
+    "method",
+    "name",
+    "name_string",
+    "package",
+    "resource_template",
+    "return_",
+    "scope",
+    "string",
+]
+
 ZERO_OP: Final = b"\x00"
 ONE_OP: Final = b"\x01"
 NAME_OP: Final = b"\x08"
@@ -16,6 +35,8 @@ QWORD_PREFIX: Final = b"\x0e"
 SCOPE_OP: Final = b"\x10"
 BUFFER_OP: Final = b"\x11"
 PACKAGE_OP: Final = b"\x12"
+METHOD_OP: Final = b"\x14"
+RETURN_OP: Final = b"\xa4"
 DEVICE_OP: Final = b"\x5b\x82"
 
 IO_PORT_DESCRIPTOR: Final = 0x47
@@ -111,6 +132,19 @@ def device(path: str, *terms: bytes) -> bytes:
     """A device with ``terms`` in it."""
     body = name_string(path) + b"".join(terms)
     return DEVICE_OP + package_length(len(body)) + body
+
+
+def method(path: str, arguments: int, *terms: bytes, serialized: bool = False) -> bytes:
+    """A control method that takes ``arguments``, 0 to 7, and does ``terms`` (section 20.2.5.2)."""
+    if not 0 <= arguments <= 7:
+        raise ValueError(f"a method takes 0 to 7 arguments, not {arguments}")
+    body = name_string(path) + bytes([arguments | serialized << 3]) + b"".join(terms)
+    return METHOD_OP + package_length(len(body)) + body
+
+
+def return_(value: bytes) -> bytes:
+    """The end of a method, with ``value``."""
+    return RETURN_OP + value
 
 
 def resource_template(*descriptors: bytes) -> bytes:

@@ -53,7 +53,7 @@ from pyvmm_serial.registers import (
 )
 
 if TYPE_CHECKING:
-    from pyvmm.kvm import FastPort
+    from pyvmm.kvm.fast_port import FastPort
 
 _TRIGGER_LEVELS: Final = (1, 4, 8, 14)
 _DIVISOR_115200: Final = 1

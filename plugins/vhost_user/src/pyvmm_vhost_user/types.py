@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from pyvmm._native import lib
 from pyvmm.options import nearest
+from pyvmm.virtio import constants
 
 
 class DeviceType(NamedTuple):
@@ -32,20 +32,20 @@ _NET_CONFIG_FEATURES: Final = sum(1 << bit for bit in (3, 5, 16, 22, 56, 57, 60,
 """MTU, MAC, STATUS, MQ, RSS's and the link's speed (section 5.1.3)."""
 
 TYPES: Final = {
-    "net": DeviceType(lib.VIRTIO_ID_NET, 2, 12, _NET_CONFIG_FEATURES, 22),
-    "block": DeviceType(lib.VIRTIO_ID_BLOCK, 1, 60, 0, 12),
-    "console": DeviceType(lib.VIRTIO_ID_CONSOLE, 2, 12),
-    "rng": DeviceType(lib.VIRTIO_ID_RNG, 1),
-    "balloon": DeviceType(lib.VIRTIO_ID_BALLOON, 2, 8),
-    "scsi": DeviceType(lib.VIRTIO_ID_SCSI, 3, 36),
-    "gpu": DeviceType(lib.VIRTIO_ID_GPU, 2, 16),
-    "input": DeviceType(lib.VIRTIO_ID_INPUT, 2, 136),
-    "vsock": DeviceType(lib.VIRTIO_ID_VSOCK, 3, 8),
-    "crypto": DeviceType(lib.VIRTIO_ID_CRYPTO, 2, 48),
-    "sound": DeviceType(lib.VIRTIO_ID_SOUND, 4, 12),
-    "fs": DeviceType(lib.VIRTIO_ID_FS, 2, 40),
+    "net": DeviceType(constants.VIRTIO_ID_NET, 2, 12, _NET_CONFIG_FEATURES, 22),
+    "block": DeviceType(constants.VIRTIO_ID_BLOCK, 1, 60, 0, 12),
+    "console": DeviceType(constants.VIRTIO_ID_CONSOLE, 2, 12),
+    "rng": DeviceType(constants.VIRTIO_ID_RNG, 1),
+    "balloon": DeviceType(constants.VIRTIO_ID_BALLOON, 2, 8),
+    "scsi": DeviceType(constants.VIRTIO_ID_SCSI, 3, 36),
+    "gpu": DeviceType(constants.VIRTIO_ID_GPU, 2, 16),
+    "input": DeviceType(constants.VIRTIO_ID_INPUT, 2, 136),
+    "vsock": DeviceType(constants.VIRTIO_ID_VSOCK, 3, 8),
+    "crypto": DeviceType(constants.VIRTIO_ID_CRYPTO, 2, 48),
+    "sound": DeviceType(constants.VIRTIO_ID_SOUND, 4, 12),
+    "fs": DeviceType(constants.VIRTIO_ID_FS, 2, 40),
     "i2c": DeviceType(34),
-    "gpio": DeviceType(lib.VIRTIO_ID_GPIO, 2, 8),
+    "gpio": DeviceType(constants.VIRTIO_ID_GPIO, 2, 8),
 }
 """By the names that users give."""
 

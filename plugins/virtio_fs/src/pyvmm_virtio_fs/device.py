@@ -8,7 +8,6 @@ import struct
 import tempfile
 from typing import TYPE_CHECKING, Final
 
-from pyvmm._native import lib
 from pyvmm.child import Child
 from pyvmm.device import DeviceContext
 from pyvmm.errors import HostError, UsageError
@@ -16,6 +15,7 @@ from pyvmm.vhost_user.connection import Connection
 from pyvmm.vhost_user.front_end import VhostUserDevice
 from pyvmm.vhost_user.protocol import DisconnectedError, VhostUserError
 from pyvmm.vhost_user.source import BackendSource
+from pyvmm.virtio.constants import VIRTIO_ID_FS
 
 from pyvmm_virtio_fs import TAG_SIZE, FsOptions, daemon
 
@@ -47,7 +47,7 @@ class Fs(VhostUserDevice):
         try:
             super().__init__(
                 self._daemon,
-                device_type=lib.VIRTIO_ID_FS,
+                device_type=VIRTIO_ID_FS,
                 queue_max_sizes=[QUEUE_SIZE] * (1 + REQUEST_QUEUES),
                 config=_CONFIG.pack(options.name.encode(), REQUEST_QUEUES),
                 feature_mask=0,  # VIRTIO_FS_F_NOTIFICATION has a queue of its own, which no virtiofsd serves
