@@ -18,6 +18,7 @@ from pyvmm.virtio.queue import DescriptorChain, Queue
 __all__ = ["MAX_BYTES", "MAX_REQUESTS", "TransferError", "TransferFormat", "Transfers"]
 
 _move = lib.pyvmm_transfer_move
+_publish = lib.pyvmm_queue_publish
 _OTHER: Final[int] = lib.PYVMM_TRANSFER_OTHER
 _BUDGET: Final[int] = lib.PYVMM_TRANSFER_BUDGET
 
@@ -152,6 +153,13 @@ class Transfers:
                 queue.check(stop)
                 return
         queue.event.signal()
+
+    def publish(self) -> None:
+        """Show the driver what was completed by others than :meth:`serve`: all that share an engine complete each
+        other's transfers, so each is to publish when the last of them has had its turn."""
+        queue = self._queue
+        if queue.native is self._ring and _publish(self._ring) and queue.interrupt is not None:
+            queue.interrupt.signal_used_queue()
 
     def take_error(self) -> TransferError | None:
         """Why the last transfer failed, if one has since the last call."""

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyvmm.errors import UsageError
+from pyvmm.options import int_between
 from pyvmm.plugin import CmdlineRequest, DeviceKind, hookimpl, option
 
 if TYPE_CHECKING:
     from pyvmm_virtio_block.device import Block
 
 __all__ = ["BlockOptions", "kernel_cmdline", "pyvmm_device_kinds"]
+
+MAX_QUEUES = 8
+"""Request queues that a disk can have: as many as a machine can have CPUs."""
 
 
 def _parse_id(text: str) -> str:
@@ -33,6 +37,9 @@ class BlockOptions:
     ro: bool = option(False, help="the guest cannot write")
     id: str | None = option(
         None, parse=_parse_id, metavar="ID", help="serial number that the guest sees, up to 20 bytes"
+    )
+    queues: int = option(
+        1, parse=int_between(1, MAX_QUEUES), metavar="N", help=f"request queues, 1 to {MAX_QUEUES}: one a CPU is usual"
     )
     direct: bool = option(False, help="bypass the host's page cache (O_DIRECT)")
     root: bool = option(False, help="the guest's root file system: adds root= to the kernel's command line")

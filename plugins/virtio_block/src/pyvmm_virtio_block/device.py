@@ -23,6 +23,7 @@ from pyvmm_virtio_block.constants import (
     VIRTIO_BLK_F_CONFIG_WCE,
     VIRTIO_BLK_F_DISCARD,
     VIRTIO_BLK_F_FLUSH,
+    VIRTIO_BLK_F_MQ,
     VIRTIO_BLK_F_RO,
     VIRTIO_BLK_F_SEG_MAX,
     VIRTIO_BLK_F_TOPOLOGY,
@@ -85,16 +86,18 @@ class Block(VirtioDevice):
     """
 
     device_type = VIRTIO_ID_BLOCK
-    queue_max_sizes = (QUEUE_SIZE,)
     config: bytearray
 
     def __init__(self, options: BlockOptions) -> None:
         self.image = Image(options.path, read_only=options.ro, direct=options.direct)
         self.serial = options.id.encode() if options.id else b""
+        self.queue_max_sizes = (QUEUE_SIZE,) * options.queues
         self._transfers: list[Transfers] = []
         self.writeback = True
         """Whether writes may stay in the host's cache until a FLUSH."""
         features = [VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_FLUSH]
+        if options.queues > 1:
+            features += [VIRTIO_BLK_F_MQ]
         if options.ro:
             features += [VIRTIO_BLK_F_RO]
         else:
@@ -154,7 +157,7 @@ class Block(VirtioDevice):
     def engine(self) -> IoEngine:
         """Carries out what may block. Made when it is first needed, in the process that serves the device."""
         if self._engine is None:
-            self._engine = IoEngine(QUEUE_SIZE)
+            self._engine = IoEngine(sum(self.queue_max_sizes))
         return self._engine
 
     def _make_config(self) -> bytes:
@@ -172,7 +175,7 @@ class Block(VirtioDevice):
             image.physical_block_size // image.block_size,
             0,
             1,
-            1,
+            len(self.queue_max_sizes),
             *segments,
             alignment,
             *segments,
@@ -192,8 +195,12 @@ class Block(VirtioDevice):
             error = transfers.take_error()
             if error is not None:
                 self._tell(f"{'write' if error.is_write else 'read'} at byte {error.offset}", error.error)
-        if self.engine.pending:
+        others = self.engine.pending
+        if others:
             self.engine.dispatch()
+        if others or len(self._transfers) > 1:
+            for transfers in self._transfers:
+                transfers.publish()
 
     def _start(self, chain: DescriptorChain) -> None:
         """Ready what ``chain`` asks for; what needs no I/O or cannot be done is answered at once."""
