@@ -25,6 +25,7 @@ struct pyvmm_aio_file {
     int unaligned_fd; /* the same file without O_DIRECT, for transfers that break one of the masks */
     uint32_t memory_mask; /* bits that must be 0 in addresses and lengths of buffers */
     uint32_t offset_mask; /* bits that must be 0 in the offset and in the whole length */
+    uint8_t cached;       /* through the page cache */
     uint8_t nowait;       /* reads may be tried with RWF_NOWAIT first: not with O_DIRECT, where that waits */
 };
 
@@ -63,7 +64,9 @@ struct pyvmm_aio {
     uint32_t in_flight; /* with the backend */
     uint32_t ready;     /* finished and not reaped */
     uint32_t inline_length; /* bytes of a read that is tried at once; 0 tries none */
-    uint32_t inline_total;  /* bytes of one submission that are tried at once */
+    uint32_t inline_total;  /* bytes of reads in one submission that are tried at once */
+    uint32_t inline_write;  /* bytes of writes in one submission that are made at once, though they may wait; 0: none */
+    uint32_t detained;      /* writes that are not, since one had to wait for long */
     uint64_t inlined; /* requests that never reached the backend */
     int cancelling;   /* nothing is started or continued any more */
     int owner;        /* the process that made it */

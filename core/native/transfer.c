@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "aio_backend.h"
 
@@ -91,6 +92,42 @@ static int start(struct pyvmm_transfer *t)
     return 1;
 }
 
+#define LOOKS_A_TIME_CHECK 16
+#define TIMES_UNPOLLED 16
+
+static uint64_t now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+/* Waits a moment for chains, awake: whether there are some. Not while requests are under way, for who carries them
+ * out may need this CPU. */
+static int poll(struct pyvmm_transfer *t)
+{
+    if (!t->max_poll || t->aio->in_flight)
+        return 0;
+    if (!t->poll) {
+        if (++t->unpolled < TIMES_UNPOLLED)
+            return 0;
+        t->poll = t->max_poll;
+    }
+    t->unpolled = 0;
+    uint64_t end = now() + t->poll;
+    do {
+        for (int i = 0; i < LOOKS_A_TIME_CHECK; i++) {
+            if (pyvmm_queue_available(t->queue)) {
+                t->poll = t->max_poll;
+                return 1;
+            }
+            __builtin_ia32_pause();
+        }
+    } while (now() < end);
+    t->poll = t->poll > t->max_poll / 8 ? t->poll / 2 : 0;
+    return 0;
+}
+
 int pyvmm_transfer_move(struct pyvmm_queue *q, struct pyvmm_transfer *t)
 {
     uint32_t requests = 0;
@@ -98,6 +135,7 @@ int pyvmm_transfer_move(struct pyvmm_queue *q, struct pyvmm_transfer *t)
     int stop = PYVMM_TRANSFER_BUDGET;
 
     t->queue = q;
+    t->interrupt = 0;
     pyvmm_aio_collect(t->aio);
     pyvmm_aio_settle(t->aio);
     pyvmm_queue_disable_kick(q);
@@ -107,6 +145,14 @@ int pyvmm_transfer_move(struct pyvmm_queue *q, struct pyvmm_transfer *t)
             /* Before the driver is asked for a kick, what it waits for is under way. */
             pyvmm_aio_submit(t->aio);
             pyvmm_aio_settle(t->aio);
+            if (t->max_poll && pyvmm_queue_publish(q)) {
+                t->interrupt = 1;
+                return PYVMM_TRANSFER_AGAIN;
+            }
+            if (poll(t)) {
+                requests++; /* a driver that takes its index back must not keep us here */
+                continue;
+            }
             if (!pyvmm_queue_enable_kick(q)) {
                 stop = PYVMM_TRANSFER_EMPTY;
                 break;

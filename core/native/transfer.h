@@ -17,6 +17,7 @@ enum pyvmm_transfer_stop {
     PYVMM_TRANSFER_OTHER = 1,  /* `chain` was taken and is the device's to serve */
     PYVMM_TRANSFER_BUDGET = 2, /* enough for this time; there may be more */
     PYVMM_TRANSFER_FULL = 3,   /* the engine is; a result will make room */
+    PYVMM_TRANSFER_AGAIN = 4,  /* the ring has no more chains, but may soon: interrupt the driver, then call again */
 };
 
 struct pyvmm_transfer {
@@ -37,6 +38,9 @@ struct pyvmm_transfer {
     uint32_t write_flags;  /* RWF_* */
     uint32_t max_requests; /* of one call */
     uint64_t max_bytes;
+    /* Nanoseconds that an empty ring is looked at before the driver is asked for a kick, which costs the guest an exit
+     * and us a wake-up; 0 for never. Where it is of no use, it is done less and less. */
+    uint32_t max_poll;
     uint32_t max_buffers; /* elements of `iov` and `addresses`: one longest chain */
     struct iovec *iov;
     uint64_t *addresses; /* the guest's, for `chain` */
@@ -53,6 +57,8 @@ struct pyvmm_transfer {
     uint64_t error_offset; /* in bytes */
 
     struct pyvmm_queue *queue;
+    uint32_t poll;     /* nanoseconds, for this time */
+    uint32_t unpolled; /* how often in a row there was none */
 };
 
 /* Completes the transfers that are finished, takes chains and starts them: enum pyvmm_transfer_stop, or a rule

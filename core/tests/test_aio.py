@@ -527,3 +527,56 @@ def test_requests_one_by_one_are_those_of_a_plain_file(
             assert b"".join(buffers)[: len(expected)] == expected
     os.close(fd)
     assert path.read_bytes() == model
+
+
+# --- writes at once
+
+
+@pytest.fixture
+def waiting_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[IoEngine]:
+    """As in a device's own process."""
+    monkeypatch.setattr(IoEngine, "may_wait", True)
+    with IoEngine(64, backend="threads") as made:
+        yield made
+
+
+def write(engine: IoEngine, file: IoFile, length: int, flags: int = 0) -> list[int]:
+    """The result, if submitting brought one."""
+    results: list[int] = []
+    engine.pwritev(file, [b"x" * length], 0, results.append, flags=flags)
+    engine.submit()
+    at_once = results[:]
+    wait(engine)
+    assert results == [length]
+    return at_once
+
+
+def test_a_short_write_into_the_page_cache_is_made_at_once(waiting_engine: IoEngine, file: IoFile) -> None:
+    assert write(waiting_engine, file, 4096) == [4096]
+    assert os.pread(file.fd, 4097, 0) == b"x" * 4096 + CONTENT[4096:4097]
+
+
+def test_other_writes_are_handed_over(waiting_engine: IoEngine, file: IoFile) -> None:
+    assert write(waiting_engine, file, 128 << 10) == []
+    assert write(waiting_engine, file, 4096, os.RWF_DSYNC) == []
+    assert write(waiting_engine, IoFile(file.fd, cached=False), 4096) == []
+
+
+def test_after_one_that_took_long_some_are_handed_over(waiting_engine: IoEngine, file: IoFile) -> None:
+    waiting_engine.native.detained = 2
+    assert [write(waiting_engine, file, 4096) for _ in range(3)] == [[], [], [4096]]
+
+
+def test_an_engine_that_must_not_wait_hands_all_over(engine: IoEngine, file: IoFile) -> None:
+    assert engine.native.inline_write == 0
+
+
+def test_an_error_of_a_write_at_once_is_its_result(waiting_engine: IoEngine, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    fd = os.open(path, os.O_RDONLY)
+    results: list[int] = []
+    waiting_engine.pwritev(IoFile(fd), [b"x"], 0, results.append)
+    waiting_engine.submit()
+    assert results == [-errno.EBADF]
+    os.close(fd)

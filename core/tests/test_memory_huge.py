@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 from pyvmm.errors import HostError
@@ -37,3 +38,12 @@ def test_too_few_are_said_with_how_to_reserve_them() -> None:
 def test_a_size_that_the_host_does_not_have_is_said() -> None:
     with pytest.raises(HostError, match="the host has no huge pages of 8 MiB; leave out hugepages"):
         GuestMemory.create([(0, 8 << 20)], huge_page_size=8 << 20)
+
+
+def test_other_memory_wishes_for_huge_pages_of_hosts_that_give_them() -> None:
+    with GuestMemory.create([(0, 4 * SIZE)]) as memory:
+        start = f"{memory.host_address(memory.regions[0]):x}-"
+        smaps = Path("/proc/self/smaps").read_text()
+        mapping = smaps[smaps.index(f"\n{start}") :]
+        flags = mapping[mapping.index("VmFlags:") :].splitlines()[0].split()
+        assert "hg" in flags or not Path("/sys/kernel/mm/transparent_hugepage").exists()

@@ -29,6 +29,9 @@ _WRITE: Final[int] = lib.PYVMM_AIO_WRITE
 _FDATASYNC: Final[int] = lib.PYVMM_AIO_FDATASYNC
 _FALLOCATE: Final[int] = lib.PYVMM_AIO_FALLOCATE
 
+INLINE_WRITE: Final = 256 << 10
+"""Bytes of one submission that are written at once, in requests of up to 64 KiB, by an engine that may wait."""
+
 _BATCH: Final = 64
 """Results taken by one native call."""
 
@@ -72,6 +75,7 @@ class IoFile:
                 "unaligned_fd": unaligned_fd,
                 "memory_mask": memory_alignment - 1,
                 "offset_mask": offset_alignment - 1,
+                "cached": cached,
                 "nowait": cached,
             },
         )
@@ -94,6 +98,10 @@ class IoEngine:
     used, only closed.
     """
 
+    may_wait = False
+    """Whether engines that are made from now on may make a write into the page cache at once, although the kernel may
+    have to wait for room there: where nothing else lives on the loop, as in a device's own process."""
+
     def __init__(self, depth: int = 256, *, backend: str | None = None, threads: int = 8) -> None:
         """An engine for ``depth`` requests under way, 1 to 4096.
 
@@ -105,6 +113,8 @@ class IoEngine:
         if backend not in (None, *BACKENDS):
             raise HostError(f"{ENVIRONMENT}: {backend!r} is not one of {', '.join(BACKENDS)}")
         self.backend, self._native = _open(depth, backend, threads)
+        if self.may_wait:
+            self._native.inline_write = INLINE_WRITE
         self.fd: int = self._native.fd
         """Readable when :meth:`dispatch` has something to do; level-triggered."""
         self.depth = depth

@@ -271,6 +271,8 @@ class GuestMemory:
             flags = mmap.MAP_SHARED | (_MAP_NORESERVE if page == PAGE_SIZE else 0)
             mapping = mmap.mmap(fd, length, flags=flags, offset=region.offset - start)
             self._maps.append(mapping)
+            if page == PAGE_SIZE:
+                _wish_for_huge_pages(mapping)
             self._views.append(memoryview(mapping)[start : start + region.size])
         self.regions = tuple(region for _, region in pairs)
         self._region_fds = [fd for fd, _ in pairs]
@@ -299,6 +301,14 @@ class GuestMemory:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _wish_for_huge_pages(mapping: mmap.mmap) -> None:
+    """For hosts that give them to who asks: "advise" in /sys/kernel/mm/transparent_hugepage/shmem_enabled."""
+    try:
+        mapping.madvise(mmap.MADV_HUGEPAGE)
+    except OSError:
+        pass  # a kernel without them
 
 
 def _huge_page_flags(size: int) -> int:

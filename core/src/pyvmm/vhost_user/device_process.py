@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from pyvmm import child
+from pyvmm.aio import IoEngine
 from pyvmm.child_log import PipeHandler, write_all
 from pyvmm.errors import PyvmmError, UsageError
 from pyvmm.eventloop import EventLoop
@@ -45,6 +46,7 @@ def serve(request: DeviceRequest, machine: MachineView, parent: int, level: int)
     child.set_title(f"pyvmm: {request.id}: {request.spec}")
     _configure_logging(level)
     faulthandler.enable(STDERR_FD)
+    IoEngine.may_wait = True
     loop = EventLoop()
     try:
         device, backend = _attach(request, machine, loop)

@@ -6,6 +6,7 @@ every other request as a chain to serve itself.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -21,12 +22,17 @@ _move = lib.pyvmm_transfer_move
 _publish = lib.pyvmm_queue_publish
 _OTHER: Final[int] = lib.PYVMM_TRANSFER_OTHER
 _BUDGET: Final[int] = lib.PYVMM_TRANSFER_BUDGET
+_AGAIN: Final[int] = lib.PYVMM_TRANSFER_AGAIN
 
 MAX_REQUESTS: Final = 64
 """Requests that one native call starts at most."""
 
 MAX_BYTES: Final = 4 << 20
 """Bytes after which one native call starts no further request."""
+
+
+MAX_POLL: Final = 50_000
+"""Nanoseconds that a queue which has run empty is looked at for more before the driver is asked for a kick."""
 
 
 @record
@@ -73,10 +79,20 @@ class Transfers:
     """
 
     def __init__(
-        self, queue: Queue, memory: GuestMemory, engine: IoEngine, file: IoFile, format: TransferFormat, *, end: int
+        self,
+        queue: Queue,
+        memory: GuestMemory,
+        engine: IoEngine,
+        file: IoFile,
+        format: TransferFormat,
+        *,
+        end: int,
+        poll: bool = False,
     ) -> None:
         """``end``: the first byte of ``file`` that cannot be reached. Writes are plain transfers when
-        :attr:`writable` is set, which it is not at first."""
+        :attr:`writable` is set, which it is not at first. ``poll``: where the host has more than one CPU, look at a
+        ring that has run empty for a moment (:data:`MAX_POLL`) before the driver is asked for a kick. For an engine
+        that has this queue only."""
         self._queue = queue
         self._memory = memory
         self._engine = engine
@@ -101,12 +117,13 @@ class Transfers:
                 "status_failed": format.failed,
                 "max_requests": MAX_REQUESTS,
                 "max_bytes": MAX_BYTES,
+                "max_poll": MAX_POLL if poll and len(os.sched_getaffinity(0)) > 1 else 0,
                 "max_buffers": buffers,
                 "iov": self._iov,
                 "addresses": self._addresses,
             },
         )
-        self._turns = max(2 * queue.size // MAX_REQUESTS, 1) + queue.size
+        self._budgets = max(2 * queue.size // MAX_REQUESTS, 1)
         self._failed = 0
         if max(format.header_size, format.type_offset + 4, format.position_offset + 8) > lib.PYVMM_TRANSFER_MAX_HEADER:
             raise ValueError("the header is too long")
@@ -141,15 +158,21 @@ class Transfers:
         kicks itself. Raises :class:`~pyvmm.virtio.queue.QueueError`.
         """
         native, queue, ring = self._native, self._queue, self._ring
-        for _ in range(self._turns):
+        budgets, turns = self._budgets, 2 * queue.size
+        while budgets and turns:
             if queue.native is not ring:
                 return  # not active any more, or paused
             stop = _move(ring, native)
             if native.interrupt and queue.interrupt is not None:
                 queue.interrupt.signal_used_queue()
-            if stop == _OTHER:
+            if stop == _BUDGET:
+                budgets -= 1
+            elif stop == _OTHER:
+                turns -= 1
                 yield self._chain()
-            elif stop != _BUDGET:
+            elif stop == _AGAIN:
+                turns -= 1
+            else:
                 queue.check(stop)
                 return
         queue.event.signal()

@@ -123,10 +123,10 @@ class Block(VirtioDevice):
 
     def activate(self, mem: GuestMemory, interrupt: Interrupt, queues: Sequence[Queue]) -> None:
         self._told.clear()
+        ready = [queue for queue in queues if queue.ready]
         self._transfers = [
-            Transfers(queue, mem, self.engine, self.image.file, _FORMAT, end=self.image.size)
-            for queue in queues
-            if queue.ready
+            Transfers(queue, mem, self.engine, self.image.file, _FORMAT, end=self.image.size, poll=len(ready) == 1)
+            for queue in ready
         ]
         self._set_writes()
         self.context.loop.add(self.engine.fd, self._serve)
