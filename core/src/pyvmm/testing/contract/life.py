@@ -57,6 +57,14 @@ class LifeContract(VirtioContractBase):
             assert not driver.needs_reset
             self.assert_works(driver)
 
+    def test_queues_do_not_move_while_it_is_active(self) -> None:
+        with self.started() as driver:
+            for index, size in enumerate(driver.queue_sizes):
+                driver.write_queue(index, max(size // 2, 1), 0, 0, 0)
+                driver.write_queue(index, 0, 0, 0, 0)
+            self.exercise(driver)
+            assert not driver.needs_reset
+
     def test_kicks_before_driver_ok_are_harmless(self) -> None:
         with self.driven() as driver:
             for index, ring in enumerate(driver.prepare()):
