@@ -9,6 +9,7 @@ AREAS = {
     "fastport": "fastport",
     "kvm": "vcpu",
     "ring": "ring",
+    "stream": "stream",
     "bulk": "bulk",
     "aio": "aio",
     "transfer": "transfer",
@@ -17,11 +18,15 @@ AREAS = {
 }
 """The fragment of declarations for each C file."""
 
+KERNEL = ("vhost",)
+"""Fragments with nothing but what the kernel's headers have."""
+
 INTERNAL = ("aio_pool", "aio_uring")
 """C files that only other C files call."""
 
 HEADERS = """
 #include <linux/kvm.h>
+#include <linux/vhost.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ids.h>
 #include <linux/virtio_mmio.h>
@@ -29,7 +34,7 @@ HEADERS = """
 """
 
 ffibuilder = FFI()
-for area in AREAS:
+for area in (*AREAS, *KERNEL):
     ffibuilder.cdef((HERE / "cdef" / f"{area}.cdef").read_text())
 ffibuilder.set_source(
     "pyvmm._native",

@@ -15,6 +15,18 @@ static int take(struct pyvmm_queue *q, struct pyvmm_chain *chain, struct iovec *
     return taken;
 }
 
+/* Writes one message: its size, or -1 with errno. EAGAIN: nothing of it. */
+static ssize_t send_message(struct pyvmm_bulk *bulk, const struct pyvmm_chain *chain)
+{
+    ssize_t written;
+    if (bulk->stream)
+        return pyvmm_stream_send(bulk->stream, bulk->iov, chain->readable, chain->readable_length);
+    do {
+        written = writev(bulk->fd, bulk->iov, chain->readable);
+    } while (written < 0 && errno == EINTR);
+    return written;
+}
+
 int pyvmm_bulk_to_fd(struct pyvmm_queue *q, struct pyvmm_bulk *bulk)
 {
     struct pyvmm_chain *chain = bulk->chains;
@@ -30,9 +42,7 @@ int pyvmm_bulk_to_fd(struct pyvmm_queue *q, struct pyvmm_bulk *bulk)
         }
         ssize_t written = -1;
         if (chain->readable_length >= bulk->min_size && chain->readable_length <= bulk->max_size) {
-            do {
-                written = writev(bulk->fd, bulk->iov, chain->readable);
-            } while (written < 0 && errno == EINTR);
+            written = send_message(bulk, chain);
             if (written < 0 && errno == EAGAIN) {
                 pyvmm_queue_untake(q, chain->head);
                 stop = PYVMM_BULK_WAIT;
@@ -48,6 +58,8 @@ int pyvmm_bulk_to_fd(struct pyvmm_queue *q, struct pyvmm_bulk *bulk)
         bytes += chain->readable_length;
         pyvmm_queue_complete(q, chain->head, 0);
     }
+    if (bulk->stream && stop >= 0 && pyvmm_stream_flush(bulk->stream) && errno == EAGAIN)
+        stop = PYVMM_BULK_WAIT;
     bulk->interrupt = (uint8_t)pyvmm_queue_publish(q);
     return stop;
 }
@@ -148,6 +160,8 @@ static ssize_t receive(struct pyvmm_bulk *bulk, const struct window *w)
     uint64_t room = w->room;
     uint8_t more;
 
+    if (bulk->stream)
+        return pyvmm_stream_receive(bulk->stream, iov, room);
     for (uint32_t i = buffers; i < w->buffers; i++)
         room -= iov[i].iov_len;
     /* A descriptor cuts a message silently: one byte behind the buffers shows it. */

@@ -7,6 +7,7 @@
 #define PYVMM_BULK_H
 
 #include "ring.h"
+#include "stream.h"
 
 /* Chains that one message may be spread over. */
 #define PYVMM_BULK_CHAINS 1024
@@ -21,6 +22,7 @@ enum pyvmm_bulk_stop {
 struct pyvmm_bulk {
     /* What the caller sets. */
     int fd;
+    struct pyvmm_stream *stream; /* where messages have their length before them in place of `fd`, or NULL */
     uint32_t min_size; /* bytes of a message; others are dropped */
     uint32_t max_size; /* of a message from the ring; to the ring, the room that is waited for */
     uint32_t clear;    /* leading bytes of a message to the ring that are set to 0 */

@@ -14,7 +14,7 @@ import select
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from pyvmm.loop_thread import LoopThread
+    from pyvmm.eventloop import EventLoop, LoopScope
 
 __all__ = ["LogRelay"]
 
@@ -66,14 +66,16 @@ class LogRelay:
         self._lines = 0
         self._counting = False
         self._loggers: set[str] = set()
-        self._loop: LoopThread | None = None
+        self._loop: EventLoop | LoopScope | None = None
         self._expected_to_end = False
+        self.ignored: re.Pattern[bytes] | None = None
+        """Lines that are not worth relaying."""
 
     def expect_end(self) -> None:
         """What the process says from now on it says because it was told to end: of no interest to most."""
         self._expected_to_end = True
 
-    def watch(self, loop: LoopThread) -> None:
+    def watch(self, loop: EventLoop | LoopScope) -> None:
         """Relay what comes, as it comes, on ``loop``."""
         self._loop = loop
         loop.add(self._fd, self._readable)
@@ -139,7 +141,7 @@ class LogRelay:
     def _emit(self, line: bytes) -> None:
         logger, level, message = self._parse(line)
         text = message.translate(_CONTROLS).rstrip()
-        if not text:
+        if not text or (self.ignored is not None and self.ignored.fullmatch(line)):
             return
         if not text.startswith((f"{self.name}: ", f"{self.name} (")):  # a failure names the package as well
             text = f"{self.name}: {text}"

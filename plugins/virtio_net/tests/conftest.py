@@ -32,7 +32,7 @@ def make_guest(namespace: None) -> Iterator[Callable[..., Guest]]:
     guests = []
 
     def make(tap: str = "tap0", **options: object) -> Guest:
-        guests.append(Guest(Net(NetOptions(tap, **options)), name="net0"))  # type: ignore[arg-type]
+        guests.append(Guest(Net(NetOptions(tap, **{"vhost": "off", **options})), name="net0"))  # type: ignore[arg-type]
         return guests[-1]
 
     yield make

@@ -11,19 +11,8 @@ from net_guest import Card, Guest
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.queue import Queue
 from pyvmm_virtio_net.queue_pair import QueuePair
-from pyvmm_virtio_net.tap import Tap
 
 FRAMES = [plain(1000, number) for number in range(200)]
-
-
-class SocketTap(Tap):
-    """A socket as far as a queue pair sees a tap."""
-
-    def __init__(self, near: socket.socket) -> None:
-        self.fd = near.fileno()
-
-    def current_name(self) -> str | None:
-        return "tap0"
 
 
 class SocketCard(VirtioDevice):
@@ -44,12 +33,13 @@ class SocketCard(VirtioDevice):
         super().activate(*arguments)  # type: ignore[arg-type]
         self.pair = QueuePair(
             self.context.loop,
-            SocketTap(self.near),
+            self.near.fileno(),
             self.queues[0],
             self.queues[1],
             merge=False,
             max_frame_size=2000,
             checksums=True,
+            is_gone=lambda: False,
             on_gone=self._on_gone,
         )
         self.pair.start()

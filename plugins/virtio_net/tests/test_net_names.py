@@ -72,14 +72,29 @@ def test_options_as_typed() -> None:
     assert options == NetOptions("tap0", "52:54:00:12:34:56", 9000)
 
 
+def test_user_is_passt_and_a_tap_of_that_name_has_another_spelling() -> None:
+    user = parse_options(NetOptions, "net", "user,tcp=8080:80,tcp=2222:22,,2223:23,udp=127.0.0.1/53")
+    tap = parse_options(NetOptions, "net", "tap=user")
+
+    assert user.is_user and user.tcp == ("8080:80", "2222:22,2223:23") and user.udp == ("127.0.0.1/53",)
+    assert not tap.is_user and tap.tap_name == "user"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "net: option 'tap' is missing; give it as --device net:TAP"),
+        ("", "net: one tap or user is needed: net:TAP or net:user"),
+        ("tap0,tap=tap1", "net: one tap or user is needed: net:TAP or net:user"),
+        ("user,queues=2", "net: queues=N and vhost=on need a tap"),
+        ("user,vhost=on", "net: queues=N and vhost=on need a tap"),
+        ("tap0,tcp=8080:80", "net: tcp and udp are of user; give net:user"),
+        ("tap=user,udp=53", "net: tcp and udp are of user; give net:user"),
+        ("tap0,queues=9", "net: option 'queues': '9' is not between 1 and 8"),
+        ("tap0,vhost=yes", "net: option 'vhost': 'yes' is not one of auto, on, off"),
         ("tap0,mtu=67", "net: option 'mtu': '67' is not between 68 and 65521"),
         ("tap0,mtu=65522", "net: option 'mtu': '65522' is not between 68 and 65521"),
         ("tap0,mac=1", "net: option 'mac': '1' is not a MAC address such as 02:00:00:12:34:56"),
-        ("tap/0", "net: option 'tap': 'tap/0' is no name for an interface"),
+        ("tap/0", "net: option 'host': 'tap/0' is no name for an interface"),
     ],
 )
 def test_options_with_a_mistake_end_in_one_line(text: str, message: str) -> None:

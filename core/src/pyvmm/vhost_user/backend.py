@@ -379,7 +379,7 @@ class Backend:
 
     def _set_vring_call(self, message: Message) -> Answer:
         vring, event = self._vring_event(message)
-        vring.set_call(event)
+        self._served.set_call(vring, event)
         return None
 
     def _set_vring_err(self, message: Message) -> Answer:

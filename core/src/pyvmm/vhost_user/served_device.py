@@ -145,6 +145,8 @@ class ServedDevice:
 
     def memory_changed(self) -> None:
         """The memory table is another: rings that run go on in it."""
+        if any(vring.queue.handed_over for vring in self.vrings):
+            self.deactivate()  # whoever has them knows the old addresses; settle() starts the device anew
         try:
             for vring in self.vrings:
                 vring.place(self.table)
@@ -166,9 +168,18 @@ class ServedDevice:
         vring.set_kick(kick)
         self._start_wanted = True
 
+    def set_call(self, vring: Vring, call: EventFd | None) -> None:
+        """SET_VRING_CALL."""
+        if vring.queue.handed_over:
+            self.deactivate()  # whoever has the ring knows the old descriptor; settle() starts the device anew
+        vring.set_call(call)
+
     def enable_vring(self, vring: Vring, enabled: bool) -> None:
         """SET_VRING_ENABLE: a disabled ring is left as it is."""
         vring.enabled = enabled
+        if vring.queue.handed_over:
+            self.deactivate()  # whoever has the ring does not hear of this; settle() starts the device anew
+            return
         if vring.queue.ready:
             vring.queue.paused = not self._is_enabled(vring)
             if not vring.queue.paused:

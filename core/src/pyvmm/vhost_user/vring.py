@@ -29,6 +29,11 @@ class VringInterrupt(Interrupt):
         super().__init__(EventFd(-1))
         self._vring = vring
 
+    @property
+    def call_fd(self) -> int:
+        """The front end's, or -1."""
+        return self._vring.call.fd if self._vring.call is not None else -1
+
     def signal_used_queue(self) -> None:
         """Signal the call descriptor; where the front end polls the ring, there is none."""
         self.used_signals += 1

@@ -21,6 +21,9 @@ MAX_BYTES: Final = 1 << 20
 """Bytes after which one call moves no further message, for the same reason."""
 
 
+_LENGTH_SIZE: Final = 4
+
+
 class Stop(enum.IntEnum):
     """Why a call ended, and so what to wait for before the next."""
 
@@ -37,16 +40,45 @@ class Stop(enum.IntEnum):
     """The descriptor cannot be read; ``error`` says why."""
 
 
+class Stream:
+    """A stream socket on which each message has its length before it, in four bytes, the highest first."""
+
+    def __init__(self, fd: int, *, header: int, max_size: int) -> None:
+        """``header``: bytes at the start of a message in a ring that the stream does not have: they are left out, and
+        come as zeros. ``max_size``: bytes of the longest message in the stream. ``fd`` stays the caller's."""
+        self.fd = fd
+        self._input = ffi.new("uint8_t[]", 2 * (_LENGTH_SIZE + max_size))
+        self._rest = ffi.new("uint8_t[]", _LENGTH_SIZE + max_size)
+        self.native: Any = ffi.new("struct pyvmm_stream *")
+        """A ``struct pyvmm_stream *``, for native code."""
+        self.native.fd = fd
+        self.native.header = header
+        self.native.max_size = max_size
+        self.native.input = self._input
+        self.native.input_size = len(self._input)
+        self.native.rest = self._rest
+
+    @property
+    def has_more(self) -> bool:
+        """Whether messages may have been read from the socket that no ring had room for."""
+        return bool(lib.pyvmm_stream_has_more(self.native))
+
+
 class _Bulk:
     """What both directions have in common."""
 
-    def __init__(self, queue: Queue, fd: int, min_size: int, max_size: int) -> None:
+    def __init__(self, queue: Queue, channel: int | Stream, min_size: int, max_size: int) -> None:
         self._queue = queue
         # As long as two of the longest chains, and one element behind them that receiving needs.
         buffers = 2 * max(queue.size, lib.PYVMM_MAX_CHAIN)
         self._iov = ffi.new("struct iovec[]", buffers + 1)
         self._native: Any = ffi.new("struct pyvmm_bulk *")
-        self._native.fd = fd
+        self._channel = channel
+        if isinstance(channel, Stream):
+            self._native.fd = channel.fd
+            self._native.stream = channel.native
+        else:
+            self._native.fd = channel
         self._native.iov = self._iov
         self._native.max_buffers = buffers
         self._native.min_size = min_size
@@ -79,10 +111,11 @@ class _Bulk:
 class ToDescriptor(_Bulk):
     """Writes each chain of a queue to a descriptor as one message, and completes it."""
 
-    def __init__(self, queue: Queue, fd: int, *, min_size: int, max_size: int) -> None:
-        """``min_size``, ``max_size``: bytes of a message. Shorter and longer ones are dropped, and so are those that
-        the descriptor refuses. The queue's chains must not be taken otherwise."""
-        super().__init__(queue, fd, min_size, max_size)
+    def __init__(self, queue: Queue, channel: int | Stream, *, min_size: int, max_size: int) -> None:
+        """``channel``: a descriptor that keeps messages apart, or a stream. ``min_size``, ``max_size``: bytes of a
+        message. Shorter and longer ones are dropped, and so are those that the descriptor refuses. The queue's chains
+        must not be taken otherwise."""
+        super().__init__(queue, channel, min_size, max_size)
 
     def move(self) -> Stop:
         """Move what there is; raises :class:`~pyvmm.virtio.queue.QueueError`."""
@@ -97,7 +130,7 @@ class FromDescriptor(_Bulk):
     def __init__(
         self,
         queue: Queue,
-        fd: int,
+        channel: int | Stream,
         *,
         min_size: int,
         max_size: int,
@@ -105,7 +138,8 @@ class FromDescriptor(_Bulk):
         count_offset: int = -1,
         clear: int = 0,
     ) -> None:
-        """``min_size``: bytes that a message has, and a chain must have, at least.
+        """``channel``: as of :class:`ToDescriptor`.
+        ``min_size``: bytes that a message has, and a chain must have, at least.
         ``max_size``: bytes of the largest message that is expected. Larger ones are taken where they fit.
         ``merge``: one message may go over several chains.
         ``count_offset``: where in a message the number of its chains is stored, in 16 bits; -1 for nowhere.
@@ -117,7 +151,7 @@ class FromDescriptor(_Bulk):
         """
         if max(count_offset + 2, clear) > min_size:
             raise ValueError("what is stored in a message must be within its shortest")
-        super().__init__(queue, fd, min_size, max_size)
+        super().__init__(queue, channel, min_size, max_size)
         self._native.merge = merge
         self._native.count_offset = count_offset
         self._native.clear = clear

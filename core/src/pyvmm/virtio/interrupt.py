@@ -27,6 +27,11 @@ class Interrupt:
         self.used_signals = 0
         """How often a used ring's interrupt was signalled."""
 
+    @property
+    def call_fd(self) -> int:
+        """The eventfd that is signalled for a used ring, for others who serve the ring; -1 where nobody waits."""
+        return self.event.fd
+
     def signal_used_queue(self) -> None:
         """Say that a used ring has new entries; :class:`Queue` calls it where the driver wants to know."""
         self.used_signals += 1

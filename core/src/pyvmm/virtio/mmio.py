@@ -353,6 +353,8 @@ class MmioDevice(BusDevice):
 
     def _callback_failed(self, error: BaseException) -> None:
         self._scope.close()
+        for queue in self.queues:
+            queue.take_back()
         if isinstance(error, QueueError | PyvmmError):
             self._fail(str(error))
         else:

@@ -6,7 +6,7 @@ The ring itself (walking, checks, barriers) is native code; here are its batches
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from pyvmm._native import ffi, lib
@@ -141,6 +141,7 @@ class Queue:
         self.paused = False
         """While true, no chain is handed out; those that were can be completed."""
         self._native: Any = None
+        self._take_over: Callable[[], int] | None = None
         self._inflight: Any = None
         self._taken: deque[DescriptorChain] = deque()
         self._pending = 0
@@ -207,15 +208,40 @@ class Queue:
         """
         if self._native is None:
             return 0
-        while self._taken:
-            lib.pyvmm_queue_untake(self._native, self._taken.pop().head)
+        self.take_back()
+        self._put_back()
         self.publish()
         base = self.next_avail
         self._deactivate()
         return base
 
+    def hand_over(self, take_over: Callable[[], int]) -> int:
+        """Let another, such as the kernel's vhost, serve the rings from the available entry on that is returned.
+
+        No chain is handed out here from then on. ``take_over`` is called once, by :meth:`take_back` or when the queue
+        is stopped or reset: it ends what the other does and returns the available entry to go on from.
+        """
+        self._put_back()
+        self.publish()
+        self._take_over = take_over
+        return self.next_avail
+
+    def take_back(self) -> None:
+        """Serve the rings here again, if they were handed over."""
+        take_over, self._take_over = self._take_over, None
+        if take_over is not None:
+            base = take_over()
+            if self._native is not None:
+                lib.pyvmm_queue_resume(self._native, base)
+
+    @property
+    def handed_over(self) -> bool:
+        """Whether another serves the rings."""
+        return self._take_over is not None
+
     def reset(self) -> None:
         """Back to what it was before the driver knew it."""
+        self.take_back()
         self._deactivate()
         self.paused = False
         self.size = self.max_size
@@ -226,7 +252,7 @@ class Queue:
     @property
     def native(self) -> Any:
         """The ring as a ``struct pyvmm_queue *`` for native code; None while no chain may be taken."""
-        return None if self.paused else self._native
+        return None if self.paused or self.handed_over else self._native
 
     @property
     def in_flight(self) -> int:
@@ -257,7 +283,7 @@ class Queue:
 
     def pop(self) -> DescriptorChain | None:
         """The next available chain; None when there is none: then the driver will kick again."""
-        if self.paused or (not self._taken and not self._take()):
+        if self.paused or self.handed_over or (not self._taken and not self._take()):
             return None
         return self._taken.popleft()
 
@@ -284,6 +310,11 @@ class Queue:
         self.interrupt = None
         self._taken.clear()
         self._pending = 0
+
+    def _put_back(self) -> None:
+        """What was taken in a batch and not handed out yet is available again."""
+        while self._taken:
+            lib.pyvmm_queue_untake(self._native, self._taken.pop().head)
 
     def _track(self, inflight: memoryview) -> None:
         if len(inflight) < inflight_size(self.size):

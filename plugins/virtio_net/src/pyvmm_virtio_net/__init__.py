@@ -1,10 +1,10 @@
-"""The kind ``net``: a virtio network device on a tap of the host."""
+"""The kind ``net``: a virtio network card on a tap of the host, or on passt."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
 from pyvmm.options import int_between
 from pyvmm.plugin import DeviceKind, hookimpl, option
@@ -12,18 +12,23 @@ from pyvmm.plugin import DeviceKind, hookimpl, option
 from pyvmm_virtio_net.names import parse_interface_name, parse_mac
 
 if TYPE_CHECKING:
-    from pyvmm_virtio_net.device import Net
+    from pyvmm_virtio_net.card import Card
+
+USER: Final = "user"
+"""In place of a tap: passt."""
 
 
 @dataclass(frozen=True)
 class NetOptions:
-    """What ``net:TAP,…`` takes."""
+    """What ``net:TAP,…`` and ``net:user,…`` take."""
 
-    tap: str = option(
+    host: str | None = option(
+        None,
         primary=True,
         parse=parse_interface_name,
-        metavar="TAP",
-        help="the host's tap; made, for as long as the machine runs, where it does not exist",
+        metavar="TAP|user",
+        help="the host's tap; made, for as long as the machine runs, where it does not exist; "
+        "user: no tap and no privilege, by passt",
     )
     mac: str | None = option(
         None,
@@ -35,11 +40,51 @@ class NetOptions:
         None,
         parse=int_between(68, 65521),
         metavar="BYTES",
-        help="the largest packet; by default the tap's own",
+        help="the largest packet; by default the tap's own, and 65520 with user",
     )
+    tap: str | None = option(
+        None,
+        parse=parse_interface_name,
+        metavar="TAP",
+        help="as TAP, also for a tap that is called user",
+    )
+    queues: int = option(
+        1, parse=int_between(1, 8), help="pairs of queues; more than one needs a tap that was made with multi_queue"
+    )
+    vhost: Literal["auto", "on", "off"] = option(
+        "auto", help="have the kernel's vhost-net move the frames of a tap; auto: where /dev/vhost-net can be used"
+    )
+    tcp: tuple[str, ...] = option(
+        (),
+        metavar="PORTS",
+        help="with user: ports of the host that lead to the guest, as in passt(1): 8080:80",
+    )
+    udp: tuple[str, ...] = option((), metavar="PORTS", help="with user: the same for UDP")
+
+    def __post_init__(self) -> None:
+        if (self.host is None) == (self.tap is None):
+            raise ValueError("one tap or user is needed: net:TAP or net:user")
+        if self.is_user and (self.queues > 1 or self.vhost == "on"):
+            raise ValueError("queues=N and vhost=on need a tap; leave them out with user")
+        if not self.is_user and (self.tcp or self.udp):
+            raise ValueError("tcp and udp are of user; give net:user, or forward ports of a tap by the host's firewall")
+
+    @property
+    def is_user(self) -> bool:
+        """Whether passt is the other side."""
+        return self.host == USER
+
+    @property
+    def tap_name(self) -> str:
+        """The tap, where one is the other side."""
+        return self.tap or self.host or ""
 
 
-def _make(options: NetOptions) -> Net:
+def _make(options: NetOptions) -> Card:
+    if options.is_user:
+        from pyvmm_virtio_net.user import UserNet
+
+        return UserNet(options)
     from pyvmm_virtio_net.device import Net
 
     return Net(options)
@@ -53,7 +98,7 @@ def pyvmm_device_kinds() -> Sequence[DeviceKind[NetOptions]]:
             "net",
             NetOptions,
             _make,
-            help="a network card on a tap of the host",
+            help="a network card on a tap of the host, or without privilege by passt",
             kernel_config="CONFIG_VIRTIO_NET",
             modules=["pyvmm_virtio_net.device"],
         )

@@ -19,6 +19,10 @@ VIRTIO_NET_F_HOST_TSO6: Final = 12
 VIRTIO_NET_F_HOST_ECN: Final = 13
 VIRTIO_NET_F_MRG_RXBUF: Final = 15
 VIRTIO_NET_F_STATUS: Final = 16
+VIRTIO_NET_F_CTRL_VQ: Final = 17
+VIRTIO_NET_F_CTRL_RX: Final = 18
+VIRTIO_NET_F_MQ: Final = 22
+VIRTIO_NET_F_CTRL_MAC_ADDR: Final = 23
 VIRTIO_NET_F_GUEST_USO4: Final = 54
 VIRTIO_NET_F_GUEST_USO6: Final = 55
 VIRTIO_NET_F_HOST_USO: Final = 56
@@ -33,9 +37,22 @@ VIRTIO_NET_HDR_GSO_TCPV6: Final = 4
 VIRTIO_NET_HDR_GSO_UDP_L4: Final = 5
 VIRTIO_NET_HDR_GSO_ECN: Final = 0x80
 
+VIRTIO_NET_OK: Final = 0
+VIRTIO_NET_ERR: Final = 1
+"""How a control request ended (section 5.1.6.5)."""
+
+VIRTIO_NET_CTRL_RX: Final = 0
+VIRTIO_NET_CTRL_RX_PROMISC: Final = 0
+VIRTIO_NET_CTRL_RX_ALLMULTI: Final = 1
+VIRTIO_NET_CTRL_MAC: Final = 1
+VIRTIO_NET_CTRL_MAC_TABLE_SET: Final = 0
+VIRTIO_NET_CTRL_MAC_ADDR_SET: Final = 1
+VIRTIO_NET_CTRL_MQ: Final = 4
+VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET: Final = 0
+
 RECEIVEQ: Final = 0
 TRANSMITQ: Final = 1
-"""The queues of the first pair (section 5.1.2)."""
+"""The queues of a pair (section 5.1.2)."""
 
 HEADER_SIZE: Final = 12
 """Bytes of struct virtio_net_hdr_v1: what VERSION_1 puts before each frame (section 5.1.6)."""

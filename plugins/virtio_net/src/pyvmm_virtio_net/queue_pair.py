@@ -1,44 +1,70 @@
-"""A receive and a transmit queue, and the tap whose frames they carry (virtio 1.2, section 5.1.6)."""
+"""A receive and a transmit queue, and the tap or stream whose frames they carry (virtio 1.2, section 5.1.6)."""
 
 from __future__ import annotations
 
 import os
 import select
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from pyvmm.eventloop import READABLE, WRITABLE, LoopScope
-from pyvmm.virtio.bulk import FromDescriptor, Stop, ToDescriptor
+from pyvmm.virtio.bulk import FromDescriptor, Stop, Stream, ToDescriptor
 from pyvmm.virtio.queue import Queue
 
 from pyvmm_virtio_net.constants import ETHERNET_HEADER_SIZE, HEADER_SIZE, MAX_FRAME_SIZE, NUM_BUFFERS_OFFSET
-from pyvmm_virtio_net.tap import Tap
 
 _MAX_STALE: Final = 4096
 """Frames thrown away at the start, at most: a tap keeps 1000 unless told otherwise."""
 
 
+class Pair(Protocol):
+    """Whatever moves the frames of a pair of queues."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def stop(self) -> None:
+        """End: nothing touches the queues any more."""
+
+    def on_kick(self, queue: Queue) -> None:
+        """The driver has kicked one of the queues."""
+
+    def __str__(self) -> str:
+        """What came of it, for the log."""
+
+
+def throw_away(fd: int) -> None:
+    """Forget what a tap has kept while there was no driver: it may be of a kind that this one refused."""
+    header = bytearray(HEADER_SIZE)
+    try:
+        for _ in range(_MAX_STALE):
+            os.readv(fd, [header])
+    except OSError:
+        pass
+
+
 class QueuePair:
-    """Moves frames between two queues and a tap, for one activation of the device."""
+    """Moves frames between two queues and a tap or stream in this process, for one activation of the device."""
 
     def __init__(
         self,
         loop: LoopScope,
-        tap: Tap,
+        channel: int | Stream,
         receiveq: Queue,
         transmitq: Queue,
         *,
         merge: bool,
         max_frame_size: int,
         checksums: bool,
+        is_gone: Callable[[], bool],
         on_gone: Callable[[], None],
     ) -> None:
-        """``merge``: the driver accepted MRG_RXBUF. ``max_frame_size``: bytes of the largest frame that the tap may
-        give, with its header. ``checksums``: the driver accepted GUEST_CSUM. ``on_gone``: called once when the tap
-        has left the host."""
+        """``channel``: a tap's descriptor, or a stream. ``merge``: the driver accepted MRG_RXBUF. ``max_frame_size``:
+        bytes of the largest frame that may come, with its header. ``checksums``: the driver accepted GUEST_CSUM.
+        ``is_gone``: asked when the channel cannot be read, whether it is for ever. ``on_gone``: called once, then."""
         self.received = FromDescriptor(
             receiveq,
-            tap.fd,
+            channel,
             min_size=HEADER_SIZE,
             max_size=max_frame_size,
             merge=merge,
@@ -47,29 +73,29 @@ class QueuePair:
             clear=0 if checksums else NUM_BUFFERS_OFFSET,
         )
         self.sent = ToDescriptor(
-            transmitq, tap.fd, min_size=HEADER_SIZE + ETHERNET_HEADER_SIZE, max_size=MAX_FRAME_SIZE
+            transmitq, channel, min_size=HEADER_SIZE + ETHERNET_HEADER_SIZE, max_size=MAX_FRAME_SIZE
         )
         self._loop = loop
-        self._tap = tap
+        self._stream = channel if isinstance(channel, Stream) else None
+        self._fd = channel.fd if isinstance(channel, Stream) else channel
         self._receiveq = receiveq
         self._transmitq = transmitq
+        self._is_gone = is_gone
         self._on_gone = on_gone
         self._events = READABLE
         self._gone = False
 
     def start(self) -> None:
-        """Begin. What came while there was no driver is thrown away: it may be of a kind that this one refused."""
-        header = bytearray(HEADER_SIZE)
-        try:
-            for _ in range(_MAX_STALE):
-                os.readv(self._tap.fd, [header])
-        except OSError:
-            pass
-        self._loop.add(self._tap.fd, self._ready, self._events)
+        """Begin."""
+        if self._stream is None:
+            throw_away(self._fd)
+        self._loop.add(self._fd, self._ready, self._events)
+        self._transmitq.event.signal()  # for what is there already
+        self._receive_more()
 
     def stop(self) -> None:
         """End. No frame is under way between two callbacks, so there is nothing to wait for."""
-        self._loop.remove(self._tap.fd)
+        self._loop.remove(self._fd)
 
     def on_kick(self, queue: Queue) -> None:
         """The driver has frames to send or has made room for some to come."""
@@ -79,6 +105,15 @@ class QueuePair:
         elif not self._events & READABLE:
             self._wait_for(self._events | READABLE)
             self._receive()
+        elif self._stream is not None and self._stream.has_more:
+            self._receive()
+
+    def __str__(self) -> str:
+        received, sent = self.received, self.sent
+        return (
+            f"{received.messages} frames received, {received.dropped} dropped; "
+            f"{sent.messages} sent, {sent.dropped} dropped"
+        )
 
     def _ready(self, ready: int) -> None:
         if ready & (select.EPOLLERR | select.EPOLLHUP):
@@ -103,20 +138,27 @@ class QueuePair:
             # The tap keeps its frames, and tells when there is room again: nothing is polled meanwhile, and
             # nothing forgotten.
             self._wait_for(self._events & ~READABLE)
-        elif stop is Stop.ERROR and self._tap.current_name() is None:
+        elif stop is Stop.ERROR and self._is_gone():
             self._leave()
+        elif stop is Stop.BUDGET:
+            self._receive_more()
+
+    def _receive_more(self) -> None:
+        """Of what was read from a stream and not received the descriptor says nothing."""
+        if self._stream is not None and self._stream.has_more:
+            self._receiveq.event.signal()
 
     def _wait_for(self, events: int) -> None:
         if events != self._events:
             self._events = events
             if not self._gone:
-                self._loop.modify(self._tap.fd, events)
+                self._loop.modify(self._fd, events)
 
     def _leave(self) -> None:
-        """Wait no more for a tap that is gone; what the guest sends is dropped by its descriptor."""
+        """Wait no more for a channel that is gone; what the guest sends is dropped by its descriptor."""
         if not self._gone:
             self._gone = True
-            self._loop.remove(self._tap.fd)
+            self._loop.remove(self._fd)
             self._on_gone()
             if self._events & WRITABLE:
                 self._events &= ~WRITABLE

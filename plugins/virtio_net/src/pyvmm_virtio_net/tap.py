@@ -22,8 +22,11 @@ TUNSETIFF: Final = 0x400454CA
 TUNSETOFFLOAD: Final = 0x400454D0
 TUNGETIFF: Final = 0x800454D2
 TUNSETVNETHDRSZ: Final = 0x400454D8
+TUNSETQUEUE: Final = 0x400454D9
 IFF_TAP: Final = 0x0002
 IFF_MULTI_QUEUE: Final = 0x0100
+IFF_ATTACH_QUEUE: Final = 0x0200
+IFF_DETACH_QUEUE: Final = 0x0400
 IFF_NO_PI: Final = 0x1000
 IFF_VNET_HDR: Final = 0x4000
 IFF_TUN_EXCL: Final = 0x8000
@@ -52,20 +55,30 @@ _IFREQ_POINTER: Final = struct.Struct("16sQ16x")
 class Tap:
     """An open tap that takes and gives frames with a virtio_net_hdr_v1 before each."""
 
-    def __init__(self, name: str, mtu: int | None = None) -> None:
+    def __init__(self, name: str, mtu: int | None = None, queues: int = 1) -> None:
         """Attach to the tap ``name``, or make it: then it is brought up and goes when it is closed.
 
-        ``mtu``: what a tap made here is given, in bytes. Raises :class:`PyvmmError`.
+        ``mtu``: what a tap made here is given, in bytes. ``queues``: how many it has; all but the first are detached
+        until :meth:`attach_queue`. Raises :class:`PyvmmError`.
 
-        Afterwards: ``made``, whether it was made here; ``was_up``, whether the host's administrator has it up;
-        ``mtu``, its own; ``has_uso``, whether the kernel can segment UDP for it.
+        Afterwards: ``fds``, one for each queue; ``made``, whether it was made here; ``was_up``, whether the host's
+        administrator has it up; ``mtu``, its own; ``has_uso``, whether the kernel can segment UDP for it.
         """
         self.given_name = name
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self.fd = -1
+        self.fds: list[int] = []
+        self.gone = False
+        """Whether the interface was found to have left the host."""
         try:
-            self.fd = _open_tun()
-            self.made = _attach(self.fd, name)
+            self.fds.append(_open_tun())
+            self.made = _attach(self.fd, name, queues > 1)
+            for index in range(1, queues):
+                self.fds.append(_open_tun())
+                try:
+                    _set_iff(self.fds[index], name, IFF_MULTI_QUEUE)
+                except OSError as error:
+                    raise _refused(name, error, exists=True) from error
+                self.attach_queue(index, False)
             fcntl.ioctl(self.fd, TUNSETVNETHDRSZ, struct.pack("i", HEADER_SIZE))
             self.set_offload(0)
             if self.made:
@@ -75,6 +88,20 @@ class Tap:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def fd(self) -> int:
+        """The descriptor of the first queue; -1 when closed."""
+        return self.fds[0] if self.fds else -1
+
+    def attach_queue(self, index: int, attached: bool) -> None:
+        """Whether the kernel gives frames to queue ``index``, which is not the first."""
+        flags = IFF_ATTACH_QUEUE if attached else IFF_DETACH_QUEUE
+        try:
+            fcntl.ioctl(self.fds[index], TUNSETQUEUE, _IFREQ_FLAGS.pack(b"", flags))
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # it is so already, or the tap is gone
+                raise
 
     def set_offload(self, flags: int) -> None:
         """Let the kernel give frames that need the work of ``flags``, TUN_F_*; it raises OSError for bad ones."""
@@ -102,9 +129,9 @@ class Tap:
 
     def close(self) -> None:
         """Let go of the tap; one that was made here goes with it."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = []
         self.socket.close()
 
     def _bring_up(self, mtu: int | None) -> None:
@@ -149,20 +176,23 @@ def _open_tun() -> int:
         raise HostError(f"net: cannot open {_TUN}: {error.strerror}; {hint}") from error
 
 
-def _attach(fd: int, name: str) -> bool:
+def _attach(fd: int, name: str, multi_queue: bool) -> bool:
     """Make ``fd`` the tap ``name``; whether it had to be made."""
+    flags = IFF_MULTI_QUEUE if multi_queue else 0
     if not _exists(name):
         try:
-            _set_iff(fd, name, IFF_TUN_EXCL)
+            _set_iff(fd, name, flags | IFF_TUN_EXCL)
             return True
         except OSError as error:
             if error.errno != errno.EBUSY:  # somebody else has just made it
                 raise _refused(name, error, exists=False) from error
     try:
-        _set_iff(fd, name, 0)
+        _set_iff(fd, name, flags)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise _refused(name, error, exists=True) from error
+        if multi_queue:
+            raise _not_multi_queue(name, error) from error
         try:
             _set_iff(fd, name, IFF_MULTI_QUEUE)  # the flag must be as it was when the tap was made
         except OSError:
@@ -197,6 +227,20 @@ def _refused(name: str, error: OSError, exists: bool) -> PyvmmError:
         case _:
             text = f"the kernel refuses tap {name}: {error.strerror}"
     return HostError(f"net: {text}")
+
+
+def _not_multi_queue(name: str, error: OSError) -> PyvmmError:
+    """Why a tap refused several queues: it has one, or is no tap."""
+    probe = _open_tun()
+    try:
+        _set_iff(probe, name, 0)
+    except OSError as refusal:
+        if refusal.errno == errno.EINVAL:
+            return _refused(name, error, exists=True)
+    finally:
+        os.close(probe)
+    make = f'sudo ip tuntap add dev {name} mode tap multi_queue user "$USER" && sudo ip link set {name} up'
+    return UsageError(f"net: tap {name} has one queue; leave queues=N out, or delete it and make it anew: {make}")
 
 
 def _text(name: bytes) -> str:

@@ -1,0 +1,111 @@
+"""Requests of the control queue (virtio 1.2, section 5.1.6.5).
+
+What the guest asks for of receiving (promiscuous, addresses) is taken note of and filters nothing: the specification
+calls these filters best effort, and which frames reach a tap its bridge knows better.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from pyvmm.virtio.queue import DescriptorChain
+
+from pyvmm_virtio_net import constants as net
+
+log = logging.getLogger(__name__)
+
+MAX_REQUEST: Final = 16384
+"""Bytes of a request that are looked at: more than 2,700 addresses. A longer one is refused."""
+
+_ADDRESS_SIZE: Final = 6
+_KEPT_ADDRESSES: Final = 64
+
+
+class RefusedError(Exception):
+    """A request that is answered with VIRTIO_NET_ERR."""
+
+
+class Control:
+    """What a driver asked of the card, in plain attributes; each life of the driver begins with a new one."""
+
+    def __init__(
+        self,
+        features: int,
+        max_pairs: int,
+        set_mac: Callable[[bytes], None],
+        set_pairs: Callable[[int], None],
+    ) -> None:
+        """``features``: what the driver accepted. ``max_pairs``: the most pairs of queues that it may use."""
+        self.promiscuous = True
+        self.all_multicast = False
+        self.mac_table: list[bytes] = []
+        """The first addresses of the table that the driver set last, 64 at most."""
+        self._features = features
+        self._max_pairs = max_pairs
+        self._set_mac = set_mac
+        self._set_pairs = set_pairs
+
+    def answer(self, chain: DescriptorChain) -> None:
+        """Carry out a request, and say whether it was."""
+        try:
+            self._carry_out(chain)
+            result = net.VIRTIO_NET_OK
+        except RefusedError as error:
+            log.debug("control request refused: %s", error)
+            result = net.VIRTIO_NET_ERR
+        chain.complete(chain.write(0, bytes([result])))
+
+    def _carry_out(self, chain: DescriptorChain) -> None:
+        if not 2 <= chain.readable_length <= MAX_REQUEST:
+            raise RefusedError(f"of {chain.readable_length} bytes")
+        if not chain.writable_length:
+            raise RefusedError("without room for an answer")
+        request = chain.read(0, chain.readable_length)
+        data = request[2:]
+        match request[0], request[1]:
+            case net.VIRTIO_NET_CTRL_RX, net.VIRTIO_NET_CTRL_RX_PROMISC if self._has(net.VIRTIO_NET_F_CTRL_RX):
+                self.promiscuous = _flag(data)
+            case net.VIRTIO_NET_CTRL_RX, net.VIRTIO_NET_CTRL_RX_ALLMULTI if self._has(net.VIRTIO_NET_F_CTRL_RX):
+                self.all_multicast = _flag(data)
+            case net.VIRTIO_NET_CTRL_MAC, net.VIRTIO_NET_CTRL_MAC_TABLE_SET if self._has(net.VIRTIO_NET_F_CTRL_RX):
+                self.mac_table = _addresses(data)
+            case net.VIRTIO_NET_CTRL_MAC, net.VIRTIO_NET_CTRL_MAC_ADDR_SET if self._has(net.VIRTIO_NET_F_CTRL_MAC_ADDR):
+                self._set_mac(_station(data))
+            case net.VIRTIO_NET_CTRL_MQ, net.VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET if self._has(net.VIRTIO_NET_F_MQ):
+                pairs = int.from_bytes(data, "little")
+                if len(data) != 2 or not 1 <= pairs <= self._max_pairs:
+                    raise RefusedError(f"{pairs} pairs of queues")
+                self._set_pairs(pairs)
+            case class_, command:
+                raise RefusedError(f"class {class_}, command {command}, which was not offered")
+
+    def _has(self, feature: int) -> bool:
+        return bool(self._features >> feature & 1)
+
+
+def _flag(data: bytes) -> bool:
+    if data not in (b"\0", b"\1"):
+        raise RefusedError("neither on nor off")
+    return data == b"\1"
+
+
+def _addresses(data: bytes) -> list[bytes]:
+    """Of two tables, unicast and multicast, each a count and so many addresses."""
+    found: list[bytes] = []
+    for _ in range(2):
+        count, whole, data = int.from_bytes(data[:4], "little"), len(data) >= 4, data[4:]
+        if not whole or count * _ADDRESS_SIZE > len(data):
+            raise RefusedError(f"a table of {count} addresses in {len(data)} bytes")
+        found += (data[i * _ADDRESS_SIZE : (i + 1) * _ADDRESS_SIZE] for i in range(count))
+        data = data[count * _ADDRESS_SIZE :]
+    if data:
+        raise RefusedError(f"{len(data)} bytes behind the tables of addresses")
+    return found[:_KEPT_ADDRESSES]
+
+
+def _station(data: bytes) -> bytes:
+    if len(data) != _ADDRESS_SIZE or data[0] & 1 or not any(data):
+        raise RefusedError(f"{data[:8].hex()} is no card's address")
+    return data

@@ -1,0 +1,137 @@
+"""passt, which carries a guest's frames to the host's sockets without privilege: found, started, ended.
+
+Its protocol here is that of QEMU's stream sockets, each frame behind its length, which every passt has.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import select
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from pyvmm import child
+from pyvmm.errors import HostError, UsageError
+from pyvmm.eventloop import LoopScope
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT: Final = 10.0
+"""Seconds that passt has to be ready: it looks at the host's interfaces and binds the ports."""
+
+END_TIMEOUT: Final = 3.0
+"""Seconds that it has to end after its socket."""
+
+_SOCKET_BUFFER: Final = 1 << 20
+_NOISE: Final = re.compile(rb"(Failed to send \d+ bytes to syslog|Don't run as root\. Changing to nobody\.+)?")
+"""What Debian 12's says each time."""
+
+_ONE_OF_TWO: Final = re.compile(_NOISE.pattern + rb"|No external routable interface for IPv[46]")
+"""And what is of no interest of one that is ready."""
+
+
+class Passt:
+    """One passt and our end of the socket to it."""
+
+    def __init__(self, *, mtu: int, tcp: Sequence[str] = (), udp: Sequence[str] = ()) -> None:
+        """Start it, and wait until it is ready.
+
+        ``mtu``: bytes, which it tells the guest by DHCP and NDP. ``tcp``, ``udp``: ports of the host to be forwarded,
+        as passt(1) writes them. Raises :class:`~pyvmm.errors.PyvmmError` with what it says where it cannot.
+        """
+        path = shutil.which("passt")
+        if path is None:
+            raise HostError("net: passt is not installed, and net:user needs it: sudo apt-get install passt")
+        arguments = [path, "--foreground", "--stderr", "--quiet", "--mtu", str(mtu)]
+        for option, specs in (("--tcp-ports", tcp), ("--udp-ports", udp)):
+            for spec in specs:
+                arguments += [option, spec]
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.setblocking(False)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
+        try:
+            with theirs, tempfile.TemporaryDirectory(prefix="pyvmm-passt-") as directory:
+                # It writes its number there when it is ready, as whatever user it has become by then.
+                ready = Path(directory, "pid")
+                os.mkfifo(ready)
+                for entry, mode in ((directory, 0o711), (ready, 0o622)):
+                    os.chmod(entry, mode)
+                reader = os.open(ready, os.O_RDONLY | os.O_NONBLOCK)
+                try:
+                    self.child = _start([*arguments, "--pid", str(ready)], theirs.fileno())
+                    self._wait(reader)
+                finally:
+                    os.close(reader)
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def attach(self, name: str, loop: LoopScope, on_end: Callable[[str], None]) -> None:
+        """Relay what it logs as ``name``'s, and call ``on_end`` when it has ended, with how."""
+        self.child.log.name = name
+        self.child.log.ignored = _ONE_OF_TWO
+        self.child.log.watch(loop)
+
+        def ended(_: int) -> None:
+            loop.remove(self.child.pidfd)
+            self.child.wait(0)
+            self.child.log.drain()
+            on_end(self.child.outcome)
+
+        if self.child.pidfd >= 0:
+            loop.add(self.child.pidfd, ended)
+
+    def close(self) -> None:
+        """End it: it ends when its socket is closed."""
+        self.child.log.expect_end()
+        self.socket.close()
+        self.child.wait(END_TIMEOUT)
+        self.child.close()
+
+    def _wait(self, ready: int) -> None:
+        """Until it is ready; raises what it says, where it ends instead."""
+        poll = select.poll()
+        poll.register(ready, select.POLLIN)
+        poll.register(self.child.pidfd, select.POLLIN)
+        found = dict(poll.poll(START_TIMEOUT * 1000))
+        if found.get(ready, 0) & select.POLLIN and os.read(ready, 16):
+            return
+        self.child.wait(0 if not found else 1.0)
+        said = self._last_words()
+        self.child.log.ignored = re.compile(b".*")
+        self.child.close()
+        if not found:
+            raise HostError(f"net: passt is not ready after {START_TIMEOUT:.0f} s{said and f': {said}'}")
+        if "nvalid port" in said:
+            raise UsageError(f"net: {said}; see PORTS in passt(1) for how ports are written")
+        raise HostError(f"net: passt {self.child.outcome}{said and f': {said}'}{_hint(said)}")
+
+    def _last_words(self) -> str:
+        try:
+            said = os.read(self.child.log.fileno(), 1 << 16)
+        except OSError:
+            return ""
+        lines = [line.strip() for line in said.split(b"\n") if not _NOISE.fullmatch(line.strip())]
+        return "; ".join(line.decode("ascii", "backslashreplace") for line in lines[-3:])
+
+
+def _start(arguments: list[str], fd: int) -> child.Child:
+    def become() -> int:
+        os.set_inheritable(child.FIRST_FD, True)
+        os.execv(arguments[0], [*arguments, "--fd", str(child.FIRST_FD)])
+
+    return child.fork("passt", become, [fd])
+
+
+def _hint(said: str) -> str:
+    if "bind" in said:
+        return "; give ports that nobody else has, and above 1023 where this user is not root"
+    if "routable interface" in said or "External interface" in said:
+        return "; it gives the guest the host's own address and gateway, so the host needs a default route"
+    return ""
