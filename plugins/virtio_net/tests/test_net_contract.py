@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from pathlib import Path
 
 import pytest
 from pyvmm.testing.contract import VirtioDeviceContract
+from pyvmm.testing.contract.saved import SavedStateContract
 from pyvmm.testing.queue_driver import QueueDriver
 from pyvmm.testing.virtio_driver import VirtioDriver
 
@@ -25,7 +27,7 @@ class TestNet(VirtioDeviceContract):
     """A card on a tap."""
 
     def make(self) -> Net:
-        return Net(NetOptions("tap0"))
+        return Net(NetOptions("tap0", vhost="off"))
 
     def exercise(self, driver: QueueDriver) -> None:
         with Wire("tap0") as wire:
@@ -45,3 +47,21 @@ class TestNet(VirtioDeviceContract):
             with Wire("tap0") as wire:
                 wire.send(FRAME)
             driver.run()
+
+
+@pytest.mark.usefixtures("namespace")
+class TestNetWithPairs(SavedStateContract):
+    """A card with two pairs of queues in use: what the driver asked for is state as well."""
+
+    def make(self) -> Net:
+        return Net(NetOptions("tap0", vhost="off", queues=2))
+
+    def exercise(self, driver: QueueDriver) -> None:
+        with Wire("tap0") as wire:
+            if not driver.rings[4].used_idx:
+                request = driver.rings[4].add([struct.pack("<BBH", 4, 0, 2)], [1])
+                driver.exchange(4)
+                assert request.written() == b"\0"
+            driver.rings[3].add([bytes(HEADER_SIZE) + FRAME])
+            driver.exchange(3)
+            assert [frame for _, frame in wire.receive()] == [FRAME]

@@ -207,7 +207,7 @@ def test_driver_comes_back_after_the_tap_has_gone(guest: Guest) -> None:
 
 def test_queue_that_the_driver_left_out(guest: Guest, wire: Wire) -> None:
     """DRIVER_OK with the transmit queue alone: sending works, and receiving waits for ever, quietly."""
-    guest.start([], queue_sizes=[0, 256])
+    guest.start([], queue_sizes=[0, 256, 64])
     wire.send(plain(60))
     card = Card(guest)
     card.send(NO_OFFLOAD + plain(61))

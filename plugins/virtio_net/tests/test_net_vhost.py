@@ -173,7 +173,7 @@ def test_vhost_is_used_by_itself(make_guest: MakeGuest) -> None:
     guest = make_guest(vhost="auto")
 
     assert isinstance(guest.device, Net)
-    assert len(guest.device.vhost) == 1
+    assert len(guest.device.tap.vhosts) == 1
 
 
 @pytest.mark.parametrize(
@@ -193,4 +193,4 @@ def test_no_vhost(make_guest: MakeGuest, monkeypatch: pytest.MonkeyPatch, number
         make_guest(vhost="on")
     for wanted in ("auto", "off"):
         guest = make_guest(f"tap-{wanted}", vhost=wanted)
-        assert isinstance(guest.device, Net) and guest.device.vhost == []
+        assert isinstance(guest.device, Net) and guest.device.tap.vhosts == []

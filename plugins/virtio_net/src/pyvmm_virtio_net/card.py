@@ -47,15 +47,14 @@ class Card(VirtioDevice):
         self.device_features = _FEATURES | features | (1 << net.VIRTIO_NET_F_MQ if pairs > 1 else 0)
         self.mac = mac
         """The address that the guest is given; the one that it has may be another (:attr:`own_mac`)."""
-        self.own_mac = mac
         self.mtu = mtu
         self.max_pairs = pairs
         self.link_up = self.has_link()
-        self.control: Control | None = None
-        self._pairs: list[Pair] = []
-        self._running = 0
+        self._control = Control(self)
         self._control_index = -1
-        self.fill_config()
+        self._pairs: list[Pair] = []
+        self._started: list[Pair] = []
+        self._forget_driver()
 
     # What a subclass says.
 
@@ -78,32 +77,38 @@ class Card(VirtioDevice):
         self.link_up = self.has_link()
         self.fill_config()
         multi = self.has_feature(net.VIRTIO_NET_F_MQ)
-        has_control = self.has_feature(net.VIRTIO_NET_F_CTRL_VQ)
         count = self.max_pairs if multi else 1
-        self._control_index = 2 * count if has_control else -1
-        self.control = Control(self.acked_features, count, self._set_mac, self._set_pairs)
+        self._control_index = 2 * count if self.has_feature(net.VIRTIO_NET_F_CTRL_VQ) else -1
         self._pairs = [self.make_pair(i, queues[2 * i], queues[2 * i + 1]) for i in range(count)]
-        self._set_pairs(self._pairs_at_start(has_control))
+        self._start_pairs(self.pairs or self._pairs_at_start())
 
     def on_kick(self, queue: Queue) -> None:
         """The driver has frames to send, or room for some to come, or asks for something."""
         if queue.index == self._control_index:
             for chain in queue:
-                assert self.control is not None
-                self.control.answer(chain)
-        elif queue.index // 2 < self._running:
-            self._pairs[queue.index // 2].on_kick(queue)
+                self._control.answer(chain)
+        elif queue.index // 2 < len(self._started):
+            self._started[queue.index // 2].on_kick(queue)
 
     def reset(self) -> bool:
         """Stop to move frames. What waits in a tap is thrown away when a driver is back."""
-        self._set_pairs(0)
+        self._start_pairs(0)
         for index, pair in enumerate(self._pairs):
             log.info("%s: queues %d and %d: %s", self.name, 2 * index, 2 * index + 1, pair)
         self._pairs = []
-        self.control = None
-        self.own_mac = self.mac
-        self.fill_config()
+        self._forget_driver()
         return super().reset()
+
+    def set_own_mac(self, mac: bytes) -> None:
+        """The driver gives the card another address, until it resets it."""
+        self.own_mac = mac.hex(":")
+        self.fill_config()
+        self.interrupt.signal_config_change()
+
+    def set_pairs(self, count: int) -> None:
+        """The driver uses ``count`` pairs of queues."""
+        self.pairs = count
+        self._start_pairs(count)
 
     def fill_config(self) -> None:
         """Write the configuration space anew."""
@@ -121,25 +126,29 @@ class Card(VirtioDevice):
         if self.queues and self.has_feature(net.VIRTIO_NET_F_STATUS):
             self.interrupt.signal_config_change()
 
-    def _pairs_at_start(self, has_control: bool) -> int:
+    def _forget_driver(self) -> None:
+        self.own_mac = self.mac
+        self.promiscuous = True
+        self.all_multicast = False
+        self.mac_table: list[bytes] = []
+        self.pairs = 0
+        """How many the driver said that it uses; 0 before it did."""
+        self.fill_config()
+
+    def _pairs_at_start(self) -> int:
         """How many pairs run before the driver says so: one, but for two cases."""
-        if not has_control:
+        if self._control_index < 0:
             return len(self._pairs)  # a front end takes the requests itself, and enables the queues that it wants
         # A process that died served more: the pairs that were in use. The request for them will not come again.
         used = [self.queues[2 * i] for i in range(1, len(self._pairs)) if self.queues[2 * i].used_idx()]
         return 1 + max((queue.index // 2 for queue in used), default=0)
 
-    def _set_pairs(self, count: int) -> None:
-        for index, pair in enumerate(self._pairs):
-            if self._running <= index < count:
-                self.pair_running(index, True)
-                pair.start()
-            elif count <= index < self._running:
-                pair.stop()
-                self.pair_running(index, False)
-        self._running = count
-
-    def _set_mac(self, mac: bytes) -> None:
-        self.own_mac = mac.hex(":")
-        self.fill_config()
-        self.interrupt.signal_config_change()
+    def _start_pairs(self, count: int) -> None:
+        """Have the first ``count`` pairs run, and no others."""
+        while len(self._started) > count:
+            self._started.pop().stop()
+            self.pair_running(len(self._started), False)
+        for pair in self._pairs[len(self._started) : count]:
+            self.pair_running(len(self._started), True)
+            pair.start()
+            self._started.append(pair)

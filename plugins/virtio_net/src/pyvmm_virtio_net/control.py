@@ -7,8 +7,7 @@ calls these filters best effort, and which frames reach a tap its bridge knows b
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from pyvmm.virtio.queue import DescriptorChain
 
@@ -27,25 +26,31 @@ class RefusedError(Exception):
     """A request that is answered with VIRTIO_NET_ERR."""
 
 
-class Control:
-    """What a driver asked of the card, in plain attributes; each life of the driver begins with a new one."""
+class Receiver(Protocol):
+    """What a card keeps of its driver's wishes."""
 
-    def __init__(
-        self,
-        features: int,
-        max_pairs: int,
-        set_mac: Callable[[bytes], None],
-        set_pairs: Callable[[int], None],
-    ) -> None:
-        """``features``: what the driver accepted. ``max_pairs``: the most pairs of queues that it may use."""
-        self.promiscuous = True
-        self.all_multicast = False
-        self.mac_table: list[bytes] = []
-        """The first addresses of the table that the driver set last, 64 at most."""
-        self._features = features
-        self._max_pairs = max_pairs
-        self._set_mac = set_mac
-        self._set_pairs = set_pairs
+    promiscuous: bool
+    all_multicast: bool
+    mac_table: list[bytes]
+    """The first addresses of the table that the driver set last, 64 at most."""
+
+    max_pairs: int
+
+    def has_feature(self, bit: int) -> bool:
+        """Whether the driver accepted feature ``bit``."""
+
+    def set_own_mac(self, mac: bytes) -> None:
+        """The driver gives the card another address."""
+
+    def set_pairs(self, count: int) -> None:
+        """The driver uses ``count`` pairs of queues."""
+
+
+class Control:
+    """Answers the requests of a card's driver."""
+
+    def __init__(self, card: Receiver) -> None:
+        self._card = card
 
     def answer(self, chain: DescriptorChain) -> None:
         """Carry out a request, and say whether it was."""
@@ -64,25 +69,23 @@ class Control:
             raise RefusedError("without room for an answer")
         request = chain.read(0, chain.readable_length)
         data = request[2:]
+        card, has = self._card, self._card.has_feature
         match request[0], request[1]:
-            case net.VIRTIO_NET_CTRL_RX, net.VIRTIO_NET_CTRL_RX_PROMISC if self._has(net.VIRTIO_NET_F_CTRL_RX):
-                self.promiscuous = _flag(data)
-            case net.VIRTIO_NET_CTRL_RX, net.VIRTIO_NET_CTRL_RX_ALLMULTI if self._has(net.VIRTIO_NET_F_CTRL_RX):
-                self.all_multicast = _flag(data)
-            case net.VIRTIO_NET_CTRL_MAC, net.VIRTIO_NET_CTRL_MAC_TABLE_SET if self._has(net.VIRTIO_NET_F_CTRL_RX):
-                self.mac_table = _addresses(data)
-            case net.VIRTIO_NET_CTRL_MAC, net.VIRTIO_NET_CTRL_MAC_ADDR_SET if self._has(net.VIRTIO_NET_F_CTRL_MAC_ADDR):
-                self._set_mac(_station(data))
-            case net.VIRTIO_NET_CTRL_MQ, net.VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET if self._has(net.VIRTIO_NET_F_MQ):
+            case net.VIRTIO_NET_CTRL_RX, net.VIRTIO_NET_CTRL_RX_PROMISC if has(net.VIRTIO_NET_F_CTRL_RX):
+                card.promiscuous = _flag(data)
+            case net.VIRTIO_NET_CTRL_RX, net.VIRTIO_NET_CTRL_RX_ALLMULTI if has(net.VIRTIO_NET_F_CTRL_RX):
+                card.all_multicast = _flag(data)
+            case net.VIRTIO_NET_CTRL_MAC, net.VIRTIO_NET_CTRL_MAC_TABLE_SET if has(net.VIRTIO_NET_F_CTRL_RX):
+                card.mac_table = _addresses(data)
+            case net.VIRTIO_NET_CTRL_MAC, net.VIRTIO_NET_CTRL_MAC_ADDR_SET if has(net.VIRTIO_NET_F_CTRL_MAC_ADDR):
+                card.set_own_mac(_station(data))
+            case net.VIRTIO_NET_CTRL_MQ, net.VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET if has(net.VIRTIO_NET_F_MQ):
                 pairs = int.from_bytes(data, "little")
-                if len(data) != 2 or not 1 <= pairs <= self._max_pairs:
+                if len(data) != 2 or not 1 <= pairs <= card.max_pairs:
                     raise RefusedError(f"{pairs} pairs of queues")
-                self._set_pairs(pairs)
+                card.set_pairs(pairs)
             case class_, command:
                 raise RefusedError(f"class {class_}, command {command}, which was not offered")
-
-    def _has(self, feature: int) -> bool:
-        return bool(self._features >> feature & 1)
 
 
 def _flag(data: bytes) -> bool:

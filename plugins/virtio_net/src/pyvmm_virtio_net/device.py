@@ -61,7 +61,7 @@ class Net(Card):
         try:
             self.tap = Tap(name, options.mtu, options.queues)
             try:
-                self.vhost = open_vhost(options.vhost, options.queues)
+                self.tap.vhosts = open_vhost(options.vhost, options.queues)
             except BaseException:
                 self.tap.close()
                 raise
@@ -100,8 +100,6 @@ class Net(Card):
 
     def close(self) -> None:
         """Let go of the tap."""
-        for vhost in self.vhost:
-            vhost.close()
         self._link_events.close()
         self.tap.close()
 
@@ -112,10 +110,10 @@ class Net(Card):
         fd = self.tap.fds[index]
         # A ring that another process left requests in is this process's: the kernel knows nothing of them.
         plain = receiveq.ready and transmitq.ready and not receiveq.to_resubmit and not transmitq.to_resubmit
-        if self.vhost and plain:
+        if self.tap.vhosts and plain:
             return VhostPair(
                 self.context.loop,
-                self.vhost[index],
+                self.tap.vhosts[index],
                 fd,
                 (receiveq, transmitq),
                 self.memory,
@@ -158,7 +156,7 @@ class Net(Card):
     def _link_changed(self, _: int) -> None:
         self._link_events.drain()
         self.tell_link(f"tap {self.tap.given_name}")
-        if self.vhost and not self.link_up and self.tap.current_name() is None:
+        if self.tap.vhosts and not self.link_up and self.tap.current_name() is None:
             self._tap_gone()
 
     def _tap_gone(self) -> None:

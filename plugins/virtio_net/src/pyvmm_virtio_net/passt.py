@@ -45,6 +45,8 @@ class Passt:
         ``mtu``: bytes, which it tells the guest by DHCP and NDP. ``tcp``, ``udp``: ports of the host to be forwarded,
         as passt(1) writes them. Raises :class:`~pyvmm.errors.PyvmmError` with what it says where it cannot.
         """
+        self.lost = False
+        """Whether it has ended, or its socket has."""
         path = shutil.which("passt")
         if path is None:
             raise HostError("net: passt is not installed, and net:user needs it: sudo apt-get install passt")

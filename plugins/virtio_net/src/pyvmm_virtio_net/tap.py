@@ -9,11 +9,14 @@ import logging
 import os
 import socket
 import struct
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pyvmm.errors import HostError, PyvmmError, UsageError
 
 from pyvmm_virtio_net.constants import HEADER_SIZE
+
+if TYPE_CHECKING:
+    from pyvmm.virtio.vhost import VhostNet
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +70,8 @@ class Tap:
         self.given_name = name
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self.fds: list[int] = []
+        self.vhosts: list[VhostNet] = []
+        """The kernel's, one for each queue, where it is to move the frames; closed with the tap."""
         self.gone = False
         """Whether the interface was found to have left the host."""
         try:
@@ -129,9 +134,11 @@ class Tap:
 
     def close(self) -> None:
         """Let go of the tap; one that was made here goes with it."""
+        for vhost in self.vhosts:
+            vhost.close()
         for fd in self.fds:
             os.close(fd)
-        self.fds = []
+        self.vhosts, self.fds = [], []
         self.socket.close()
 
     def _bring_up(self, mtu: int | None) -> None:

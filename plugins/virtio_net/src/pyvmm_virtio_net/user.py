@@ -31,7 +31,6 @@ class UserNet(Card):
         """Start passt; raises :class:`~pyvmm.errors.PyvmmError`."""
         mtu = options.mtu or DEFAULT_MTU
         self._mac_given = options.mac is not None
-        self._ended = False
         self.passt = Passt(mtu=mtu, tcp=options.tcp, udp=options.udp)
         self._stream = Stream(
             self.passt.socket.fileno(), header=net.HEADER_SIZE, max_size=net.MAX_FRAME_SIZE - net.HEADER_SIZE
@@ -52,7 +51,7 @@ class UserNet(Card):
         self.passt.close()
 
     def has_link(self) -> bool:
-        return not self._ended
+        return not self.passt.lost
 
     def make_pair(self, index: int, receiveq: Queue, transmitq: Queue) -> Pair:
         return QueuePair(
@@ -72,5 +71,5 @@ class UserNet(Card):
         self._lose_link()
 
     def _lose_link(self) -> None:
-        self._ended = True
+        self.passt.lost = True
         self.tell_link("passt")
