@@ -12,14 +12,13 @@ from typing import Any, Final
 from pyvmm._native import ffi, lib
 from pyvmm.virtio.queue import Queue
 
-__all__ = ["MAX_BYTES", "MAX_MESSAGES", "FromDescriptor", "Stop", "ToDescriptor"]
+__all__ = ["MAX_BYTES", "MAX_MESSAGES", "FromDescriptor", "Stop", "Stream", "ToDescriptor"]
 
 MAX_MESSAGES: Final = 64
 """Messages that one call moves at most, so that other devices on the loop get their turn."""
 
 MAX_BYTES: Final = 1 << 20
 """Bytes after which one call moves no further message, for the same reason."""
-
 
 _LENGTH_SIZE: Final = 4
 

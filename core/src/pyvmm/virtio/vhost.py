@@ -14,6 +14,8 @@ from pyvmm._native import ffi, lib
 from pyvmm.memory import GuestAddress, GuestMemory, GuestRegion
 from pyvmm.virtio.queue import Queue
 
+__all__ = ["Vhost", "VhostNet"]
+
 _NO_BACKEND: Final = -1
 
 

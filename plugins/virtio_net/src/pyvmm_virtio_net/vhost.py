@@ -7,11 +7,11 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from pyvmm._native import lib
 from pyvmm.errors import HostError
 from pyvmm.eventfd import EventFd
 from pyvmm.eventloop import LoopScope
 from pyvmm.memory import GuestMemory
+from pyvmm.virtio.constants import VIRTIO_F_VERSION_1, VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
 from pyvmm.virtio.queue import Queue
 from pyvmm.virtio.vhost import VhostNet
 
@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 PATH: Final = "/dev/vhost-net"
 
 _NEEDED: Final = (
-    1 << lib.VIRTIO_F_VERSION_1
-    | 1 << lib.VIRTIO_RING_F_INDIRECT_DESC
-    | 1 << lib.VIRTIO_RING_F_EVENT_IDX
+    1 << VIRTIO_F_VERSION_1
+    | 1 << VIRTIO_RING_F_INDIRECT_DESC
+    | 1 << VIRTIO_RING_F_EVENT_IDX
     | 1 << net.VIRTIO_NET_F_MRG_RXBUF
 )
 """What the driver is promised and the kernel has to do: Linux 3.19 has all of it."""
