@@ -4,38 +4,26 @@ from __future__ import annotations
 
 import os
 
-from click.shell_completion import BashComplete, CompletionItem, add_completion_class, split_arg_string
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    FishComplete,
+    ZshComplete,
+    add_completion_class,
+    split_arg_string,
+)
 
+from pyvmm import shell_scripts
 from pyvmm.errors import PyvmmError
 from pyvmm.options import OptionInfo, describe, parse_device
 from pyvmm.plugins import Plugins
 from pyvmm.process_options import records_of
 
-_BASH_SOURCE = """\
-%(complete_func)s() {
-    local IFS=$'\\n' response completion type value
-    response=$(env COMP_LINE="${COMP_LINE:0:COMP_POINT}" %(complete_var)s=bash_complete $1)
-    for completion in $response; do
-        IFS=',' read -r type value <<< "$completion"
-        case $type in
-            dir) COMPREPLY=(); compopt -o dirnames ;;
-            file) COMPREPLY=(); compopt -o default ;;
-            plain) COMPREPLY+=("$value"); [[ $value == *= ]] && compopt -o nospace ;;
-        esac
-    done
-    return 0
-}
-%(complete_func)s_setup() {
-    complete -o nosort -F %(complete_func)s %(prog_name)s
-}
-%(complete_func)s_setup;
-"""
-
 
 class DeviceBashComplete(BashComplete):
     """click's completion for bash, which also breaks words at ``:`` and ``=``: here the line itself is read."""
 
-    source_template = _BASH_SOURCE
+    source_template = shell_scripts.BASH
 
     def get_completion_args(self) -> tuple[list[str], str]:
         """The words before the cursor's, and the one that is being typed."""
@@ -50,9 +38,22 @@ class DeviceBashComplete(BashComplete):
         return f"{item.type},{item.value[cut:] if item.value.startswith(self.incomplete[:cut]) else item.value}"
 
 
+class DeviceZshComplete(ZshComplete):
+    """click's completion for zsh, with a script of ours."""
+
+    source_template = shell_scripts.ZSH
+
+
+class DeviceFishComplete(FishComplete):
+    """click's completion for fish, with a script of ours."""
+
+    source_template = shell_scripts.FISH
+
+
 def install() -> None:
     """Have click use what is here."""
-    add_completion_class(DeviceBashComplete)
+    for shell in (DeviceBashComplete, DeviceZshComplete, DeviceFishComplete):
+        add_completion_class(shell)
 
 
 def complete_device(incomplete: str) -> list[CompletionItem]:
