@@ -17,7 +17,8 @@ from pyvmm.options import describe, parse_device, parse_records
 from pyvmm.plugins import Plugins
 from pyvmm.process_options import records_of
 
-from tests.documentation import DOCS, blocks, commands, pages
+from tests import first_device
+from tests.documentation import DOCS, DOWNSTREAM, blocks, commands, pages
 from tests.system.prepared import TOP
 
 PLUGINS: Final = Plugins()
@@ -162,3 +163,23 @@ def test_a_device_s_spelling_in_prose_is_understood() -> None:
             if not re.search("[A-Z]{2}|…", text):
                 spec = parse_device(text)
                 assert spec.kind in KINDS or spec.kind in TUTORIAL_S or spec.kind == "help", f"{page.name}: {text}"
+
+
+def code_by_the_documentation() -> Iterator[tuple[str, str]]:
+    """The sources of devices that a reader is shown or given, with their names."""
+    yield from first_device.tutorial_files().items()
+    for path in [*TOP.glob("core/src/pyvmm/templates/**/*.py.tmpl"), *DOWNSTREAM.glob("*/src/**/*.py")]:
+        yield str(path.relative_to(TOP)), path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "text"), [pytest.param(*pair, id=pair[0]) for pair in code_by_the_documentation()])
+def test_what_is_shown_imports_only_public_names(name: str, text: str) -> None:
+    public = set(re.findall(r"^\.\. automodule:: (pyvmm[\w.]*)$", "\n".join(map(reference, pages())), re.MULTILINE))
+
+    for module, names in re.findall(r"^from (pyvmm\.[\w.]+) import (.+)$", text, re.MULTILINE):
+        assert module in public or module.startswith("pyvmm.testing."), f"{module} is on no page of the reference"
+        assert not re.search(r"\b_", names)
+
+
+def reference(page: Path) -> str:
+    return page.read_text(encoding="utf-8") if page.is_relative_to(DOCS / "reference") else ""

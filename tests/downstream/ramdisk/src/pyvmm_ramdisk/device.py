@@ -6,6 +6,7 @@ import mmap
 import struct
 from typing import TYPE_CHECKING, Final
 
+from pyvmm.virtio.constants import VIRTIO_ID_BLOCK
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.queue import DescriptorChain, Queue
 
@@ -13,8 +14,6 @@ from pyvmm_ramdisk import SECTOR
 
 if TYPE_CHECKING:
     from pyvmm_ramdisk import RamDiskOptions
-
-VIRTIO_ID_BLOCK: Final = 2  # <linux/virtio_ids.h>
 
 # <linux/virtio_blk.h>
 VIRTIO_BLK_T_IN: Final = 0
