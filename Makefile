@@ -1,6 +1,6 @@
 # make run    sets up, gets a guest and boots it with serial, block and net
 # make shell  the same guest with an interactive shell
-# make test   sets up and passes all tests
+# make test   sets up, passes all tests and builds the documentation
 # make bench  prints tables, side by side with QEMU
 # make docs   builds the documentation
 # make dist   sdists and wheels of all distributions, in .cache/dist
@@ -37,7 +37,7 @@ run: setup
 shell: setup
 	$(BIN)/python tests/guest/demo --shell
 
-test: unit boot-test
+test: unit docs boot-test
 
 # Pure tests, and those that need no more than some /dev/kvm.
 unit: setup

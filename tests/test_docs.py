@@ -157,6 +157,14 @@ def test_make_targets_in_the_documentation_are_there() -> None:
                 assert line.split()[1] in targets, f"{page.name}: {line}"
 
 
+def test_files_of_the_checkout_that_a_reader_is_to_use_are_there() -> None:
+    for page in pages():
+        for line in commands(page):
+            for word in line.split():
+                if re.match(r"(?:\./)?(?:core|docs|plugins|release|tests)(?:/|$)", word):
+                    assert (TOP / word).exists(), f"{page.name}: {line}"
+
+
 def test_a_device_s_spelling_in_prose_is_understood() -> None:
     for page in pages():
         for text in re.findall(r"`--device ([^`]+)`", page.read_text(encoding="utf-8")):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from pyvmm import startup
+from pyvmm._native import lib
 from pyvmm.bus import BusDevice
 from pyvmm.device_manager import MMIODeviceManager
 from pyvmm.errors import UsageError
@@ -266,6 +267,7 @@ class Machine:
         self._hooks.started()
 
     def _run_vcpu(self, loop: VcpuLoop) -> None:
+        lib.pyvmm_process_set_name(f"vcpu{loop.vcpu.index}".encode())  # for top(1), gdb and perf
         with self._vcpus_changed:
             if self._run_over:
                 return  # Ctrl-C came while the threads were started: what the vCPU needs may be gone

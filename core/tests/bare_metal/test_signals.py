@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -100,6 +101,16 @@ def test_the_command_ends_at_a_signal(
         stdin=subprocess.DEVNULL,
     )
     assert end(child, number) == (128 + number, "")
+
+
+def test_the_threads_of_vcpus_are_known_by_name(program: Callable[..., Path], start: Start) -> None:
+    child = start(["-m", "core.tests.bare_metal.child", str(program("end.c", SPIN)), "2", "handlers"])
+    deadline = time.monotonic() + PATIENCE
+    names: set[str] = set()
+    while not names >= {"vcpu0", "vcpu1"}:
+        names = {path.read_text().strip() for path in Path(f"/proc/{child.pid}/task").glob("*/comm")}
+        assert time.monotonic() < deadline, names
+    end(child, signal.SIGTERM)
 
 
 def test_ctrl_c_in_a_program_that_uses_a_machine_is_a_keyboard_interrupt(
