@@ -39,7 +39,7 @@ def manual(page: str, command: click.Command, others: set[str]) -> str:
     lines += [".SH OPTIONS"]
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
-        if record:
+        if record and record[1]:  # an argument without help is in the synopsis
             lines += [".TP", f".B {_text(record[0])}", _text(record[1])]
     lines += [".SH NOTES", *_paragraphs(inspect.cleandoc(command.epilog or "").split("\n\n"))]
     lines += [".SH SEE ALSO", " ,\n".join(f".BR {_text(other)} (1)" for other in sorted(others))]
