@@ -17,6 +17,8 @@ from pyvmm.machine import Machine, MachineConfig
 from pyvmm.plugins import DeviceRequest
 from pyvmm.x86_64.boot_state import RFLAGS_FIXED, RFLAGS_IOPL3, set_boot_state
 
+__all__ = ["FREE_MEMORY", "MEMORY", "PARAMETERS", "PROGRAMS", "REPORT_PORT", "BareMachine", "Report", "compile_program"]
+
 PROGRAMS: Final = Path(__file__).parent / "programs"
 """Where ``guest.h`` is, for programs to include."""
 

@@ -12,6 +12,20 @@ from pyvmm.memory import GuestAddress, GuestMemory
 if TYPE_CHECKING:
     from pyvmm.virtio.queue import Queue
 
+__all__ = [
+    "VRING_AVAIL_F_NO_INTERRUPT",
+    "VRING_DESC_F_INDIRECT",
+    "VRING_DESC_F_NEXT",
+    "VRING_DESC_F_WRITE",
+    "VRING_USED_F_NO_NOTIFY",
+    "Descriptor",
+    "DriverChain",
+    "DriverRing",
+    "GuestBuffer",
+    "GuestHeap",
+    "UsedChain",
+]
+
 # <linux/virtio_ring.h>
 VRING_DESC_F_NEXT: Final = 1
 VRING_DESC_F_WRITE: Final = 2

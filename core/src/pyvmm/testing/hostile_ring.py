@@ -16,6 +16,19 @@ from pyvmm.testing.driver_ring import (
     DriverRing,
 )
 
+__all__ = [
+    "CHAINS",
+    "HEAD_TWICE",
+    "HOLE_END",
+    "INDIRECT",
+    "MEMORY_SIZE",
+    "NEXT",
+    "PLACEMENTS",
+    "WRITE",
+    "Misbehaviour",
+    "memory_with_hole",
+]
+
 MEMORY_SIZE: Final = 32 << 20
 """Bytes of RAM from 0 on, with a hole behind them."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pyvmm.eventfd import EventFd
 from pyvmm.virtio.interrupt import Interrupt
 
+__all__ = ["RecordingInterrupt"]
+
 
 class RecordingInterrupt(Interrupt):
     """What a device tells its driver, counted.

@@ -9,6 +9,21 @@ from pyvmm._native import lib
 from pyvmm.memory import GuestAddress
 from pyvmm.testing.driver_ring import DriverRing
 
+__all__ = [
+    "ACKNOWLEDGE",
+    "DRIVER",
+    "DRIVER_OK",
+    "FAILED",
+    "FEATURES_OK",
+    "MAGIC",
+    "NEEDS_RESET",
+    "VIRTIO_F_EVENT_IDX",
+    "VIRTIO_F_INDIRECT_DESC",
+    "VIRTIO_F_VERSION_1",
+    "MmioDriver",
+    "Window",
+]
+
 MAGIC: Final = 0x74726976
 VIRTIO_F_VERSION_1: Final[int] = lib.VIRTIO_F_VERSION_1
 VIRTIO_F_INDIRECT_DESC: Final[int] = lib.VIRTIO_RING_F_INDIRECT_DESC

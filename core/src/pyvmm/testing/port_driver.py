@@ -13,6 +13,8 @@ from pyvmm.eventloop import LoopScope
 from pyvmm.exit_reason import ExitReason
 from pyvmm.testing.stepping_loop import SteppingLoop
 
+__all__ = ["MMIO_BASE", "PortDriver"]
+
 MMIO_BASE: Final = 0xD000_0000
 """Where a device that is in memory has its first register."""
 

@@ -11,6 +11,8 @@ from pyvmm.memory import GuestAddress, GuestMemory
 from pyvmm.testing.driver_ring import DriverRing, GuestHeap, UsedChain
 from pyvmm.testing.mmio_driver import VIRTIO_F_EVENT_IDX, MmioDriver, Window
 
+__all__ = ["RING_HEAP_SIZE", "QueueDriver"]
+
 RING_HEAP_SIZE: Final = 1 << 20
 """Bytes of guest memory that rings are put into; buffers come behind them."""
 

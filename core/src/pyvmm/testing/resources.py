@@ -7,6 +7,8 @@ import os
 import time
 from dataclasses import dataclass
 
+__all__ = ["Resources"]
+
 
 @dataclass(frozen=True)
 class Resources:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pyvmm.testing.virtio_driver import VirtioDriver
     from pyvmm.virtio.device import VirtioDevice
 
+__all__ = ["is_plain", "load", "save", "save_and_load"]
+
 _SCALARS: Final = (type(None), bool, int, float, complex, str, bytes, bytearray, Enum, PurePath)
 _COLLECTIONS: Final = (tuple, list, set, frozenset, deque)
 

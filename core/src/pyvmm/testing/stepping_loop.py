@@ -8,6 +8,8 @@ from typing import Final
 
 from pyvmm.eventloop import EventLoop
 
+__all__ = ["SteppingLoop"]
+
 _MANY: Final = 100_000
 """Turns after which a loop that still has something to do will not come to rest."""
 

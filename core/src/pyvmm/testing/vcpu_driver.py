@@ -19,6 +19,8 @@ from pyvmm.testing.queue_driver import QueueDriver
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.x86_64.layout import IRQ_BASE
 
+__all__ = ["CODE", "SteeredGuest", "VcpuDriver"]
+
 CODE: Final = bytes.fromhex(
     """
     bb000030004c8d0524000000ba200500
