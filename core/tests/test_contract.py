@@ -146,6 +146,38 @@ def test_a_name_that_nothing_has_is_warned_of(lamp: SitePackages, caplog: pytest
     ]
 
 
+COUNT = """
+import sys
+
+opened = []
+sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+
+from pyvmm.options import DeviceSpec
+from pyvmm.plugins import Plugins
+
+requests = Plugins().request_devices([DeviceSpec("lamp7", "x"), DeviceSpec("lamp40", "x")])
+print(*[request.package for request in requests], sep=", ")
+print(sum(name.startswith("lamp_") for name in sys.modules))
+print(sum("lamp_" in name and name.endswith("METADATA") for name in opened))
+print(sum("lamp_" in name and not name.endswith(("METADATA", "entry_points.txt")) for name in opened))
+"""
+
+
+def test_a_start_reads_no_more_of_50_plugins_than_their_entry_points(site_packages: SitePackages) -> None:
+    for number in range(50):
+        name = f"lamp{number}"
+        source = LAMP.replace('"lamp"', f'"{name}"')
+        site_packages.install(f"lamp-{number}", {name: f"lamp_{number}"}, {f"lamp_{number}": source})
+    environment = {**os.environ, "PYTHONPATH": str(site_packages.path), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    packages, imported, metadata, others = done.stdout.splitlines()
+    assert packages == "lamp-7 1.2, lamp-40 1.2"
+    assert (imported, metadata) == ("2", "2")
+    assert int(others) <= 4, "each of the two modules, and perhaps its bytecode"
+
+
 def test_a_default_device_that_is_disabled_is_not_missed(lamp: SitePackages) -> None:
     program = (
         "from pyvmm.cli import _requests; from pyvmm.plugins import Plugins; print(_requests(Plugins(), [], ['lamp']))"

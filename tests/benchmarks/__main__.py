@@ -18,7 +18,7 @@ from tests.benchmarks.rows import Row
 from tests.system.kernels import PreparationError
 from tests.system.prepared import TOP
 
-HOST_ROWS: Final = ("start", "devices", "memory", "density", "exits", "gil", "block_ring", "net_ring")
+HOST_ROWS: Final = ("start", "plugins", "devices", "memory", "density", "exits", "gil", "block_ring", "net_ring")
 LINUX_ROWS: Final = ("boot", "block", "net")
 
 

@@ -133,12 +133,16 @@ def command_line(words: Sequence[str]) -> str:
     return " ".join(f"bench={word}" for word in (f"tsc,{ticks_per_ms()}", *words))
 
 
-def time_to_end(vmm: Vmm, machine: Machine) -> tuple[float, float]:
+def time_to_end(vmm: Vmm, machine: Machine, environment: Mapping[str, str] | None = None) -> tuple[float, float]:
     """Seconds from the start of the VMM's process to its end, and seconds of CPU time meanwhile."""
     with open(os.devnull, "r+b") as null:
         began = time.perf_counter()
         process = subprocess.Popen(
-            vmm.command(machine), stdin=null, stdout=null, stderr=subprocess.PIPE, env=clean_environment()
+            vmm.command(machine),
+            stdin=null,
+            stdout=null,
+            stderr=subprocess.PIPE,
+            env=clean_environment() | dict(environment or {}),
         )
         before = _children_cpu()
         _, errors = process.communicate()

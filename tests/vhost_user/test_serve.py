@@ -15,6 +15,7 @@ import pytest
 from pyvmm.vhost_user.connection import Connection
 from pyvmm.vhost_user.protocol import ConfigSpace, FrontendRequest, ProtocolFeature, pack_u64, unpack_u64
 
+from core.tests.distributions import SitePackages
 from tests.vhost_user.served import PYVMM, Served
 
 
@@ -62,6 +63,52 @@ def test_a_signal_ends_it_and_leaves_nothing(served: Served, number: signal.Sign
         assert served.process.wait(30) == 0
 
     assert not served.path.exists()
+
+
+FILING = """
+    from dataclasses import dataclass
+
+    from pyvmm.plugin import DeviceKind, hookimpl
+    from pyvmm.virtio.device import VirtioDevice
+
+
+    @dataclass(frozen=True)
+    class FilingOptions:
+        pass
+
+
+    class Filing(VirtioDevice):
+        device_type = 42
+        queue_max_sizes = (16,)
+
+        def attach(self, context):
+            super().attach(context)
+            assert list(context.devices) == [self.name]
+            context.directory().joinpath("paper").touch()
+
+
+    @hookimpl
+    def pyvmm_device_kinds():
+        return [DeviceKind("filing", FilingOptions, lambda options: Filing(), help="has files")]
+
+
+    @hookimpl
+    def pyvmm_machine_created(machine):
+        raise RuntimeError("there is no machine")
+"""
+
+
+def test_a_device_s_files_go_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime, modules = tmp_path / "runtime", SitePackages(tmp_path / "modules")
+    for path in (runtime, modules.path):
+        path.mkdir()
+    modules.install("pyvmm-filing", {"filing": "pyvmm_filing"}, {"pyvmm_filing": FILING})
+    monkeypatch.setenv("PYTHONPATH", str(modules.path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    with Served("filing", tmp_path / "filing.sock") as served:
+        assert len(list(runtime.glob("*/filing0/paper"))) == 1
+        assert served.stop() == 0
+    assert not list(runtime.iterdir())
 
 
 def test_front_ends_are_served_one_after_the_other(served: Served) -> None:

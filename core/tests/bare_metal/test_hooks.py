@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from core.tests.bare_metal.program import BareMachine
 from pyvmm.errors import PluginError, UsageError
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.options import parse_device
 from pyvmm.plugins import DeviceRequest, Plugins
+from pyvmm.testing.bare_metal import BareMachine
 
 from core.tests.distributions import SitePackages
 
@@ -208,3 +208,22 @@ def _all(data: bytes, part: bytes) -> list[int]:
         found.append(at)
         at = data.find(part, at + 1)
     return found
+
+
+def test_a_device_s_directory_goes_with_the_machine(
+    program: Callable[..., Path],
+    lamps: Callable[..., list[DeviceRequest]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    before = set(tmp_path.iterdir())
+    with BareMachine(program("end.c", "END_POWEROFF"), devices=lamps(0x700, 0x710)) as machine:
+        assert set(tmp_path.iterdir()) == before
+        devices = {device.name: device for _, device in machine.devices.ports.devices()}
+        path = devices["lamp0"].context.directory()
+        path.joinpath("socket").touch()
+        assert devices["lamp1"].context.directory("lamp0") == path
+        machine.run()
+        assert path.joinpath("socket").exists()
+    assert set(tmp_path.iterdir()) == before
