@@ -6,7 +6,9 @@ import os
 
 import pytest
 from pyvmm.bus import BusDevice, BusRange, Placement
+from pyvmm.device import DeviceInfo, MachineView
 from pyvmm.exit_reason import End, ExitReason
+from pyvmm.memory import GuestMemory
 from pyvmm.testing.port_driver import PortDriver
 
 
@@ -30,6 +32,20 @@ class Doubler(BusDevice):
 
     def close(self) -> None:
         self.closed += 1
+
+
+def test_a_device_sees_memory_and_machine_and_its_files_go() -> None:
+    device, machine = Doubler(), MachineView({"doubler0": DeviceInfo("doubler", ""), "lamp0": DeviceInfo("lamp", "")})
+    with (
+        GuestMemory.create([(0, 1 << 20)]) as memory,
+        PortDriver(device, name="doubler0", memory=memory, machine=machine) as driver,
+    ):
+        assert device.context.memory is memory
+        assert list(device.context.devices) == ["doubler0", "lamp0"]
+        path = device.context.directory()
+        path.joinpath("file").touch()
+        assert driver.machine is machine
+    assert not path.exists() and not machine.files.path.exists()
 
 
 def test_accesses_interrupts_and_stops() -> None:

@@ -171,3 +171,12 @@ def test_a_device_that_gives_nothing_back_is_an_assertion() -> None:
         with pytest.raises(AssertionError, match="gave back 0 chains of 1"):
             driver.exchange(timeout=0.01)
         probe.chains.clear()
+
+
+def test_a_device_s_files_go_with_its_driver() -> None:
+    probe = Probe()
+    with VirtioDriver(probe, size=1 << 20, name="probe0") as driver:
+        path = probe.context.directory()
+        path.joinpath("file").touch()
+        assert probe.context.machine is driver.machine
+    assert not path.parent.exists()

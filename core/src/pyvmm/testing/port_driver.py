@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Final
 
 from pyvmm.bus import Bus, BusDevice, BusRange
-from pyvmm.device import DeviceContext
+from pyvmm.device import DeviceContext, MachineView
 from pyvmm.eventfd import EventFd
 from pyvmm.eventloop import LoopScope
 from pyvmm.exit_reason import ExitReason
+from pyvmm.memory import GuestMemory
 from pyvmm.testing.stepping_loop import SteppingLoop
 
 __all__ = ["MMIO_BASE", "PortDriver"]
@@ -32,8 +33,21 @@ class PortDriver:
     in a machine.
     """
 
-    def __init__(self, device: BusDevice, *, name: str = "device0", placement: int = 0) -> None:
-        """The device is put at that of its placements, by default the first, and closed by :meth:`close`."""
+    def __init__(
+        self,
+        device: BusDevice,
+        *,
+        name: str = "device0",
+        placement: int = 0,
+        memory: GuestMemory | None = None,
+        machine: MachineView | None = None,
+    ) -> None:
+        """The device is put at that of its placements, by default the first, and closed by :meth:`close`.
+
+        ``memory``: what it sees of guest memory, which stays the caller's. ``machine``: what it sees of its machine, by
+        default no other device; :meth:`close` removes the machine's files on the host.
+        """
+        self.machine = machine or MachineView()
         self.device = device
         self.loop = SteppingLoop()
         self.irq = EventFd()
@@ -48,7 +62,8 @@ class PortDriver:
         """Where the device is."""
         place = device.placements[placement]
         has_irq = place.any_irq or place.irq is not None
-        device.attach(DeviceContext(name, self._scope, self.stops.append, self.irq if has_irq else None))
+        irq = self.irq if has_irq else None
+        device.attach(DeviceContext(name, self._scope, self.stops.append, irq, memory=memory, machine=self.machine))
         for ports in place.all_ports:
             offset = ports.base - place.all_ports[0].base
             self.places.append((self.bus, self.bus.insert(device, ports.base, ports.size, offset=offset)))
@@ -115,11 +130,12 @@ class PortDriver:
             raise self.errors[0]
 
     def close(self) -> None:
-        """Close device and loop."""
+        """Close device and loop; remove what the device has put into its directory."""
         self._scope.close()
         self.device.close()
         self.irq.close()
         self.loop.close()
+        self.machine.files.remove()
 
     def __enter__(self) -> PortDriver:
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from pyvmm.device import MachineView
 from pyvmm.memory import GuestMemory
 from pyvmm.testing.driver_ring import DriverRing
 from pyvmm.testing.mmio_driver import VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC
@@ -27,11 +28,19 @@ class VirtioDriver(QueueDriver):
     """
 
     def __init__(
-        self, device: VirtioDevice, *, memory: GuestMemory | None = None, size: int = 64 << 20, name: str = "device0"
+        self,
+        device: VirtioDevice,
+        *,
+        memory: GuestMemory | None = None,
+        size: int = 64 << 20,
+        name: str = "device0",
+        machine: MachineView | None = None,
     ) -> None:
-        """``size``: bytes of guest memory from 0 on, where ``memory`` is not given. The device is closed by
-        :meth:`close`, and so is the memory."""
+        """``size``: bytes of guest memory from 0 on, where ``memory`` is not given. ``machine``: what the device sees
+        of its machine, by default no other device. :meth:`close` closes the device and the memory, and removes the
+        machine's files on the host."""
         memory = memory or GuestMemory.create([(0, size)])
+        self.machine = machine or MachineView()
         self.loop = SteppingLoop()
         self._put_in(device, memory, name)
         super().__init__(self.transport, memory, device.queue_max_sizes)
@@ -74,7 +83,7 @@ class VirtioDriver(QueueDriver):
 
     def _put_in(self, device: VirtioDevice, memory: GuestMemory, name: str) -> None:
         self.device = device
-        self.transport = MmioDevice(memory, device, name, self.loop)
+        self.transport = MmioDevice(memory, device, name, self.loop, machine=self.machine)
         self.transport.start()
 
     def _connect(self) -> None:
@@ -82,10 +91,11 @@ class VirtioDriver(QueueDriver):
             ring.queue = queue
 
     def close(self) -> None:
-        """Close device, loop and memory."""
+        """Close device, loop and memory; remove what the device has put into its directory."""
         self.transport.close()
         self.loop.close()
         self.memory.close()
+        self.machine.files.remove()
 
     def __enter__(self) -> VirtioDriver:
         return self
