@@ -4,6 +4,16 @@
 #include <string.h>
 #include <unistd.h>
 
+/* The driver sees what was done after so many messages: it goes on while the rest is moved, and the ring does not run
+ * empty. An interrupt waits for the end of the call. */
+#define PUBLISH_EVERY 16
+
+static void publish_some(struct pyvmm_queue *q, struct pyvmm_bulk *bulk)
+{
+    if ((uint16_t)(q->next_used - q->published) >= PUBLISH_EVERY)
+        bulk->interrupt |= (uint8_t)pyvmm_queue_publish(q);
+}
+
 /* Takes one chain: 1, 0 when there is none and the driver was asked to kick, or a rule negated. */
 static int take(struct pyvmm_queue *q, struct pyvmm_chain *chain, struct iovec *iov, int max_buffers)
 {
@@ -33,6 +43,7 @@ int pyvmm_bulk_to_fd(struct pyvmm_queue *q, struct pyvmm_bulk *bulk)
     uint64_t bytes = 0;
     int stop = PYVMM_BULK_BUDGET;
 
+    bulk->interrupt = 0;
     pyvmm_queue_disable_kick(q);
     for (uint32_t i = 0; i < bulk->max_messages && bytes < bulk->max_bytes; i++) {
         int taken = take(q, chain, bulk->iov, (int)bulk->max_buffers);
@@ -57,10 +68,11 @@ int pyvmm_bulk_to_fd(struct pyvmm_queue *q, struct pyvmm_bulk *bulk)
             bulk->messages++;
         bytes += chain->readable_length;
         pyvmm_queue_complete(q, chain->head, 0);
+        publish_some(q, bulk);
     }
     if (bulk->stream && stop >= 0 && pyvmm_stream_flush(bulk->stream) && errno == EAGAIN)
         stop = PYVMM_BULK_WAIT;
-    bulk->interrupt = (uint8_t)pyvmm_queue_publish(q);
+    bulk->interrupt |= (uint8_t)pyvmm_queue_publish(q);
     return stop;
 }
 
@@ -184,6 +196,7 @@ int pyvmm_bulk_from_fd(struct pyvmm_queue *q, struct pyvmm_bulk *bulk)
     uint64_t bytes = 0;
     int stop = PYVMM_BULK_BUDGET;
 
+    bulk->interrupt = 0;
     uint16_t available = pyvmm_queue_available(q);
     if (available > bulk->most)
         bulk->most = available;
@@ -209,9 +222,10 @@ int pyvmm_bulk_from_fd(struct pyvmm_queue *q, struct pyvmm_bulk *bulk)
         bytes += (uint64_t)size;
         bulk->messages++;
         give(q, bulk, &w, (uint64_t)size);
+        publish_some(q, bulk);
     }
     while (w.count)
         pyvmm_queue_untake(q, bulk->chains[w.first + --w.count].head);
-    bulk->interrupt = (uint8_t)pyvmm_queue_publish(q);
+    bulk->interrupt |= (uint8_t)pyvmm_queue_publish(q);
     return stop;
 }

@@ -254,17 +254,6 @@ def test_no_stall_when_tap_and_ring_are_both_full(guest: Guest, wire: Wire, feat
     assert [frame[12:] for frame in card.received()] == [plain(60, 9999)]
 
 
-def test_one_wake_up_moves_no_more_than_its_budget(guest: Guest, wire: Wire) -> None:
-    guest.start(MERGE)
-    post(guest, 256, 1536)
-    for number in range(200):
-        wire.send(plain(60, number))
-
-    guest.loop.run_once(0)
-
-    assert 0 < len(used_sizes(guest)) <= 64
-
-
 @pytest.mark.parametrize("features", [[], [VIRTIO_NET_F_MRG_RXBUF]], ids=["plain", "merge"])
 def test_buffer_without_room_for_a_header_comes_back_empty(guest: Guest, wire: Wire, features: list[int]) -> None:
     guest.start(features)

@@ -92,20 +92,6 @@ def test_many_frames_in_order(guest: Guest, wire: Wire) -> None:
         assert [frame for _, frame in wire.receive()] == frames
 
 
-def test_one_wake_up_moves_no_more_than_its_budget(guest: Guest, wire: Wire) -> None:
-    guest.start([])
-    card = Card(guest)
-    for number in range(200):
-        card.send(NO_OFFLOAD + plain(60, number))
-    guest.transmitq.kick()
-
-    guest.loop.run_once(0)
-
-    assert 0 < len(wire.receive()) <= 64
-    guest.run()
-    assert len(card.sent()) == 200
-
-
 @pytest.mark.parametrize(
     "message",
     [

@@ -14,7 +14,7 @@ from pyvmm.virtio.queue import Queue
 
 __all__ = ["MAX_BYTES", "MAX_MESSAGES", "FromDescriptor", "Stop", "Stream", "ToDescriptor"]
 
-MAX_MESSAGES: Final = 64
+MAX_MESSAGES: Final = 256
 """Messages that one call moves at most, so that other devices on the loop get their turn."""
 
 MAX_BYTES: Final = 1 << 20

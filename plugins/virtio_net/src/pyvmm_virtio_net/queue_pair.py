@@ -131,6 +131,8 @@ class QueuePair:
             self._transmitq.event.signal()
         elif stop is Stop.WAIT:
             self._wait_for(self._events | WRITABLE)
+        if self._events & READABLE and not self._gone:
+            self._receive()  # a tap may have the answer already, and the loop is a detour
 
     def _receive(self) -> None:
         stop = self.received.move()
