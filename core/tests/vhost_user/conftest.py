@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,6 +13,21 @@ from pyvmm.virtio.device import VirtioDevice
 from core.tests.vhost_user.front_end import Echo, FrontEnd, Holder, no_fd_leaks
 
 Connect = Callable[[VirtioDevice], FrontEnd]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen() -> Iterator[None]:
+    """Collections of what tests leave do not go through all that pytest and Hypothesis have."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def collected() -> None:
+    """What other tests left to be collected is not to go while a test counts descriptors."""
+    gc.collect()
 
 
 @pytest.fixture

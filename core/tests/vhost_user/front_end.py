@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import signal
 import socket
@@ -323,8 +322,8 @@ def open_fds() -> dict[str, str]:
 
 @contextlib.contextmanager
 def no_fd_leaks() -> Iterator[None]:
-    """Within it, as many descriptors are closed as are opened."""
-    gc.collect()  # what other tests left to be collected is not to go in between
+    """Within it, as many descriptors are closed as are opened. What others left to be collected before, and that has
+    descriptors, must have been collected: it is not to go in between."""
     before = open_fds()
     yield
     assert open_fds() == before

@@ -43,7 +43,7 @@ from core.tests.vhost_user.front_end import (
 
 Connect = Callable[[VirtioDevice], FrontEnd]
 
-DRIVER_OK = 0xF
+FEATURES_OK, DRIVER_OK = 8, 0xF
 NEEDS_RESET = 0x40
 
 
@@ -399,16 +399,17 @@ def test_an_inflight_area_for_rings_that_are_not_there_ends_the_connection(
     assert front_end.disconnected
 
 
-def test_nothing_runs_before_driver_ok_where_the_status_is_told(front_end: FrontEnd, echo: Echo) -> None:
+def test_a_front_end_that_says_no_driver_ok_is_served(front_end: FrontEnd, echo: Echo) -> None:
     front_end.negotiate(protocol_features=ALL_BUT_STATUS | ProtocolFeature.STATUS.mask)
+    front_end.tell(R.SET_STATUS, pack_u64(FEATURES_OK))
     front_end.make_ring()
     front_end.set_ring()
-    assert echo.log == []
-
-    front_end.tell(R.SET_STATUS, pack_u64(DRIVER_OK))
 
     assert front_end.exchange(b"hello") == b"hello"
+
+    front_end.tell(R.SET_STATUS, pack_u64(DRIVER_OK))
     assert front_end.number(R.GET_STATUS) == DRIVER_OK
+    assert echo.log == ["activate"]
 
 
 def test_a_status_of_zero_resets_the_device_and_it_can_be_started_again(front_end: FrontEnd, echo: Echo) -> None:

@@ -397,7 +397,10 @@ def test_back_end_that_dies_again_and_again_fails_the_device(
         assert driver.status & FAILED
 
 
-def test_next_back_end_that_lacks_a_feature_fails_the_device(lasting: Threaded) -> None:
+def test_next_back_end_that_lacks_a_feature_fails_the_device(
+    lasting: Threaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyvmm.vhost_user.front_end.RESTART_TIMEOUT", 0.3)
     with driver_of(lasting) as driver:
         driver.start()
 

@@ -221,7 +221,6 @@ class Backend:
         if features & ~PROTOCOL_FEATURES:
             raise VhostUserError(f"protocol features that were not offered: {features & ~PROTOCOL_FEATURES:#x}")
         self._protocol_features = features
-        self._served.needs_driver_ok = self._has(ProtocolFeature.STATUS)
         return None
 
     def _get_queue_num(self, message: Message) -> Answer:

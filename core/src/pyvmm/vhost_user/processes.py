@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RESTART_TIMEOUT: Final = 10.0
-"""Seconds that a new process has to make its device."""
+RESTART_TIMEOUT: Final = 30.0
+"""Seconds that a new process has to make its device: a host that is busy with others takes its time."""
 
 END_TIMEOUT: Final = 5.0
 """Seconds that all processes have to end when the machine has: to write what is to be kept, and so on."""

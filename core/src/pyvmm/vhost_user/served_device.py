@@ -36,7 +36,6 @@ _EVENT_IDX: Final = 1 << lib.VIRTIO_RING_F_EVENT_IDX
 _INDIRECT: Final = 1 << lib.VIRTIO_RING_F_INDIRECT_DESC
 _PROTOCOL_FEATURES: Final = 1 << VHOST_USER_F_PROTOCOL_FEATURES
 _NEEDS_RESET: Final[int] = lib.VIRTIO_CONFIG_S_NEEDS_RESET
-_DRIVER_OK: Final[int] = lib.VIRTIO_CONFIG_S_DRIVER_OK
 
 _LOGGED_FAILURES: Final = 10
 """How often a device's failures are worth a line in the log."""
@@ -87,8 +86,6 @@ class ServedDevice:
         self.table = MemoryTable()
         self.status = 0
         """SET_STATUS: the driver's device status; NEEDS_RESET is ours."""
-        self.needs_driver_ok = False
-        """Whether nothing runs before DRIVER_OK: the front end said that it will tell of the status."""
         self.active = False
         self._acked: int | None = None
         self._area: InflightArea | None = None
@@ -126,14 +123,14 @@ class ServedDevice:
         self._start_wanted = True
 
     def set_status(self, status: int) -> None:
-        """SET_STATUS: 0 resets the device."""
+        """SET_STATUS: 0 resets the device. DRIVER_OK is not waited for: rings that are started and enabled are to be
+        served, and not every front end says it (QEMU 7.2 has devices for which it does not)."""
         if status & ~0xFF:
             raise VhostUserError(f"a device status of more than 8 bits: {status:#x}")
         if status == 0:
             self.reset(disable=False)
             return
         self.status = status | self.status & _NEEDS_RESET
-        self._start_wanted = True
 
     def set_inflight(self, area: InflightArea) -> None:
         """SET_INFLIGHT_FD: keep account of requests in flight there, once rings are started."""
@@ -204,8 +201,6 @@ class ServedDevice:
         """Start the device, or start it anew, where that is wanted and all is there that it takes."""
         if not self._start_wanted or self.failed or self._acked is None or self.table.memory is None:
             return
-        if self.needs_driver_ok and not self.status & _DRIVER_OK:
-            return
         if not any(vring.ready and self._is_enabled(vring) for vring in self.vrings):
             return
         self._start_wanted = False
@@ -253,7 +248,6 @@ class ServedDevice:
             self._area.close()
             self._area = None
         self.status = 0
-        self.needs_driver_ok = False
 
     def close(self) -> None:
         """The end: close the device."""
