@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import inspect
+
 import pytest
 from pyvmm.record import record, replace
 
@@ -47,3 +49,7 @@ def test_a_record_cannot_be_changed_but_replaced() -> None:
     assert replace(point, y=5) == Point(1, 5)
     with pytest.raises(TypeError):
         replace(point, z=1)
+
+
+def test_help_and_documentation_see_the_fields() -> None:
+    assert str(inspect.signature(Point)) == "(x: 'int', y: 'int' = 2)"

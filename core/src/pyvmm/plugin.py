@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import pluggy
@@ -22,7 +21,7 @@ hookimpl = pluggy.HookimplMarker("pyvmm")
 O = TypeVar("O")  # noqa: E741 - the options' type, as the field writes it
 
 
-@dataclass(frozen=True)
+@record
 class CmdlineRequest(Generic[O]):
     """What a kind is told when it may add to the kernel's command line."""
 
@@ -56,7 +55,7 @@ class AcpiRequest(Generic[O]):
     """Its interrupt line (GSI)."""
 
 
-@dataclass(frozen=True)
+@record
 class DeviceKind(Generic[O]):
     """One kind of device that a package offers: ``--device NAME:…``."""
 

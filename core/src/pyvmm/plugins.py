@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -46,7 +45,7 @@ class LoadedPlugin:
     """Which plugins it was chosen without."""
 
 
-@dataclass(frozen=True)
+@record
 class DeviceRequest:
     """One device that a machine is to have."""
 

@@ -27,6 +27,7 @@ def record(cls: type[T]) -> type[T]:
         "__eq__": _equal,
         "__hash__": _hash,
         "__repr__": _repr,
+        "__signature__": _Signature(),
     }
     for name, member in members.items():
         # As with a dataclass, a method that the class defines itself stays.
@@ -38,6 +39,19 @@ def record(cls: type[T]) -> type[T]:
 def replace(original: T, **changes: Any) -> T:
     """A record like ``original``, but for the fields that are given."""
     return type(original)(**(vars(original) | changes))
+
+
+class _Signature:
+    """What inspect.signature, and so help and documentation, has on a record; made when somebody asks."""
+
+    def __get__(self, instance: object, cls: type[Any]) -> Any:
+        import inspect
+
+        def parameter(name: str, type_: Any) -> inspect.Parameter:
+            default = cls._defaults.get(name, inspect.Parameter.empty)
+            return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=type_)
+
+        return inspect.Signature([parameter(name, cls.__annotations__[name]) for name in cls.__match_args__])
 
 
 def _init(self: Any, /, *values: Any, **named: Any) -> None:

@@ -130,10 +130,9 @@ def main(arguments: list[str], make_request: Callable[[str, str], DeviceRequest]
 
 
 def _request(id_: str, spec: str) -> DeviceRequest:
-    from dataclasses import replace
-
     from pyvmm.options import parse_device
     from pyvmm.plugins import Plugins
+    from pyvmm.record import replace
 
     [request] = Plugins().request_devices([parse_device(spec)])
     return replace(request, id=id_)
