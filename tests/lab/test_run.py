@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab import prepare
+
 HERE = Path(__file__).resolve().parent
 RUN = HERE / "run"
 
@@ -16,6 +18,12 @@ in_lab = pytest.mark.skipif(bool(os.environ.get("PYVMM_LAB")), reason="the lab h
 needs_qemu = pytest.mark.skipif(
     shutil.which("qemu-system-x86_64") is None, reason="qemu-system-x86_64 is not installed"
 )
+
+
+@pytest.fixture
+def prepared() -> None:
+    """The first use of a lab makes its machine, and says so."""
+    prepare.initramfs()
 
 
 def run(*command: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -32,6 +40,7 @@ def run(*command: str, text: str = "", **environment: str) -> subprocess.Complet
 
 @in_lab
 @needs_qemu
+@pytest.mark.usefixtures("prepared")
 def test_arguments_environment_directory_streams_and_status_pass_through() -> None:
     script = 'printf "%s|" "$@"; pwd; echo "$PYVMM_WORD"; cat; echo oops >/dev/stderr; test -w /dev/kvm && exit 7'
     arguments = ("a b", "new\nline", "quo'\"te", "ä$HOME", "")
@@ -45,6 +54,7 @@ def test_arguments_environment_directory_streams_and_status_pass_through() -> No
 
 @in_lab
 @needs_qemu
+@pytest.mark.usefixtures("prepared")
 def test_a_panic_is_told_from_a_command_that_failed() -> None:
     result = run("sh", "-c", "echo c >/proc/sysrq-trigger")
 

@@ -72,7 +72,8 @@ def test_full_output_does_not_block(kind: str, blocking: bool, fds: list[int]) -
     output = DescriptorOutput("test", write_end)
 
     assert fill(output) > 0
-    assert not output.wait(0)
+    while output.wait(0.2):
+        fill(output)  # the kernel moves what a terminal has been given in its own time, and then there is room again
     while not output.wait(0):
         assert os.read(fds[0], 65536)
     assert output.write(b"x") == 1
