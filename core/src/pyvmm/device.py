@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from pyvmm.errors import UsageError
 from pyvmm.eventfd import EventFd
@@ -12,7 +12,7 @@ from pyvmm.eventloop import LoopScope
 from pyvmm.exit_reason import ExitReason
 from pyvmm.host_files import HostFiles
 from pyvmm.machine_view import DeviceInfo, MachineView
-from pyvmm.record import record
+from pyvmm.record import record, replace
 
 if TYPE_CHECKING:
     from pyvmm.kvm.fast_port import FastPort
@@ -49,6 +49,10 @@ class DeviceContext:
 
     machine: MachineView = MachineView()
     """The machine around the device."""
+
+    def replace(self, **changes: Any) -> Self:
+        """The same context, but for the fields that are given: for what a device makes of parts of its own."""
+        return replace(self, **changes)
 
     @property
     def devices(self) -> Mapping[str, DeviceInfo]:

@@ -6,7 +6,6 @@ import os
 import select
 import socket
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from pyvmm.device import DeviceContext
@@ -25,7 +24,7 @@ class _Console(Console):
         super().__init__(options)
 
     def attach(self, context: DeviceContext) -> None:
-        super().attach(replace(context, stop=self.stops.append))
+        super().attach(context.replace(stop=self.stops.append))
 
 
 class Guest(VirtioDriver):

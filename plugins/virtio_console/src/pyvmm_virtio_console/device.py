@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from pyvmm.chardev.options import open_backend
@@ -53,7 +52,7 @@ class Console(VirtioDevice):
         super().attach(context)
         # Of its own, so that it outlives a failure: a person's way out of the terminal must not depend on the guest.
         self._host_loop = LoopScope(context.loop.loop, self._on_host_failure, self._publish)
-        self._backend.attach(self.port, replace(context, loop=self._host_loop))
+        self._backend.attach(self.port, context.replace(loop=self._host_loop))
         if self._backend.size is not None:
             self.device_features |= 1 << VIRTIO_CONSOLE_F_SIZE
         self._fill_config()
