@@ -147,6 +147,17 @@ def test_guest_connects_to_the_hosts_loopback_and_data_goes_both_ways(make: Make
             assert got == sent
 
 
+def test_hosts_loopback_is_out_of_reach_where_that_was_asked_for(make: Make) -> None:
+    station = Station(make(loopback=False))
+    station.arp()
+    with closing(socket.create_server(("127.0.0.1", 0))) as loopback:
+        station.tcp((40000, loopback.getsockname()[1]), SYN, 100, 0)
+        station.arp()  # its answer comes after what came of the first
+        loopback.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            loopback.accept()
+
+
 def test_port_of_the_host_leads_to_the_guest(make: Make) -> None:
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))

@@ -61,13 +61,17 @@ class NetOptions:
     )
     udp: tuple[str, ...] = option((), metavar="PORTS", help="with user: the same for UDP")
 
+    loopback: bool = option(
+        True, help="with user: the guest reaches what listens on the host's loopback, at its gateway's address"
+    )
+
     def __post_init__(self) -> None:
         if (self.host is None) == (self.tap is None):
             raise ValueError("one tap or user is needed: net:TAP or net:user")
         if self.is_user and (self.queues > 1 or self.vhost == "on"):
             raise ValueError("queues=N and vhost=on need a tap; leave them out with user")
-        if not self.is_user and (self.tcp or self.udp):
-            raise ValueError("tcp and udp are of user; give net:user, or forward ports of a tap by the host's firewall")
+        if not self.is_user and (self.tcp or self.udp or not self.loopback):
+            raise ValueError("tcp, udp and loopback are of user; give net:user, or see to it by the host's firewall")
 
     @property
     def is_user(self) -> bool:

@@ -39,11 +39,12 @@ _ONE_OF_TWO: Final = re.compile(_NOISE.pattern + rb"|No external routable interf
 class Passt:
     """One passt and our end of the socket to it."""
 
-    def __init__(self, *, mtu: int, tcp: Sequence[str] = (), udp: Sequence[str] = ()) -> None:
+    def __init__(self, *, mtu: int, tcp: Sequence[str] = (), udp: Sequence[str] = (), loopback: bool = True) -> None:
         """Start it, and wait until it is ready.
 
         ``mtu``: bytes, which it tells the guest by DHCP and NDP. ``tcp``, ``udp``: ports of the host to be forwarded,
-        as passt(1) writes them. Raises :class:`~pyvmm.errors.PyvmmError` with what it says where it cannot.
+        as passt(1) writes them. ``loopback``: whether the gateway's address leads to the host's loopback.
+        Raises :class:`~pyvmm.errors.PyvmmError` with what it says where it cannot.
         """
         self.lost = False
         """Whether it has ended, or its socket has."""
@@ -51,6 +52,7 @@ class Passt:
         if path is None:
             raise HostError("net: passt is not installed, and net:user needs it: sudo apt-get install passt")
         arguments = [path, "--foreground", "--stderr", "--quiet", "--mtu", str(mtu)]
+        arguments += [] if loopback else ["--no-map-gw"]
         for option, specs in (("--tcp-ports", tcp), ("--udp-ports", udp)):
             for spec in specs:
                 arguments += [option, spec]

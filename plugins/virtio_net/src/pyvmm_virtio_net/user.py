@@ -31,7 +31,7 @@ class UserNet(Card):
         """Start passt; raises :class:`~pyvmm.errors.PyvmmError`."""
         mtu = options.mtu or DEFAULT_MTU
         self._mac_given = options.mac is not None
-        self.passt = Passt(mtu=mtu, tcp=options.tcp, udp=options.udp)
+        self.passt = Passt(mtu=mtu, tcp=options.tcp, udp=options.udp, loopback=options.loopback)
         self._stream = Stream(
             self.passt.socket.fileno(), header=net.HEADER_SIZE, max_size=net.MAX_FRAME_SIZE - net.HEADER_SIZE
         )
