@@ -4,13 +4,14 @@
 #include <string.h>
 #include <unistd.h>
 
-/* The driver sees what was done after so many messages: it goes on while the rest is moved, and the ring does not run
- * empty. An interrupt waits for the end of the call. */
-#define PUBLISH_EVERY 16
+/* The driver sees what was done after so many messages or bytes: it goes on while the rest is moved, and the ring does
+ * not run empty, which would cost a kick. An interrupt waits for the end of the call. */
+#define PUBLISH_MESSAGES 4
+#define PUBLISH_BYTES 16384
 
-static void publish_some(struct pyvmm_queue *q, struct pyvmm_bulk *bulk)
+static void publish_some(struct pyvmm_queue *q, struct pyvmm_bulk *bulk, uint64_t size)
 {
-    if ((uint16_t)(q->next_used - q->published) >= PUBLISH_EVERY)
+    if (size >= PUBLISH_BYTES || (uint16_t)(q->next_used - q->published) >= PUBLISH_MESSAGES)
         bulk->interrupt |= (uint8_t)pyvmm_queue_publish(q);
 }
 
@@ -68,7 +69,7 @@ int pyvmm_bulk_to_fd(struct pyvmm_queue *q, struct pyvmm_bulk *bulk)
             bulk->messages++;
         bytes += chain->readable_length;
         pyvmm_queue_complete(q, chain->head, 0);
-        publish_some(q, bulk);
+        publish_some(q, bulk, chain->readable_length);
     }
     if (bulk->stream && stop >= 0 && pyvmm_stream_flush(bulk->stream) && errno == EAGAIN)
         stop = PYVMM_BULK_WAIT;
@@ -222,7 +223,7 @@ int pyvmm_bulk_from_fd(struct pyvmm_queue *q, struct pyvmm_bulk *bulk)
         bytes += (uint64_t)size;
         bulk->messages++;
         give(q, bulk, &w, (uint64_t)size);
-        publish_some(q, bulk);
+        publish_some(q, bulk, (uint64_t)size);
     }
     while (w.count)
         pyvmm_queue_untake(q, bulk->chains[w.first + --w.count].head);
