@@ -60,11 +60,10 @@ def test_help_lists_it_without_importing_it(commands: SitePackages, capsys: pyte
     commands.install("pyvmm-bomb", {"bomb": "bomb:c"}, {"bomb": "raise SystemExit(7)"}, group=GROUP)
     commands.install("pyvmm-later", {"later": "later:c"}, group="pyvmm.commands.v2")
     assert main(["--help"]) == 0
-    text = capsys.readouterr().out
-    assert "  lamp   from pyvmm-lamp 1.2\n" in text
-    assert "  bomb   from pyvmm-bomb 1.2\n" in text
-    assert "  serve  " in text
-    assert "later" not in text
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert {"lamp from pyvmm-lamp 1.2", "bomb from pyvmm-bomb 1.2"} <= set(lines)
+    assert any(line.startswith("serve ") for line in lines)
+    assert not any(line.startswith("later ") for line in lines)
     assert not {"lamp_tool", "bomb"} & sys.modules.keys()
 
 

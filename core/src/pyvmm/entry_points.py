@@ -13,7 +13,6 @@ its own means.
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
@@ -27,6 +26,8 @@ DEVICES: Final = "pyvmm.devices"
 
 COMMANDS: Final = "pyvmm.commands"
 """The group whose entry points are commands: ``name = module:click_command`` is ``pyvmm name``."""
+
+_CHUNK: Final = 1 << 14
 
 
 class EntryPoint:
@@ -77,7 +78,10 @@ def entry_points(group: str) -> Iterable[EntryPoint]:
 
 def normalized(name: str) -> str:
     """A distribution's name as it is compared: ``PyVMM.Lamp`` is ``pyvmm-lamp``."""
-    return re.sub("[-_.]+", "-", name).lower()
+    name = name.lower().replace("_", "-").replace(".", "-")
+    while "--" in name:
+        name = name.replace("--", "-")
+    return name
 
 
 def _api_version(header: str, group: str) -> int:
@@ -132,8 +136,7 @@ def _scan(paths: Iterable[str], group: str) -> Iterator[EntryPoint]:
 def _read(folder: str, group: str) -> Iterator[EntryPoint]:
     """The entry points in one distribution's folder of metadata."""
     try:
-        with open(f"{folder}/entry_points.txt", "rb", buffering=0) as file:
-            data = file.read()
+        data = _content(f"{folder}/entry_points.txt")
         if group.encode() not in data:
             return
         text = data.decode()
@@ -146,6 +149,15 @@ def _read(folder: str, group: str) -> Iterator[EntryPoint]:
         elif version and line and not line.startswith("#"):
             name, _, value = line.partition("=")
             yield EntryPoint(name.strip(), value.strip(), partial(_name_and_version, folder), version)
+
+
+def _content(path: str) -> bytes:
+    """A small file: with less ado than open() makes, for there is one for each distribution."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return b"".join(iter(lambda: os.read(fd, _CHUNK), b""))
+    finally:
+        os.close(fd)
 
 
 def _name_and_version(folder: str) -> tuple[str, str]:
