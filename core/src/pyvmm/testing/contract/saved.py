@@ -22,7 +22,10 @@ class SavedStateContract(VirtioContractBase):
             assert not driver.needs_reset
 
     def test_goes_on_after_save_and_load_amid_requests(self) -> None:
-        """Each request that a device had taken is given back once, as if nothing had been."""
+        """Each request that a device had taken is given back once, as if nothing had been.
+
+        What comes by an idle queue may be that its streams or the like are gone.
+        """
         undisturbed, saved = (self._given_back(saves) for saves in (False, True))
         assert saved == undisturbed, f"of each queue, requests given back: {saved}, and without it {undisturbed}"
 
@@ -42,7 +45,7 @@ class SavedStateContract(VirtioContractBase):
             given = [[used.chain for used in ring.take_used()] for ring in driver.rings]
             assert all(one is chain for chain, used in zip(chains, given, strict=True) for one in used)
             self.assert_works(driver)
-            return [len(used) for used in given]
+            return [len(used) for index, used in enumerate(given) if index not in self.idle_queues]
 
     def test_can_be_saved_before_a_driver_comes(self) -> None:
         with self.driven() as driver:
