@@ -1,4 +1,4 @@
-"""Measures pyvmm beside QEMU's microvm: python tests/benchmarks [ROW…] [--runs N] [--json FILE] [--list]"""
+"""Measures pyvmm beside QEMU's microvm: python tests/benchmarks [ROW…] [OPTION…]; --help lists the options."""
 
 from __future__ import annotations
 
@@ -51,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bench.said()
     if options.json:
         Path(options.json).write_text(report.to_json(about, bench.entries, bench.notes))
+    if options.markdown:
+        report.put_into(Path(options.markdown), report.markdown(about, bench.entries, bench.notes))
     if not options.quiet:
         for name, value in about.items():
             print(f"{name}: {value}")
@@ -69,6 +71,9 @@ def _parse(arguments: Sequence[str] | None, rows: Sequence[Row]) -> argparse.Nam
     parser.add_argument("rows", nargs="*", metavar="ROW", help="what to measure; all, by default (see --list)")
     parser.add_argument("--runs", type=int, help="turns of each contender, in place of each row's own number")
     parser.add_argument("--json", metavar="FILE", help="write everything there, samples included")
+    parser.add_argument(
+        "--markdown", metavar="FILE", help="write the table there; into a page with marks, only between them"
+    )
     parser.add_argument("--list", action="store_true", help="list the rows")
     parser.add_argument("--quiet", action="store_true", help="print no table")
     options = parser.parse_args(arguments)

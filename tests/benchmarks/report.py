@@ -10,10 +10,13 @@ import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tests.benchmarks.harness import OURS, Entry, Metric
 from tests.system.prepared import TOP
+
+MARKS: Final = ("<!-- measured -->", "<!-- end of measured -->")
+"""Between these, a page has room for the table."""
 
 _HEAD = ("row", "what", "unit", OURS, "±", "beside", "its", "±", "ratio")
 _NUMERIC = (3, 4, 6, 7, 8)
@@ -58,6 +61,25 @@ def table(entries: Sequence[Entry]) -> str:
     rule = ["-" * (width - 1) + ":" if i in _NUMERIC else "-" * width for i, width in enumerate(widths)]
     lines = [_line(rows[0], widths), "| " + " | ".join(rule) + " |"]
     return "\n".join(lines + [_line(row, widths) for row in rows[1:]])
+
+
+def markdown(about: dict[str, Any], entries: Sequence[Entry], notes: Sequence[str]) -> str:
+    """Everything but the samples, as a part of a page."""
+    machine = ", ".join(f"{name} {value}" for name, value in about.items() if name != "date")
+    lines = [f"Measured on {about['date'][:10]} by `make bench`; {machine}.", "", table(entries)]
+    for note in notes:
+        lines += ["", f"Note: {note}"]
+    return "\n".join(lines) + "\n"
+
+
+def put_into(path: Path, text: str) -> None:
+    """Write ``text`` to ``path``; where that is a page with a place for it, only there."""
+    begin, end = MARKS
+    page = path.read_text() if path.exists() else ""
+    if begin in page and end in page:
+        head, tail = page.split(begin)[0], page.split(end)[-1]
+        text = f"{head}{begin}\n{text}{end}{tail}"
+    path.write_text(text)
 
 
 def to_json(about: dict[str, Any], entries: Sequence[Entry], notes: Sequence[str]) -> str:

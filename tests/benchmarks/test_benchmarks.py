@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,21 @@ def test_the_table_has_a_line_for_each_peer() -> None:
     lines = report.table([entry]).splitlines()[2:]
 
     assert [[cell.strip() for cell in line.split("|")][-2] for line in lines] == ["2.00", "0.50"]
+
+
+def test_a_page_with_a_place_for_the_table_gets_it_there(tmp_path: Path) -> None:
+    entry = Entry("row", RATE, {"pyvmm": [100.0]})
+    text = report.markdown({"date": "2000-01-02T03:04", "cpus": 2}, [entry], ["a note"])
+    page, other = tmp_path / "page.md", tmp_path / "other.md"
+    page.write_text("# Title\n\n<!-- measured -->\nold\n<!-- end of measured -->\n\nEnd\n")
+
+    for path in (page, page, other):
+        report.put_into(path, text)
+
+    assert other.read_text() == text
+    assert page.read_text() == f"# Title\n\n<!-- measured -->\n{text}<!-- end of measured -->\n\nEnd\n"
+    assert text.startswith("Measured on 2000-01-02 by `make bench`; cpus 2.\n")
+    assert text.endswith("\nNote: a note\n")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/kvm"), reason="needs /dev/kvm")

@@ -14,7 +14,7 @@ from tests.benchmarks.pyvmm_command import PyVmm
 from tests.benchmarks.qemu import Qemu
 from tests.benchmarks.rows import Row
 
-SECONDS = 4
+SECONDS = 3
 
 _JOBS = [
     *(
@@ -40,7 +40,7 @@ def measure(bench: Bench) -> None:
                 vmm.name: partial(_fio, vmm, guest)
                 for vmm in (PyVmm(), Qemu(linux=True), Qemu("QEMU io_uring", aio="io_uring", linux=True))
             }
-            bench.alternate(contenders, runs=3)
+            bench.alternate(contenders, runs=2)
 
 
 def _script() -> str:

@@ -34,7 +34,7 @@ def measure(bench: Bench) -> None:
             vmms: tuple[Vmm, ...] = (PyVmm(), Qemu(), Qemu("QEMU io_uring", aio="io_uring"))
             used = replace(disk, direct=direct)
             contenders: dict[str, Contender] = {vmm.name: partial(_ring, vmm, used) for vmm in vmms}
-            bench.alternate(contenders, runs=5)
+            bench.alternate(contenders, runs=3)
 
 
 def _ring(vmm: Vmm, disk: Disk) -> dict[Metric, float]:

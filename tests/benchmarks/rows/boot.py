@@ -33,7 +33,7 @@ def measure(bench: Bench) -> None:
             contenders: dict[str, Contender] = {
                 vmm.name: partial(_measure, vmm, guest, idle) for vmm in (PyVmm(), Qemu(linux=True))
             }
-            bench.alternate(contenders, runs=5)
+            bench.alternate(contenders, runs=3)
 
 
 def _measure(vmm: Vmm, guest: LinuxGuest, idle: LinuxGuest) -> dict[Metric, float]:

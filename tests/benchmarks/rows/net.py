@@ -16,7 +16,7 @@ from tests.benchmarks.machines import Card, Vmm
 from tests.benchmarks.process import Cpu, Process
 from tests.benchmarks.rows import Row
 
-SECONDS = 4
+SECONDS = 3
 PINGS = 40
 
 _TCP = {
@@ -35,7 +35,7 @@ def measure(bench: Bench) -> None:
             card = Card(tap.name, namespace.GUEST_MAC, vhost=through_vhost)
             with linux_guest(_script(), tools=["iperf3"], cards=[card], memory=384) as guest:
                 contenders: dict[str, Contender] = {vmm.name: partial(_measure, vmm, guest) for vmm in vmms}
-                bench.alternate(contenders, runs=3)
+                bench.alternate(contenders, runs=2)
 
 
 def _script() -> str:

@@ -25,7 +25,7 @@ def measure(bench: Bench) -> None:
         for through_vhost, vmms in vhost.ways(bench):
             card = Card(tap.name, namespace.GUEST_MAC, vhost=through_vhost)
             contenders: dict[str, Contender] = {vmm.name: partial(_ring, vmm, card) for vmm in vmms}
-            bench.alternate(contenders, runs=5)
+            bench.alternate(contenders, runs=3)
 
 
 def _ring(vmm: Vmm, card: Card) -> dict[Metric, float]:
