@@ -161,6 +161,8 @@ class Bus:
         self.end = end
         # vCPU threads look up without a lock, so the two lists are replaced together and never changed.
         self._map: tuple[list[int], list[_Slot]] = ([], [])
+        self._known: dict[int, _Slot] = {}
+        """Slots by the addresses that were looked up; belongs to one map."""
 
     def insert(self, device: BusDevice, base: int, size: int, *, offset: int = 0) -> BusRange:
         """Put ``device`` at ``size`` addresses from ``base`` on, of which the first is ``offset`` to the device.
@@ -186,6 +188,7 @@ class Bus:
         bases.insert(at, base)
         slots.insert(at, _Slot(range_, device, base - offset, device._service))
         self._map = (bases, slots)
+        self._known = {}
         return range_
 
     def devices(self) -> list[tuple[BusRange, BusDevice]]:
@@ -194,44 +197,54 @@ class Bus:
 
     def device_at(self, address: int) -> BusDevice | None:
         """The device that claims ``address``."""
-        slot = self._find(address, 1)
+        slot = self._look_up(address)
         return slot.device if slot else None
 
     def read(self, address: int, data: memoryview) -> bool:
         """Fill ``data`` from the device at ``address``; whether one answered."""
-        data[:] = _ALL_ONES[: len(data)]
-        slot = self._find(address, len(data))
-        if slot is None or slot.service.failed:
+        size = len(data)
+        data[:] = _ONES.get(size) or _ALL_ONES[:size]
+        slot = self._known.get(address) or self._look_up(address)
+        if slot is None or address + size > slot.end:
+            return False
+        service = slot.service
+        if service.failed:
             return False
         try:
-            with slot.service.lock:
+            with service.lock:
                 slot.device.read(address - slot.base, data)
         except Exception as error:
             self.fail(slot.device, error)
-            data[:] = _ALL_ONES[: len(data)]
+            data[:] = _ALL_ONES[:size]
             return False
         return True
 
     def write(self, address: int, data: memoryview) -> bool:
         """Hand ``data`` to the device at ``address``; whether one took it."""
-        slot = self._find(address, len(data))
-        if slot is None or slot.service.failed:
+        slot = self._known.get(address) or self._look_up(address)
+        if slot is None or address + len(data) > slot.end:
+            return False
+        service = slot.service
+        if service.failed:
             return False
         try:
-            with slot.service.lock:
+            with service.lock:
                 slot.device.write(address - slot.base, data)
         except Exception as error:
             self.fail(slot.device, error)
             return False
         return True
 
-    def _find(self, address: int, size: int) -> _Slot | None:
+    def _look_up(self, address: int) -> _Slot | None:
+        """The slot that ``address`` is in, remembered for the next time."""
+        known = self._known  # before the map, so that what is found in an old one is not put into a new one's
         bases, slots = self._map
         at = bisect_right(bases, address) - 1
-        if at < 0:
+        if at < 0 or address >= slots[at].end:
             return None
-        slot = slots[at]
-        return slot if address + size <= slot.end else None
+        if len(known) < _MAX_KNOWN:
+            known[address] = slots[at]
+        return slots[at]
 
     def fail(self, device: BusDevice, error: BaseException) -> None:
         """Take ``device`` out of service for ``error``, wherever it is: logged once, all ones from then on."""
@@ -243,3 +256,6 @@ class Bus:
 
 
 _ALL_ONES: Final = b"\xff" * 4096
+_ONES: Final = {size: _ALL_ONES[:size] for size in (1, 2, 4, 8)}
+_MAX_KNOWN: Final = 1024
+"""Addresses that a bus remembers the slots of; a guest may try them all."""

@@ -41,6 +41,7 @@ class VcpuLoop:
         run, exit_, area, reasons = self.vcpu.run, self.vcpu.exit, self.vcpu.run_area, self._reasons
         mmio_exit, io_exit, interrupted = int(VcpuExit.MMIO), int(VcpuExit.IO), int(VcpuExit.INTERRUPTED)
         mmio, ports = self._mmio, self._ports
+        views: dict[tuple[int, int], memoryview] = {}  # few: KVM puts data at the same places
         while not reasons:
             reason = run()
             if reason == mmio_exit:
@@ -55,7 +56,10 @@ class VcpuLoop:
             access = bus.write if exit_.is_write else bus.read
             address, size, offset = exit_.address, exit_.size, exit_.data_offset
             if exit_.count == 1:
-                access(address, area[offset : offset + size])
+                view = views.get((offset, size))
+                if view is None:
+                    view = views[offset, size] = area[offset : offset + size]
+                access(address, view)
             else:  # string I/O: one port, many values
                 for at in range(offset, offset + size * exit_.count, size):
                     access(address, area[at : at + size])

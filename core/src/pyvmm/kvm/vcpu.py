@@ -65,7 +65,7 @@ class Vcpu:
         """
         error = lib.pyvmm_vcpu_run(self.fd, self._run, self._fast_ports, self.exit)
         if error == 0:
-            return int(self.exit.reason)
+            return self.exit.reason  # type: ignore[no-any-return]
         if error == errno.EINTR:
             return VcpuExit.INTERRUPTED
         raise KvmError("KVM_RUN", error)

@@ -49,6 +49,7 @@ from pyvmm_serial.registers import (
     UART_MSR_DSR,
     UART_MSR_RI,
     UART_MSR_TERI,
+    UART_SCR,
     UART_TX,
 )
 
@@ -163,6 +164,9 @@ class Uart(BusDevice):
         if offset == UART_LSR and self._lsr_is_plain and len(data) == 1:
             data[0] = self.lsr
             return
+        if offset == UART_SCR and len(data) == 1:
+            data[0] = self.scr
+            return
         # A wider access is split by the ISA bus into one cycle a byte, low address first.
         with self._lock:
             for lane in range(len(data)):
@@ -176,6 +180,9 @@ class Uart(BusDevice):
                 with self._lock:
                     self._transmitted()
                     self._settle()
+            return
+        if offset == UART_SCR and len(data) == 1:
+            self.scr = data[0]  # nothing follows from it
             return
         with self._lock:
             if self._collecting:
