@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from pyvmm import command
 from pyvmm.arguments import Arguments, read
 from pyvmm.errors import PyvmmError
-from pyvmm.memory_option import parse_memory
+from pyvmm.memory_option import MemoryOption, parse_memory
+from pyvmm.options import Size
+from pyvmm.record import replace
 
 WORDS = [
     *("--kernel", "--initrd", "--cmdline", "--memory", "--cpus", "--device", "--discovery", "--no-plugin"),
@@ -58,7 +60,7 @@ def same(words: Sequence[str]) -> None:
     if quick is not None:
         other = by_click(words)
         assert other is not None
-        assert quick._replace(devices=tuple(quick.devices)) == other._replace(devices=tuple(other.devices))
+        assert replace(quick, devices=tuple(quick.devices)) == replace(other, devices=tuple(other.devices))
 
 
 @given(st.lists(st.sampled_from(WORDS), max_size=8))
@@ -96,7 +98,7 @@ def test_the_rest_is_left_to_click(words: list[str]) -> None:
     ],
 )
 def test_memory_may_be_of_huge_pages(text: str, size: int, page: int) -> None:
-    assert parse_memory(text) == (size, page)
+    assert parse_memory(text) == MemoryOption(Size(size), page)
 
 
 @pytest.mark.parametrize(

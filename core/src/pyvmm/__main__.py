@@ -1,8 +1,6 @@
 """``python -m pyvmm``."""
 
-import sys
-
-from pyvmm.cli import main
+from pyvmm.cli import script
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

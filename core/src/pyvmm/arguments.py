@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from pyvmm.errors import UsageError
 from pyvmm.memory_option import MemoryOption, parse_memory
 from pyvmm.options import DeviceSpec, parse_device
+from pyvmm.record import record
 
 DISCOVERIES: Final = ("acpi", "cmdline")
 MAX_CPUS: Final = 8
 DEFAULT_MEMORY: Final = "256M"
 
 
-class Arguments(NamedTuple):
+@record
+class Arguments:
     """The command's options; see its help."""
 
     kernel: Path | None = None

@@ -6,10 +6,11 @@ click is imported where it is needed: not for a command line that :mod:`pyvmm.ar
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from pyvmm import startup
 from pyvmm.arguments import Arguments, read
@@ -66,6 +67,8 @@ def run(arguments: Arguments) -> int:
         discovery=arguments.discovery,
     )
     with Machine(config) as machine, _stopped_by_signals(machine):
+        gc.freeze()  # what there is now stays: no collection need look at it again
+        gc.enable()
         reason = machine.run()
     return _report(reason)
 
@@ -77,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interpreter, status 1.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    gc.disable()  # a start makes much that stays, and no garbage to speak of
     try:
         if "_PYVMM_COMPLETE" not in os.environ:
             known = read(words)
@@ -92,6 +96,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_status
     except KeyboardInterrupt:
         return 130
+    finally:
+        gc.enable()
+
+
+def script() -> NoReturn:
+    """What the command ``pyvmm`` runs: :func:`main`, and then the end.
+
+    When the machine is closed, nothing is left that somebody needs, and to take the interpreter apart takes as long
+    as to make a machine.
+    """
+    status = main()
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except OSError:
+        sys.exit(status)  # the interpreter knows what to say of that
+    os._exit(status)
 
 
 def _main_by_click(words: list[str]) -> int:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -23,7 +22,7 @@ from pyvmm.machine_hooks import MachineHooks
 from pyvmm.machine_view import MachineView
 from pyvmm.memory import GuestMemory
 from pyvmm.plugin import AcpiRequest, CmdlineRequest
-from pyvmm.record import replace
+from pyvmm.record import record, replace
 from pyvmm.vcpu_loop import VcpuLoop
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.x86_64 import acpi, bootparams, cpuid, initrd, kernel, layout, mptable
@@ -44,7 +43,7 @@ log = logging.getLogger(__name__)
 MAX_CPUS: Final = 8
 
 
-@dataclass(frozen=True)
+@record
 class MachineConfig:
     """What a machine is made of."""
 
@@ -120,7 +119,8 @@ class Machine:
             """The guest's memory, mapped as long as the machine is open."""
             startup.ended("/dev/kvm, guest memory")
             self.vm = stack.enter_context(self.kvm.create_vm())
-            startup.ended("virtual machine")
+            finish_memory = self._begin_vm(stack)
+            startup.ended("virtual machine, interrupt controllers")
             self.loop = EventLoop()
             """Where the devices of this process live; :meth:`run` is its thread."""
             stack.callback(self.loop.close)
@@ -133,13 +133,15 @@ class Machine:
             self._kernel = kernel.load(self.memory, config.kernel)
             self._initrd = initrd.load(self.memory, config.initrd, self._kernel) if config.initrd else None
             startup.ended("kernel and initrd")
-            self._create_vm()
-            startup.ended("interrupt controllers and vCPUs")
+            self._create_vcpus()
+            startup.ended("vCPUs")
             for request in config.devices:
                 self._requests[request.id] = request
                 device = processes.take(request.id) if processes is not None else None
                 self.add_device(device or request.kind.make(request.options), request.id)
                 startup.ended(f"device {request.id}")
+            finish_memory()
+            startup.ended("memory in KVM's hands")
             self._hooks = MachineHooks(self, [request.plugin for request in config.devices])
             stack.callback(self._hooks.stopped, None)
             self._hooks.created()
@@ -196,11 +198,32 @@ class Machine:
         """Release everything; closing twice does nothing."""
         self._stack.close()
 
-    def _create_vm(self) -> None:
+    def _begin_vm(self, stack: ExitStack) -> Callable[[], None]:
+        """Set up what vCPUs need. To take memory, KVM waits for milliseconds (synchronize_srcu), in which the machine
+        is made: what is returned waits for the rest, and raises what came of it."""
         self.vm.set_tss_address(layout.KVM_TSS_ADDRESS)
         self.vm.set_identity_map_address(layout.KVM_IDENTITY_MAP_ADDRESS)
         self.vm.create_irqchip()
-        self.vm.set_memory(self.memory)
+        failures: list[BaseException] = []
+
+        def set_memory() -> None:
+            try:
+                self.vm.set_memory(self.memory)
+            except BaseException as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=set_memory, name="memory")
+        thread.start()
+        stack.callback(thread.join)
+
+        def finish() -> None:
+            thread.join()
+            if failures:
+                raise failures[0]
+
+        return finish
+
+    def _create_vcpus(self) -> None:
         supported = self.kvm.supported_cpuid()
         tsc_deadline = bool(self.kvm.check_extension("KVM_CAP_TSC_DEADLINE_TIMER"))
         for index in range(self.config.cpus):

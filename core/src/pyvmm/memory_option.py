@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from pyvmm.option_types import Size, parse_size
+from pyvmm.record import record
 
 _PAGE_SIZE: Final = 4096
 _HUGE_PAGE_SIZES: Final = {"off": 0, "on": 2 << 20, "2M": 2 << 20, "1G": 1 << 30}
 
 
-class MemoryOption(NamedTuple):
+@record
+class MemoryOption:
     """How much memory the guest has, and of what pages."""
 
     size: Size

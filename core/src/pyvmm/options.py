@@ -18,7 +18,7 @@ import dataclasses
 import re
 import typing
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple, TypeVar, cast, overload
+from typing import Any, Final, TypeVar, cast, overload
 
 from pyvmm.errors import UsageError
 from pyvmm.option_types import (
@@ -32,6 +32,7 @@ from pyvmm.option_types import (
     parse_size,
     parser,
 )
+from pyvmm.record import record
 
 __all__ = [
     "REQUIRED",
@@ -62,7 +63,8 @@ _METADATA: Final = "pyvmm"
 _described: Final[dict[type[Any], tuple[OptionInfo, ...]]] = {}
 
 
-class DeviceSpec(NamedTuple):
+@record
+class DeviceSpec:
     """One ``--device`` as it was typed, split at the kind."""
 
     kind: str
@@ -81,7 +83,8 @@ class DeviceSpec(NamedTuple):
         return f"{self.kind}:{self.text}"
 
 
-class OptionInfo(NamedTuple):
+@record
+class OptionInfo:
     """What is known of one option: for help, for documentation and for errors."""
 
     name: str

@@ -7,6 +7,7 @@ what vhost-user has no words for: what the device is, why it could not be made, 
 from __future__ import annotations
 
 import faulthandler
+import gc
 import logging
 import os
 import socket
@@ -56,6 +57,8 @@ def serve(request: DeviceRequest, machine: MachineView, parent: int, level: int)
     except BaseException:
         _tell("broken", traceback.format_exc())
         return 1
+    gc.freeze()
+    gc.enable()  # which a start does without
     own_config = type(device).read_config is not VirtioDevice.read_config
     config_size = MAX_CONFIG_SIZE if own_config else min(len(device.config), MAX_CONFIG_SIZE)
     _tell("is", device.device_type, config_size, *device.queue_max_sizes)
