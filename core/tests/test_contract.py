@@ -178,6 +178,23 @@ def test_a_start_reads_no_more_of_50_plugins_than_their_entry_points(site_packag
     assert int(others) <= 4, "each of the two modules, and perhaps its bytecode"
 
 
+@pytest.mark.parametrize("words", ["help", "lamp,help"])
+def test_help_that_nobody_reads_to_its_end_is_no_error(lamp: SitePackages, words: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = "import sys; from pyvmm.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--device", words],
+        env={**os.environ, "PYTHONPATH": str(lamp.path)},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_default_device_that_is_disabled_is_not_missed(lamp: SitePackages) -> None:
     program = (
         "from pyvmm.cli import _requests; from pyvmm.plugins import Plugins; print(_requests(Plugins(), [], ['lamp']))"

@@ -149,15 +149,24 @@ def _print_help(plugins: Plugins, devices: Sequence[DeviceSpec]) -> bool:
         if spec == DeviceSpec("help"):
             from pyvmm.device_help import kinds_help
 
-            print(kinds_help(plugins.installed_kinds()))
+            _show(kinds_help(plugins.installed_kinds()))
             return True
         if spec.asks_for_help:
             from pyvmm.device_help import options_help
 
             kind = plugins.kind(spec.kind)
-            print(options_help(kind, plugins.plugin(spec.kind).package))
+            _show(options_help(kind, plugins.plugin(spec.kind).package))
             return True
     return False
+
+
+def _show(text: str) -> None:
+    """Print ``text``, as much as somebody reads of it."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # What is left in the buffer would raise once more at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _requests(plugins: Plugins, devices: Sequence[DeviceSpec], defaults: Sequence[str]) -> list[DeviceRequest]:
