@@ -44,6 +44,11 @@ def follow(directory: Path) -> Path:
     new_device = next(line for line in commands(PAGE) if "new-device" in line)
     run(*new_device.split(), cwd=directory)
     project = directory / f"pyvmm-{KIND}"
+    write_over(project)
+    return project
+
+
+def write_over(project: Path) -> None:
+    """Write the tutorial's files into the package that it starts from."""
     for name, text in tutorial_files().items():
         (project / name).write_text(text, encoding="utf-8")
-    return project

@@ -12,6 +12,8 @@ import tomllib
 from pathlib import Path
 from typing import Final
 
+from pyvmm.new_device import names_of, write
+
 from tests import first_device
 from tests.boot.booting import PYVMM, TIMEOUT
 from tests.documentation import DOWNSTREAM, commands
@@ -73,10 +75,12 @@ class Console:
 
 
 def test_devices_that_are_none_of_ours(tmp_path: Path) -> None:
-    lighthouse = first_device.follow(tmp_path)
-    first_device.run("pyvmm", "new-device", "greeting", cwd=tmp_path)
-    first_device.run("pyvmm", "new-device", "--bus", "scratch", cwd=tmp_path)
-    written = [lighthouse, tmp_path / "pyvmm-greeting", tmp_path / "pyvmm-scratch", DOWNSTREAM / "ramdisk"]
+    lighthouse, greeting, scratch = (tmp_path / name for name in ("lighthouse", "greeting", "scratch"))
+    write(lighthouse, "virtio", names_of("lighthouse"))
+    first_device.write_over(lighthouse)
+    write(greeting, "virtio", names_of("greeting"))
+    write(scratch, "bus", names_of("scratch"))
+    written = [lighthouse, greeting, scratch, DOWNSTREAM / "ramdisk"]
     site = installed(written, tmp_path / "site")
     guest, kernel = artefacts.ensure("amd64"), kernels.kernel_directory("amd64")  # the cloud kernel has no /dev/port
     first_device.run("sh", "guest.sh", guest.release, str(kernel), cwd=lighthouse)
