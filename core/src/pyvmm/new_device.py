@@ -14,8 +14,8 @@ from pyvmm import __version__
 from pyvmm.errors import PyvmmError, UsageError
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
-"""``common`` and one of ``virtio`` and ``bus`` make a package. MODULE and TEST in a file's path stand for names, and a
-file's text is a :class:`string.Template`."""
+"""``common`` and one of ``virtio`` and ``bus`` make a package. DOT, MODULE and TEST in a file's path stand for a dot
+and for names, and a file's text is a :class:`string.Template`."""
 
 _SUFFIX: Final = ".tmpl"
 
@@ -103,8 +103,10 @@ def write(directory: Path, form: str, names: Mapping[str, str]) -> list[Path]:
             raise UsageError(f"new-device: {directory} is there and not an empty directory; give --directory another")
         for templates in (TEMPLATES / "common", TEMPLATES / form):
             for template in sorted(templates.rglob(f"*{_SUFFIX}")):
-                relative = str(template.relative_to(templates)).removesuffix(_SUFFIX)
-                path = directory / relative.replace("MODULE", names["module"]).replace("TEST", names["test_name"])
+                name = str(template.relative_to(templates)).removesuffix(_SUFFIX)
+                for word, meant in (("DOT", "."), ("MODULE", names["module"]), ("TEST", names["test_name"])):
+                    name = name.replace(word, meant)
+                path = directory / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(Template(template.read_text(encoding="utf-8")).substitute(names), encoding="utf-8")
                 written.append(path)
