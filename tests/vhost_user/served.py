@@ -197,6 +197,16 @@ def net_arguments(path: Path) -> list[str]:
     ]
 
 
+def rng_arguments(path: Path) -> list[str]:
+    """QEMU's arguments for an entropy device that is served at ``path``."""
+    return ["-chardev", f"socket,id=rng,path={path}", "-device", "vhost-user-rng-pci,chardev=rng"]
+
+
+def vsock_arguments(path: Path) -> list[str]:
+    """QEMU's arguments for a socket device that is served at ``path``."""
+    return ["-chardev", f"socket,id=vsock,path={path}", "-device", "vhost-user-vsock-pci,chardev=vsock"]
+
+
 @contextlib.contextmanager
 def iperf_server(address: str) -> Iterator[None]:
     """An iperf3 that guests can reach."""
