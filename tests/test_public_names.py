@@ -165,11 +165,7 @@ def _has_docstring(module: ModuleType, name: str) -> bool:
         targets = [statement.target] if isinstance(statement, ast.AnnAssign) else getattr(statement, "targets", [])
         if any(isinstance(target, ast.Name) and target.id == name for target in targets):
             return isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-    # It comes from another module, where the same is to be asked.
-    for node in ast.walk(tree(Path(inspect.getfile(module)))):
-        if isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names) and node.module:
-            return _has_docstring(importlib.import_module(node.module), name)
-    return False
+    return False  # nor does Sphinx look into the module that it may come from
 
 
 HOOKS = [name for name in vars(hookspecs) if name.startswith("pyvmm_")]

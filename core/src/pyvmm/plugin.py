@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import pluggy
 
+from pyvmm import entry_points
 from pyvmm.bus import BusDevice, BusRange
-from pyvmm.entry_points import API_VERSION
 from pyvmm.options import option
 from pyvmm.record import record
 from pyvmm.virtio.device import VirtioDevice
 
 __all__ = ["API_VERSION", "AcpiRequest", "CmdlineRequest", "DeviceKind", "hookimpl", "option"]
+
+API_VERSION: Final = entry_points.API_VERSION
+"""The version of the plugin contract that this pyvmm has."""
 
 hookimpl = pluggy.HookimplMarker("pyvmm")
 """Marks a function as the implementation of a hook of pyvmm."""
