@@ -11,6 +11,7 @@ AREAS = {
     "ring": "ring",
     "stream": "stream",
     "bulk": "bulk",
+    "pair": "pair",
     "aio": "aio",
     "transfer": "transfer",
     "process": "process",

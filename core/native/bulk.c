@@ -15,11 +15,11 @@ static void publish_some(struct pyvmm_queue *q, struct pyvmm_bulk *bulk, uint64_
         bulk->interrupt |= (uint8_t)pyvmm_queue_publish(q);
 }
 
-/* Takes one chain: 1, 0 when there is none and the driver was asked to kick, or a rule negated. */
-static int take(struct pyvmm_queue *q, struct pyvmm_chain *chain, struct iovec *iov, int max_buffers)
+/* Takes one chain: 1, 0 when there is none and the driver was asked to kick, unless `quiet`, or a rule negated. */
+static int take(struct pyvmm_queue *q, int quiet, struct pyvmm_chain *chain, struct iovec *iov, int max_buffers)
 {
     int taken = pyvmm_queue_take(q, chain, 1, iov, NULL, max_buffers);
-    if (taken == 0 && pyvmm_queue_enable_kick(q)) {
+    if (taken == 0 && !quiet && pyvmm_queue_enable_kick(q)) {
         pyvmm_queue_disable_kick(q);
         taken = pyvmm_queue_take(q, chain, 1, iov, NULL, max_buffers);
     }
@@ -47,7 +47,7 @@ int pyvmm_bulk_to_fd(struct pyvmm_queue *q, struct pyvmm_bulk *bulk)
     bulk->interrupt = 0;
     pyvmm_queue_disable_kick(q);
     for (uint32_t i = 0; i < bulk->max_messages && bytes < bulk->max_bytes; i++) {
-        int taken = take(q, chain, bulk->iov, (int)bulk->max_buffers);
+        int taken = take(q, bulk->quiet, chain, bulk->iov, (int)bulk->max_buffers);
         if (taken <= 0) {
             stop = taken < 0 ? taken : PYVMM_BULK_EMPTY;
             break;
@@ -107,7 +107,7 @@ static int gather(struct pyvmm_queue *q, struct pyvmm_bulk *bulk, struct window 
         if (w->first + w->count >= PYVMM_BULK_CHAINS || end > bulk->max_buffers / 2)
             return GATHER_READY; /* no more fit: it must do with what is there */
         struct pyvmm_chain *chain = &bulk->chains[w->first + w->count];
-        int taken = take(q, chain, bulk->iov + end, (int)(bulk->max_buffers - end));
+        int taken = take(q, bulk->quiet, chain, bulk->iov + end, (int)(bulk->max_buffers - end));
         if (taken < 0)
             return taken;
         if (taken == 0)

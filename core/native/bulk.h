@@ -28,6 +28,7 @@ struct pyvmm_bulk {
     uint32_t clear;    /* leading bytes of a message to the ring that are set to 0 */
     int32_t count_offset; /* where a message to the ring says, in 16 bits, over how many chains it goes, or -1 */
     uint8_t merge;     /* a message to the ring may go over several chains */
+    uint8_t quiet;     /* a ring that is empty is left without a wish for a kick: it will be looked at again */
     uint32_t max_messages; /* of one call */
     uint64_t max_bytes;
     uint32_t max_buffers; /* elements of `iov`: two of the longest chains */

@@ -1,8 +1,10 @@
 """A process of ours that does not outlive us: made, watched, ended and reaped.
 
-Its stdin is /dev/null; its stdout and stderr are a :class:`~pyvmm.child_log.LogRelay`; it has a session of its own,
-so that no terminal reaches it, nor it a terminal. Of our descriptors it has those that it is given, from 3 on.
-The kernel kills it when the thread that made it ends, which therefore has to live as long.
+Its stdin is /dev/null; its stdout and stderr are a :class:`~pyvmm.child_log.LogRelay`. Of our descriptors it has those
+that it is given, from 3 on. It has a process group of its own and no terminal, so that none's signals reach it, nor it
+a terminal. It has no session of its own: the kernel may share CPUs by sessions (the autogroup of sched(7)), and on a
+busy host a device would wait long for its turn beside its own machine. The kernel kills it when the thread that made
+it ends, which therefore has to live as long.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 import select
 import signal
 import sys
+import termios
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NoReturn
 
@@ -122,7 +125,7 @@ def spawn(
             [*arguments],
             environment,
             file_actions=actions,
-            setsid=True,
+            setpgroup=0,
             setsigdef=_DEFAULTED,
             setsigmask=(),
         )
@@ -141,6 +144,19 @@ def enter(name: str, parent: int) -> None:
     if result:
         os._exit(1)  # it has ended already
     lib.pyvmm_process_set_name(f"pyvmm:{name}".encode()[:_NAME_SIZE])
+    _give_up_terminal()
+
+
+def _give_up_terminal() -> None:
+    """Have no controlling terminal, as after setsid(2)."""
+    try:
+        fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return  # there is none
+    try:
+        fcntl.ioctl(fd, termios.TIOCNOTTY)
+    finally:
+        os.close(fd)
 
 
 def ignore_signals() -> None:
@@ -183,7 +199,7 @@ def _run(name: str, parent: int, body: Callable[[], int], fds: list[int], log_fd
     status = 1
     try:
         enter(name, parent)
-        os.setsid()
+        os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
         for number in _DEFAULTED:
             signal.signal(number, signal.SIG_DFL)

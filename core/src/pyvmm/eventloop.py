@@ -94,6 +94,11 @@ class EventLoop:
         self._epoll.register(fd, events)
         self._callbacks[fd] = callback
 
+    def fileno(self) -> int:
+        """An epoll descriptor, which is readable while something is ready: for native code that is to know when to
+        return."""
+        return self._epoll.fileno()
+
     def modify(self, fd: int, events: int) -> None:
         """Wait for other ``events``; 0 pauses the descriptor, but for hang-up and errors."""
         self._epoll.modify(fd, events)
@@ -227,6 +232,10 @@ class LoopScope:
 
         self.loop.add(fd, guarded, events)
         self._fds.add(fd)
+
+    def fileno(self) -> int:
+        """As :meth:`EventLoop.fileno`."""
+        return self.loop.fileno()
 
     def modify(self, fd: int, events: int) -> None:
         """As :meth:`EventLoop.modify`."""

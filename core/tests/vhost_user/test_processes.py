@@ -250,7 +250,7 @@ def test_process_is_another_one_with_a_name(make: Callable[..., Bench]) -> None:
     assert Path(f"/proc/{pid}/comm").read_text() == "pyvmm:odd0\n"
     assert Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"pyvmm: odd0: ")
     stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    assert int(stat[3]) == pid, "a session of its own"
+    assert int(stat[2]) == pid, "a process group of its own"
     assert stat[4] == "0", "and no terminal"
 
 

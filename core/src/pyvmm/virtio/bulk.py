@@ -10,15 +10,25 @@ import enum
 from typing import Any, Final
 
 from pyvmm._native import ffi, lib
+from pyvmm.eventfd import EventFd
 from pyvmm.virtio.queue import Queue
 
-__all__ = ["MAX_BYTES", "MAX_MESSAGES", "FromDescriptor", "Stop", "Stream", "ToDescriptor"]
+__all__ = ["MAX_BYTES", "MAX_MESSAGES", "MAX_TIME", "BothWays", "FromDescriptor", "Stop", "Stream", "ToDescriptor"]
 
 MAX_MESSAGES: Final = 256
 """Messages that one call moves at most, so that other devices on the loop get their turn."""
 
 MAX_BYTES: Final = 1 << 20
 """Bytes after which one call moves no further message, for the same reason."""
+
+MAX_TIME: Final = 5
+"""Milliseconds that one call moves messages both ways at most."""
+
+_SPIN_TIME: Final = 16_000
+"""Nanoseconds that it looks for more before it asks for a kick: about what a kick and a wake-up cost."""
+
+_IDLE_TIME: Final = 2
+"""Milliseconds that it then waits for more."""
 
 _LENGTH_SIZE: Final = 4
 
@@ -67,43 +77,44 @@ class _Bulk:
     """What both directions have in common."""
 
     def __init__(self, queue: Queue, channel: int | Stream, min_size: int, max_size: int) -> None:
-        self._queue = queue
+        self.queue = queue
         # As long as two of the longest chains, and one element behind them that receiving needs.
         buffers = 2 * max(queue.size, lib.PYVMM_MAX_CHAIN)
         self._iov = ffi.new("struct iovec[]", buffers + 1)
-        self._native: Any = ffi.new("struct pyvmm_bulk *")
+        self.native: Any = ffi.new("struct pyvmm_bulk *")
+        """A ``struct pyvmm_bulk *``, for native code."""
         self._channel = channel
         if isinstance(channel, Stream):
-            self._native.fd = channel.fd
-            self._native.stream = channel.native
+            self.native.fd = channel.fd
+            self.native.stream = channel.native
         else:
-            self._native.fd = channel
-        self._native.iov = self._iov
-        self._native.max_buffers = buffers
-        self._native.min_size = min_size
-        self._native.max_size = max_size
-        self._native.max_messages = MAX_MESSAGES
-        self._native.max_bytes = MAX_BYTES
+            self.native.fd = channel
+        self.native.iov = self._iov
+        self.native.max_buffers = buffers
+        self.native.min_size = min_size
+        self.native.max_size = max_size
+        self.native.max_messages = MAX_MESSAGES
+        self.native.max_bytes = MAX_BYTES
 
     @property
     def messages(self) -> int:
         """Messages moved since the start."""
-        return int(self._native.messages)
+        return int(self.native.messages)
 
     @property
     def dropped(self) -> int:
         """Messages dropped since the start."""
-        return int(self._native.dropped)
+        return int(self.native.dropped)
 
     @property
     def error(self) -> int:
         """The last errno of the descriptor; 0 when there was none."""
-        return int(self._native.error)
+        return int(self.native.error)
 
     def _done(self, result: int) -> Stop:
-        if self._native.interrupt and self._queue.interrupt is not None:
-            self._queue.interrupt.signal_used_queue()
-        self._queue.check(result)
+        if self.native.interrupt and self.queue.interrupt is not None:
+            self.queue.interrupt.signal_used_queue()
+        self.queue.check(result)
         return Stop(result)
 
 
@@ -118,9 +129,9 @@ class ToDescriptor(_Bulk):
 
     def move(self) -> Stop:
         """Move what there is; raises :class:`~pyvmm.virtio.queue.QueueError`."""
-        if self._queue.native is None:
+        if self.queue.native is None:
             return Stop.EMPTY
-        return self._done(lib.pyvmm_bulk_to_fd(self._queue.native, self._native))
+        return self._done(lib.pyvmm_bulk_to_fd(self.queue.native, self.native))
 
 
 class FromDescriptor(_Bulk):
@@ -151,12 +162,52 @@ class FromDescriptor(_Bulk):
         if max(count_offset + 2, clear) > min_size:
             raise ValueError("what is stored in a message must be within its shortest")
         super().__init__(queue, channel, min_size, max_size)
-        self._native.merge = merge
-        self._native.count_offset = count_offset
-        self._native.clear = clear
+        self.native.merge = merge
+        self.native.count_offset = count_offset
+        self.native.clear = clear
 
     def move(self) -> Stop:
         """Move what there is; raises :class:`~pyvmm.virtio.queue.QueueError`."""
-        if self._queue.native is None:
+        if self.queue.native is None:
             return Stop.EMPTY
-        return self._done(lib.pyvmm_bulk_from_fd(self._queue.native, self._native))
+        return self._done(lib.pyvmm_bulk_from_fd(self.queue.native, self.native))
+
+
+class BothWays:
+    """Moves messages from a queue to a descriptor, and back into another queue, for as long as there are any.
+
+    It does not return between one message and the next, so that not even a call in Python is in their way: it waits
+    for more, though not while anything else on the event loop is ready. The loop's timers may be late by
+    :data:`MAX_TIME`.
+    """
+
+    def __init__(self, to: ToDescriptor, back: FromDescriptor, loop: int) -> None:
+        """``to``, ``back``: of one descriptor, which is no stream. ``loop``: the event loop's own descriptor, on which
+        that one and the queues' kicks are waited for."""
+        self._to = to
+        self._back = back
+        self._native: Any = ffi.new("struct pyvmm_pair *")
+        self._native.to = to.native
+        self._native.back = back.native
+        self._native.loop = loop
+        self._native.spin_ns = _SPIN_TIME
+        self._native.idle_ms = _IDLE_TIME
+        self._native.max_ms = MAX_TIME
+
+    def move(self) -> tuple[Stop, Stop]:
+        """Move what there is and what comes; why each of the directions stopped. Raises as they do."""
+        to, back, native = self._to.queue, self._back.queue, self._native
+        plain = (
+            type(to.event) is EventFd and type(back.event) is EventFd
+        )  # one that is always there is not to be drained
+        if not plain or to.native is None or back.native is None or to.interrupt is None or back.interrupt is None:
+            return self._to.move(), self._back.move()
+        native.to_queue, native.back_queue = to.native, back.native
+        native.to_kick, native.back_kick = to.event.fd, back.event.fd
+        native.to_call, native.back_call = to.interrupt.call_fd, back.interrupt.call_fd
+        lib.pyvmm_pair_move(native)
+        to.interrupt.used_signals += native.to_calls
+        back.interrupt.used_signals += native.back_calls
+        to.check(native.to_stop)
+        back.check(native.back_stop)
+        return Stop(native.to_stop), Stop(native.back_stop)

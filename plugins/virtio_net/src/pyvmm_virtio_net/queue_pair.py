@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from pyvmm.eventloop import READABLE, WRITABLE, LoopScope
-from pyvmm.virtio.bulk import FromDescriptor, Stop, Stream, ToDescriptor
+from pyvmm.virtio.bulk import BothWays, FromDescriptor, Stop, Stream, ToDescriptor
 from pyvmm.virtio.queue import Queue
 
 from pyvmm_virtio_net.constants import ETHERNET_HEADER_SIZE, HEADER_SIZE, MAX_FRAME_SIZE, NUM_BUFFERS_OFFSET
@@ -78,6 +78,7 @@ class QueuePair:
         self._loop = loop
         self._stream = channel if isinstance(channel, Stream) else None
         self._fd = channel.fd if isinstance(channel, Stream) else channel
+        self._both = BothWays(self.sent, self.received, loop.fileno()) if self._stream is None else None
         self._receiveq = receiveq
         self._transmitq = transmitq
         self._is_gone = is_gone
@@ -126,16 +127,29 @@ class QueuePair:
             self._receive()
 
     def _send(self) -> None:
-        stop = self.sent.move()
+        if not self._move():
+            self._sent(self.sent.move())
+
+    def _receive(self) -> None:
+        if not self._move():
+            self._received(self.received.move())
+
+    def _move(self) -> bool:
+        """Move frames both ways where neither waits for anything special; whether that was so."""
+        if self._both is None or self._events != READABLE or self._gone:
+            return False
+        sent, received = self._both.move()
+        self._sent(sent)
+        self._received(received)
+        return True
+
+    def _sent(self, stop: Stop) -> None:
         if stop is Stop.BUDGET:
             self._transmitq.event.signal()
         elif stop is Stop.WAIT:
             self._wait_for(self._events | WRITABLE)
-        if self._events & READABLE and not self._gone:
-            self._receive()  # a tap may have the answer already, and the loop is a detour
 
-    def _receive(self) -> None:
-        stop = self.received.move()
+    def _received(self, stop: Stop) -> None:
         if stop is Stop.EMPTY:
             # The tap keeps its frames, and tells when there is room again: nothing is polled meanwhile, and
             # nothing forgotten.

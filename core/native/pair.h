@@ -1,0 +1,25 @@
+/* A ring to a descriptor and one from it, moved by turns for as long as nothing but they has work. */
+#ifndef PYVMM_PAIR_H
+#define PYVMM_PAIR_H
+
+#include "bulk.h"
+
+struct pyvmm_pair {
+    struct pyvmm_queue *to_queue, *back_queue;
+    struct pyvmm_bulk *to, *back; /* of one descriptor that keeps messages apart */
+    int to_kick, back_kick; /* eventfds */
+    int to_call, back_call; /* eventfds, or -1 */
+    int loop;               /* an epoll descriptor that waits for the descriptor, the kicks, and others' work */
+    uint32_t spin_ns;       /* how long to look for more without asking for a kick, which costs the driver more */
+    uint32_t idle_ms;       /* how long to wait for more then */
+    uint32_t max_ms;        /* how long to go on at all: others' timers wait */
+
+    int to_stop, back_stop; /* what the last calls said: enum pyvmm_bulk_stop or a rule negated */
+    uint32_t to_calls, back_calls; /* interrupts signalled */
+};
+
+/* Moves what there is both ways, then waits for more. Returns when a direction has to wait for something else than a
+ * kick or a message, when others on the loop have work, and when time is over. */
+void pyvmm_pair_move(struct pyvmm_pair *pair);
+
+#endif
