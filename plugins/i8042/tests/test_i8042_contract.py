@@ -15,8 +15,11 @@ class TestI8042(BusDeviceContract):
         return I8042(I8042Options(socket=self.tmp_path / "control"))
 
     def exercise(self, driver: PortDriver) -> None:
+        while driver.inb(0x64) & 1:
+            driver.inb(0x60)  # what nobody has read before
         driver.outb(0x64, 0xAA)  # test yourself
         assert driver.inb(0x64) & 1
         assert driver.inb(0x60) == 0x55
         driver.outb(0x60, 0xEE)  # echo, of the keyboard
         assert driver.inb(0x60) == 0xEE
+        driver.outb(0x60, 0xF4)  # enable, whose answer is to be read later

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass, field
 from typing import Final
 
 # What a keyboard is told.
@@ -46,16 +47,18 @@ CTRL_ALT_DEL: Final = (
 )
 
 
+@dataclass
 class Keyboard:
     """Answers commands, and presses Ctrl, Alt and Del."""
 
-    def __init__(self) -> None:
-        self.output: deque[int] = deque()
-        """What it has sent and nobody has read."""
-        self.enabled = True
-        """Whether keys that are pressed are sent."""
-        self._last = 0
-        self._parameter_of: int | None = None
+    output: deque[int] = field(default_factory=deque)
+    """What it has sent and nobody has read."""
+
+    enabled: bool = True
+    """Whether keys that are pressed are sent."""
+
+    _last: int = 0
+    _parameter_of: int | None = None
 
     def press_ctrl_alt_del(self) -> bool:
         """Press the three and let them go; whether that can be sent."""
