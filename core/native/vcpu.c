@@ -36,8 +36,18 @@ int pyvmm_vcpu_kick(struct kvm_run *run, int thread)
     return syscall(SYS_tgkill, getpid(), thread, kick_signal()) ? errno : 0;
 }
 
+/* Physical addresses have up to 52 bits, sizes are up to 8. */
+static uint64_t key_of(const struct pyvmm_exit *exit)
+{
+    if (exit->count != 1)
+        return 0;
+    return (uint64_t)(exit->reason == KVM_EXIT_IO ? 1 : 2) << 60 | (uint64_t)(exit->is_write != 0) << 59 |
+           (uint64_t)(exit->size & 0xf) << 52 | (exit->address & 0xfffffffffffff);
+}
+
 int pyvmm_vcpu_run(int fd, struct kvm_run *run, struct pyvmm_fast_ports *fast, struct pyvmm_exit *out)
 {
+    out->key = 0;
     do {
         if (ioctl(fd, KVM_RUN, 0) < 0) {
             int error = errno;
@@ -56,6 +66,7 @@ int pyvmm_vcpu_run(int fd, struct kvm_run *run, struct pyvmm_fast_ports *fast, s
         out->count = 1;
         out->is_write = run->mmio.is_write;
         out->data_offset = offsetof(struct kvm_run, mmio.data);
+        out->key = key_of(out);
         break;
     case KVM_EXIT_IO:
         out->address = run->io.port;
@@ -63,6 +74,7 @@ int pyvmm_vcpu_run(int fd, struct kvm_run *run, struct pyvmm_fast_ports *fast, s
         out->count = run->io.count;
         out->is_write = run->io.direction == KVM_EXIT_IO_OUT;
         out->data_offset = run->io.data_offset;
+        out->key = key_of(out);
         break;
     }
     return 0;

@@ -16,6 +16,7 @@ struct pyvmm_exit {
     uint32_t is_write;
     uint64_t address; /* the port or the physical address */
     uint64_t data_offset; /* where the data is in struct kvm_run */
+    uint64_t key; /* one number for what, where, how wide and which way a single access is; 0 for any other exit */
 };
 
 /* Runs the vCPU up to the next exit that fast ports do not handle: 0, or an errno; EINTR after a kick. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ class Exit:
     data: bytes = b""
     detail: int = 0
     data_offset: int = DATA
+    key: int = 0
 
 
 class ScriptedVcpu:
@@ -41,17 +43,18 @@ class ScriptedVcpu:
         self.read: list[bytes] = []
         self.events: list[str] = []
 
-    def run(self) -> int:
+    def enter(self) -> int:
         if self.exits and not isinstance(self.exits[0], Exception):
             self._finish()
             vars(self.exit).update(vars(self.exits.pop(0)))  # one struct for all exits, as the real one
             self.run_area[DATA : DATA + 256] = b"\xcc" * 256
             self.run_area[DATA : DATA + len(self.exit.data)] = self.exit.data
-            return self.exit.reason
+            return errno.EINTR if self.exit.reason == VcpuExit.INTERRUPTED else 0
         self._finish()
         if self.exits:
             raise self.exits.pop(0)  # type: ignore[misc]
-        raise KvmError("KVM_RUN", 5)
+        self.exit.key = 0
+        return errno.EIO
 
     def _finish(self) -> None:
         if not self.exit.is_write:
@@ -191,3 +194,23 @@ def test_a_bug_is_the_hosts_failure_with_its_traceback() -> None:
     assert reason.end is End.HOST_FAILURE
     assert "Traceback" in reason.detail
     assert "RuntimeError: a bug" in reason.detail
+
+
+def test_what_was_done_before_is_found_by_its_key_until_a_bus_changes() -> None:
+    first, second = Recorder(), Recorder()
+    bus = Bus("MMIO")
+    bus.insert(first, 0x1000, 0x10)
+    vcpu = ScriptedVcpu([Exit(VcpuExit.MMIO, 0x1004, key=1), Exit(VcpuExit.MMIO, 0x1004, key=1)])
+    VcpuLoop(vcpu, bus, Bus("port"), lambda reason: None, []).run()  # type: ignore[arg-type]
+    assert len(first.calls) == 2 and first.calls[0] == first.calls[1]
+
+    def enter() -> int:
+        if len(vcpu.exits) == 1:
+            bus.insert(second, 0x2000, 0x10)
+        return ScriptedVcpu.enter(vcpu)
+
+    vcpu = ScriptedVcpu([Exit(VcpuExit.MMIO, 0x2000, key=2), Exit(VcpuExit.MMIO, 0x2000, key=2)])
+    vcpu.enter = enter  # type: ignore[method-assign]
+    VcpuLoop(vcpu, bus, Bus("port"), lambda reason: None, []).run()  # type: ignore[arg-type]
+    assert len(second.calls) == 1
+    assert vcpu.read[1] == b"\xff" * 4

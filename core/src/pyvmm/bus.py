@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pyvmm.errors import PyvmmError
@@ -160,9 +161,8 @@ class Bus:
         self.name = name
         self.end = end
         # vCPU threads look up without a lock, so the two lists are replaced together and never changed.
-        self._map: tuple[list[int], list[_Slot]] = ([], [])
-        self._known: dict[int, _Slot] = {}
-        """Slots by the addresses that were looked up; belongs to one map."""
+        self.map: tuple[list[int], list[_Slot]] = ([], [])
+        """Where who is; another object when that changes."""
 
     def insert(self, device: BusDevice, base: int, size: int, *, offset: int = 0) -> BusRange:
         """Put ``device`` at ``size`` addresses from ``base`` on, of which the first is ``offset`` to the device.
@@ -175,7 +175,7 @@ class Bus:
             raise BusError(f"{device.name}: a range on the {self.name} bus needs a size above 0, not {size}")
         if base < 0 or range_.end > self.end:
             raise BusError(f"{device.name}: {range_} is outside the {self.name} bus, which ends at {self.end - 1:#x}")
-        bases, slots = self._map[0].copy(), self._map[1].copy()
+        bases, slots = self.map[0].copy(), self.map[1].copy()
         at = bisect_right(bases, base)
         for neighbour in slots[max(at - 1, 0) : at + 1]:
             if range_.overlaps(neighbour.range):
@@ -187,64 +187,69 @@ class Bus:
             device._service = _Service()
         bases.insert(at, base)
         slots.insert(at, _Slot(range_, device, base - offset, device._service))
-        self._map = (bases, slots)
-        self._known = {}
+        self.map = (bases, slots)
         return range_
 
     def devices(self) -> list[tuple[BusRange, BusDevice]]:
         """All ranges and their devices, by address."""
-        return [(slot.range, slot.device) for slot in self._map[1]]
+        return [(slot.range, slot.device) for slot in self.map[1]]
 
     def device_at(self, address: int) -> BusDevice | None:
         """The device that claims ``address``."""
-        slot = self._look_up(address)
+        slot = self._find(address, 1)
         return slot.device if slot else None
 
     def read(self, address: int, data: memoryview) -> bool:
         """Fill ``data`` from the device at ``address``; whether one answered."""
-        size = len(data)
-        data[:] = _ONES.get(size) or _ALL_ONES[:size]
-        slot = self._known.get(address) or self._look_up(address)
-        if slot is None or address + size > slot.end:
-            return False
-        service = slot.service
-        if service.failed:
-            return False
-        try:
-            with service.lock:
-                slot.device.read(address - slot.base, data)
-        except Exception as error:
-            self.fail(slot.device, error)
-            data[:] = _ALL_ONES[:size]
-            return False
-        return True
+        return self.accessor(address, len(data), False)(data)
 
     def write(self, address: int, data: memoryview) -> bool:
         """Hand ``data`` to the device at ``address``; whether one took it."""
-        slot = self._known.get(address) or self._look_up(address)
-        if slot is None or address + len(data) > slot.end:
-            return False
-        service = slot.service
-        if service.failed:
-            return False
-        try:
-            with service.lock:
-                slot.device.write(address - slot.base, data)
-        except Exception as error:
-            self.fail(slot.device, error)
-            return False
-        return True
+        return self.accessor(address, len(data), True)(data)
 
-    def _look_up(self, address: int) -> _Slot | None:
-        """The slot that ``address`` is in, remembered for the next time."""
-        known = self._known  # before the map, so that what is found in an old one is not put into a new one's
-        bases, slots = self._map
+    def accessor(self, address: int, size: int, is_write: bool) -> Callable[[memoryview], bool]:
+        """What :meth:`write` or :meth:`read` do for accesses of ``size`` bytes at ``address``: to be called with the
+        data, also more than once, as long as :attr:`map` stays the same."""
+        slot = self._find(address, size)
+        ones = _ALL_ONES[:size]
+        if slot is None:
+            return _write_to_nobody if is_write else partial(_read_from_nobody, ones)
+        device, service, offset = slot.device, slot.service, address - slot.base
+        lock, handler = service.lock, device.write if is_write else device.read
+
+        def write(data: memoryview) -> bool:
+            if service.failed:
+                return False
+            try:
+                with lock:
+                    handler(offset, data)
+            except Exception as error:
+                self.fail(device, error)
+                return False
+            return True
+
+        def read(data: memoryview) -> bool:
+            data[:] = ones
+            if service.failed:
+                return False
+            try:
+                with lock:
+                    handler(offset, data)
+            except Exception as error:
+                self.fail(device, error)
+                data[:] = ones
+                return False
+            return True
+
+        return write if is_write else read
+
+    def _find(self, address: int, size: int) -> _Slot | None:
+        bases, slots = self.map
         at = bisect_right(bases, address) - 1
-        if at < 0 or address >= slots[at].end:
+        if at < 0:
             return None
-        if len(known) < _MAX_KNOWN:
-            known[address] = slots[at]
-        return slots[at]
+        slot = slots[at]
+        return slot if address + size <= slot.end else None
 
     def fail(self, device: BusDevice, error: BaseException) -> None:
         """Take ``device`` out of service for ``error``, wherever it is: logged once, all ones from then on."""
@@ -256,6 +261,12 @@ class Bus:
 
 
 _ALL_ONES: Final = b"\xff" * 4096
-_ONES: Final = {size: _ALL_ONES[:size] for size in (1, 2, 4, 8)}
-_MAX_KNOWN: Final = 1024
-"""Addresses that a bus remembers the slots of; a guest may try them all."""
+
+
+def _read_from_nobody(ones: bytes, data: memoryview) -> bool:
+    data[:] = ones
+    return False
+
+
+def _write_to_nobody(data: memoryview) -> bool:
+    return False

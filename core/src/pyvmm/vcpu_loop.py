@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from pyvmm._native import lib
 from pyvmm.bus import Bus
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.kvm import KvmError, Vcpu, VcpuExit
+
+_MAX_KNOWN: Final = 1024
+"""Accesses that a vCPU's loop remembers; a guest may try them all."""
 
 
 class VcpuLoop:
@@ -38,31 +43,41 @@ class VcpuLoop:
 
     def _serve(self) -> None:
         # The hottest Python there is: every access that KVM does not answer by itself passes here.
-        run, exit_, area, reasons = self.vcpu.run, self.vcpu.exit, self.vcpu.run_area, self._reasons
-        mmio_exit, io_exit, interrupted = int(VcpuExit.MMIO), int(VcpuExit.IO), int(VcpuExit.INTERRUPTED)
+        enter, exit_, area, reasons = self.vcpu.enter, self.vcpu.exit, self.vcpu.run_area, self._reasons
         mmio, ports = self._mmio, self._ports
-        views: dict[tuple[int, int], memoryview] = {}  # few: KVM puts data at the same places
+        mmio_map, ports_map = mmio.map, ports.map
+        # What to do for accesses that were made before, by their keys.
+        known: dict[int, tuple[Callable[[memoryview], object], memoryview]] = {}
         while not reasons:
-            reason = run()
-            if reason == mmio_exit:
-                bus = mmio
-            elif reason == io_exit:
-                bus = ports
-            elif reason == interrupted:
+            error = enter()
+            before = known.get(exit_.key)
+            if before is not None:
+                if mmio.map is mmio_map and ports.map is ports_map:
+                    access, view = before
+                    access(view)
+                    continue
+                known.clear()
+                mmio_map, ports_map = mmio.map, ports.map
+            if error == errno.EINTR:
                 continue
+            if error:
+                raise KvmError("KVM_RUN", error)
+            reason = exit_.reason
+            if reason == VcpuExit.MMIO:
+                bus = mmio
+            elif reason == VcpuExit.IO:
+                bus = ports
             else:
                 self._end(reason)
                 return
-            access = bus.write if exit_.is_write else bus.read
-            address, size, offset = exit_.address, exit_.size, exit_.data_offset
-            if exit_.count == 1:
-                view = views.get((offset, size))
-                if view is None:
-                    view = views[offset, size] = area[offset : offset + size]
-                access(address, view)
-            else:  # string I/O: one port, many values
-                for at in range(offset, offset + size * exit_.count, size):
-                    access(address, area[at : at + size])
+            address, size, offset, is_write = exit_.address, exit_.size, exit_.data_offset, bool(exit_.is_write)
+            # String I/O is one port, and many values.
+            for at in range(offset, offset + size * exit_.count, size):
+                access = bus.accessor(address, size, is_write)
+                view = area[at : at + size]
+                if exit_.key and len(known) < _MAX_KNOWN:
+                    known[exit_.key] = access, view
+                access(view)
 
     def _end(self, reason: int) -> None:
         """Say why the machine ends, for an exit that is not an access."""

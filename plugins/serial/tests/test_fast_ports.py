@@ -148,7 +148,9 @@ def test_more_than_the_port_collects_stays_in_order(guest: Guest) -> None:
 def test_what_was_collected_is_sent_before_the_next_register_is_written(guest: Guest) -> None:
     guest.driver.outb(UART_TX, ord("a"))
 
-    guest.driver.outb(UART_SCR, 0)
+    guest.driver.outb(UART_SCR, 5)  # nothing follows from it
+    assert (guest.peer.sent, guest.driver.inb(UART_SCR)) == (b"", 5)
+    guest.driver.outb(UART_MCR, 0)
 
     assert guest.peer.sent == b"a"
 

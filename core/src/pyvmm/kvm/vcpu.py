@@ -6,8 +6,9 @@ import errno
 import mmap
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pyvmm._native import ffi, lib
@@ -56,16 +57,19 @@ class Vcpu:
         self._buffer = ffi.from_buffer(self._map)
         self._run = ffi.cast("struct kvm_run *", self._buffer)
         self.exit: Any = ffi.new("struct pyvmm_exit *")
-        """The last exit's fields: reason, address, size, count, is_write, data_offset."""
+        """The last exit's fields: reason, address, size, count, is_write, data_offset; and a key, which is the same for
+        each access of the same size at the same place and in the same direction, and 0 for any other exit."""
+        self.enter: Callable[[], int] = partial(lib.pyvmm_vcpu_run, fd, self._run, self._fast_ports, self.exit)
+        """What :meth:`run` does, as a native function: 0, and the reason in :attr:`exit`; or an errno."""
 
     def run(self) -> int:
         """Run the guest up to the next exit; a :class:`VcpuExit`'s value, details in :attr:`exit`.
 
         An I/O exit is finished by the next run: what was written to its data until then is what the guest reads.
         """
-        error = lib.pyvmm_vcpu_run(self.fd, self._run, self._fast_ports, self.exit)
+        error = self.enter()
         if error == 0:
-            return self.exit.reason  # type: ignore[no-any-return]
+            return int(self.exit.reason)
         if error == errno.EINTR:
             return VcpuExit.INTERRUPTED
         raise KvmError("KVM_RUN", error)
