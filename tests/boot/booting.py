@@ -66,6 +66,19 @@ def boot(
     ``tools`` are commands of this host that the guest's script can call by name; they come on a disk, the last
     one of the guest's.
     """
+    return run(guest_arguments(scratch, script, *arguments, flavour=flavour, elf=elf, cmdline=cmdline, tools=tools))
+
+
+def guest_arguments(
+    scratch: Path,
+    script: str,
+    *arguments: str,
+    flavour: str = "cloud",
+    elf: bool = False,
+    cmdline: str = "quiet",
+    tools: Sequence[str] = (),
+) -> list[str]:
+    """The command's arguments for what :func:`boot` does."""
     guest = artefacts.ensure(flavour)
     if tools:
         disks = sum(argument.startswith("block:") for argument in arguments)
@@ -76,7 +89,7 @@ def boot(
         arguments += ("--device", f"block:{artefacts.tools_disk(*tools)},ro")
     initrd = artefacts.with_script(guest.initramfs, script, scratch / "initrd")
     kernel = guest.vmlinux if elf else guest.vmlinuz
-    return run(["--kernel", str(kernel), "--initrd", str(initrd), "--cmdline", cmdline, *arguments])
+    return ["--kernel", str(kernel), "--initrd", str(initrd), "--cmdline", cmdline, *arguments]
 
 
 _TOOLS = """
