@@ -112,3 +112,36 @@ echo NET=works
     states = [int(state, 16) for state in re.findall(r"STATUS=(0x[0-9a-f]+)", result.output)]
     assert sorted(bool(state & 0x40) for state in states) == [False, True]
     assert all(map(has_ended, children.values()))
+
+
+def test_fio_verifies_what_was_written_while_the_block_process_was_killed(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    script = """
+modprobe crc32c_generic 2>/dev/null
+( until [ "$(awk '{print $5}' /sys/block/vda/stat)" -gt 0 ]; do sleep 0.1; done; echo WRITING=yes ) &
+fio --name=verify --filename=/dev/vda --rw=randrw --bs=4k-32k --size=16m --direct=1 --ioengine=libaio --iodepth=16 \\
+    --fsync=8 --verify=crc32c --verify_backlog=32 --verify_fatal=1 --do_verify=1 \\
+    --output=/tmp/fio || { cat /tools/tmp/fio; exit 1; }
+echo FIO=passed
+dmesg | grep -E 'I/O error|timed out' | sed 's/^/COMPLAINT /'
+"""
+    killed = []
+    with running(tmp_path, script, "-v", "--device", f"block:{image},process=on,restart=on", tools=["fio"]) as machine:
+        machine.wait_for("WRITING=yes")
+        for _ in range(2):
+            # Not to be ended before the process is back: fio has much to do.
+            assert "FIO=" not in machine.output, "fio was too quick"
+            active = machine.errors.count(": active, features")
+            killed.append(machine.children()["pyvmm:block0"])
+            os.kill(killed[-1], signal.SIGKILL)
+            machine.wait_until(lambda active=active: machine.errors.count(": active, features") > active)  # type: ignore[misc]
+        result = machine.finish()
+
+    result.assert_passed()
+    assert result.value("FIO") == "passed"
+    assert "COMPLAINT" not in result.output
+    assert len(set(killed)) == 2
+    assert result.errors.count("its process was killed by SIGKILL; another takes over") == 2
+    assert "requests in flight are taken again" in result.errors
