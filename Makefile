@@ -61,18 +61,18 @@ docs: setup
 
 dist: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check twine
-	release/dist $(BIN)/python
+	tests/release/dist $(BIN)/python
 
 deb:
-	release/deb
+	tests/release/deb
 
 deb-test: deb
-	release/deb-test
+	tests/release/deb-test
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy core/src $(wildcard plugins/*/src) tests debian release
+	$(BIN)/mypy core/src $(wildcard plugins/*/src) tests debian
 
 clean:
 	rm -rf .venv .cache build core/build plugins/*/build

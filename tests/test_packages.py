@@ -44,7 +44,7 @@ def tracked(source: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def wheels() -> Path:
     """Wheels of all distributions and of what they need; made once for what the sources are now."""
-    inputs = [TOP / "release/build.py", *(source / name for source in PACKAGES for name in tracked(source))]
+    inputs = [TOP / "tests/release/build.py", *(source / name for source in PACKAGES for name in tracked(source))]
     return prepared_directory(CACHE / "wheels" / key_of(sys.version, Path(__file__), *inputs)[:16], make_wheels)
 
 
@@ -58,7 +58,7 @@ def make_wheels(directory: Path) -> None:
             for name in tracked(source):
                 (copy / name).parent.mkdir(parents=True, exist_ok=True)
                 (copy / name).write_bytes((source / name).read_bytes())
-            command = [sys.executable, str(TOP / "release/build.py"), str(copy), scratch, str(directory)]
+            command = [sys.executable, str(TOP / "tests/release/build.py"), str(copy), scratch, str(directory)]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             assert result.returncode == 0, result.stdout + result.stderr
     pip("wheel", "--quiet", "-w", str(directory), "pluggy", "click", "importlib-metadata", "cffi")

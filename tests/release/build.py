@@ -1,6 +1,6 @@
 """Builds a distribution's sdist, and from what is in it alone its wheel.
 
-python release/build.py SOURCE SDISTS WHEELS
+python tests/release/build.py SOURCE SDISTS WHEELS
 
 Prints the names of both. SOURCE is written in: give a copy. Nothing is fetched: what the build needs is installed.
 """
