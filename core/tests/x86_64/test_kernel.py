@@ -222,7 +222,7 @@ def test_an_elf_file_that_cannot_be_loaded(mem: GuestMemory, tmp_path: Path, dat
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (gzip.compress(b"kernel"), "gzip-compressed data"),
+        (gzip.compress(b"kernel", mtime=0), "gzip-compressed data"),
         (b"\xfd7zXZ\0", "xz-compressed data"),
         (b"MZ\0\0zimg" + bytes(64), "an EFI zboot image"),
         (b"MZ" + bytes(0x36) + b"ARM\x64" + bytes(64), "an arm64 Image"),
