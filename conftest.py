@@ -1,8 +1,11 @@
 """What holds for all tests of the workspace."""
 
+import logging
 import os
 import signal
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 
 # A shell's background jobs ignore Ctrl-C and pass that on; the programs that tests send it to must not.
@@ -13,3 +16,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # to meet it again.
 settings.register_profile("workspace", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("workspace")
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    """The handlers and the level of the root logger are for the next test as they were: a command sets its own."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)

@@ -7,7 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -22,16 +22,6 @@ from pyvmm.errors import HostError
 from pyvmm.exit_reason import End, ExitReason
 
 from core.tests.distributions import SitePackages
-
-
-@pytest.fixture(autouse=True)
-def _logging() -> Iterator[None]:
-    """The handlers and the level of the root logger, as they were."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 @pytest.fixture

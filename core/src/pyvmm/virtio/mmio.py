@@ -364,10 +364,10 @@ class MmioDevice(BusDevice):
     def _fail(self, reason: str, error: BaseException | None = None) -> None:
         if self.needs_reset:
             return  # one line for one failure
-        self.needs_reset = True
-        self._config_changed()
         self._failures += 1
         # A driver that breaks the device and resets it, over and over, must not fill the log.
         level = logging.ERROR if self._failures <= _LOGGED_FAILURES else logging.DEBUG
         label = self._machine.label(self.name)
         log.log(level, "%s: %s; it is served no more until the driver resets it", label, reason, exc_info=error)
+        self.needs_reset = True
+        self._config_changed()
