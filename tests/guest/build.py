@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.guest import artefacts
+from tests.guest import artefacts, debian
 
 
 def main(flavours: list[str]) -> int:
@@ -21,6 +21,8 @@ def main(flavours: list[str]) -> int:
             guest = artefacts.ensure(flavour)
             print(guest.vmlinuz, guest.vmlinux, guest.initramfs, sep="\n")
         print(artefacts.disk())
+        if not flavours:
+            print(debian.ensure().disk)
     except artefacts.PreparationError as error:
         print(f"guest: {error}", file=sys.stderr)
         return 1

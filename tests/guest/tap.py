@@ -31,7 +31,7 @@ class TapError(Exception):
 
 
 @contextmanager
-def tap(*, vnet_hdr: bool = False) -> Iterator[Tap]:
+def tap(*, vnet_hdr: bool = False, multi_queue: bool = False) -> Iterator[Tap]:
     """Make ``pyvmm0``, or the next free one, up and with an address; remove it at the end.
 
     Several callers get different ones. One that a killed caller left is taken over.
@@ -46,7 +46,7 @@ def tap(*, vnet_hdr: bool = False) -> Iterator[Tap]:
             os.close(lock)
             continue
         try:
-            made = _make(number, vnet_hdr)
+            made = _make(number, ["vnet_hdr"] * vnet_hdr + ["multi_queue"] * multi_queue)
             try:
                 yield made
             finally:
@@ -57,12 +57,11 @@ def tap(*, vnet_hdr: bool = False) -> Iterator[Tap]:
     raise TapError(f"all {_COUNT} taps pyvmm0… are in use")
 
 
-def _make(number: int, vnet_hdr: bool) -> Tap:
+def _make(number: int, options: list[str]) -> Tap:
     # A network of four addresses each: our taps do not meet.
     base = 4 * number
     made = Tap(f"pyvmm{number}", f"192.168.127.{base + 1}", f"192.168.127.{base + 2}", 30)
     _ip("link", "delete", made.name, check=False)
-    options = ["vnet_hdr"] if vnet_hdr else []
     _ip("tuntap", "add", "dev", made.name, "mode", "tap", *options)
     # No router solicitations and such: a test counts its own packets.
     conf = Path("/proc/sys/net/ipv6/conf", made.name, "disable_ipv6")
