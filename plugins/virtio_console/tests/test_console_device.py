@@ -84,6 +84,20 @@ def test_features_and_configuration_follow_the_terminals_size(make_guest: MakeGu
         assert guest.take_interrupt() is told
 
 
+def test_the_size_at_first_is_told_once_with_the_first_output(make_guest: MakeGuest, tmp_path: Path) -> None:
+    guest = make_guest(file=tmp_path / "log")
+    guest.console._backend.size = (80, 24)
+    for features, generations in (1, 1), (0, 0), (1, 1):
+        guest.start([])
+        guest.console.acked_features |= features
+        generation = guest.config_generation
+
+        for _ in range(3):
+            guest.say(b"a line")
+
+        assert guest.config_generation == generation + generations
+
+
 def test_resize_without_a_driver_tells_nobody(make_guest: MakeGuest, tmp_path: Path) -> None:
     guest = make_guest(file=tmp_path / "log")
     guest.console._backend.size = (80, 24)

@@ -45,6 +45,7 @@ class Console(VirtioDevice):
         self._backend = open_backend("console", options)
         self._backend.on_resize = self._on_resize
         self.device_features = 1 << VIRTIO_CONSOLE_F_EMERG_WRITE
+        self._size_is_told = False
         self._fill_config()
 
     def attach(self, context: DeviceContext) -> None:
@@ -61,12 +62,17 @@ class Console(VirtioDevice):
         """Start to serve."""
         super().activate(mem, interrupt, queues)
         self.port.activate(self._host_loop, queues[RECEIVEQ], queues[TRANSMITQ])
+        self._size_is_told = False
         self._backend.resume_input()
 
     def on_kick(self, queue: Queue) -> None:
         """The driver has something to write, or buffers for what is typed."""
         if queue.index == TRANSMITQ:
             self.port.transmit()
+            if not self._size_is_told:
+                # Linux looks at the size when it changes, not at first, and not before its console is set up.
+                self._size_is_told = True
+                self._on_resize()
         else:
             self._backend.resume_input()
 
