@@ -48,7 +48,7 @@ unit: setup
 boot-test: setup
 	tests/system/require guest lab test
 	$(BIN)/python tests/guest/build.py
-	PYVMM_LAB_MEMORY=7168 PYVMM_LAB_TIMEOUT=3600 tests/lab/with-kvm $(BIN)/python -m pytest tests/boot
+	tests/boot/run $(BIN)/python
 
 bench: setup
 	tests/system/require guest lab test
