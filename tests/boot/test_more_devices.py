@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.boot.booting import PYVMM, TIMEOUT, Boot
-from tests.guest import artefacts
+from tests.boot.booting import guest_arguments
+from tests.boot.running import Running, running
 
 MIB = 1 << 20
 
@@ -43,78 +41,18 @@ read go
 """
 
 
-class Running:
-    """A machine that runs while the test looks at it from the host."""
-
-    def __init__(self, process: subprocess.Popen[bytes], scratch: Path) -> None:
-        self.process = process
-        self.scratch = scratch
-        self.started = time.monotonic()
-
-    @property
-    def output(self) -> str:
-        """What the guest has said until now."""
-        return (self.scratch / "output").read_text(errors="replace")
-
-    @property
-    def errors(self) -> str:
-        """What pyvmm has said until now."""
-        return (self.scratch / "errors").read_text(errors="replace")
-
-    def wait_until(self, condition: Callable[[], bool], what: str, timeout: float = TIMEOUT) -> None:
-        """Until ``condition`` holds, for it has no event on this side."""
-        deadline = time.monotonic() + timeout
-        while not condition():
-            assert self.process.poll() is None, f"pyvmm ended:\n{self.output[-3000:]}\n{self.errors}"
-            assert time.monotonic() < deadline, f"not in {timeout} s: {what}\n{self.output[-3000:]}\n{self.errors}"
-            time.sleep(0.1)
-
-    def wait_for(self, text: str) -> None:
-        """Until the guest has said ``text``."""
-        self.wait_until(lambda: text in self.output, text)
-
-    def go_on(self) -> None:
-        """What the guest's ``read`` waits for."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(b"\n")
-        self.process.stdin.flush()
-
-    @property
-    def held(self) -> int:
-        """Bytes that the host holds for the guest's memory."""
-        for fd in Path(f"/proc/{self.process.pid}/fd").iterdir():
-            if "guest-memory" in os.readlink(fd):
-                return os.stat(fd).st_blocks * 512
-        raise AssertionError("no memfd")
-
-    @property
-    def resident(self) -> int:
-        """Bytes of shared memory that the VMM's process has in RAM."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("RssShmem:"))
-
-    def finish(self) -> Boot:
-        """Wait for the end."""
-        status = self.process.wait(timeout=TIMEOUT)
-        return Boot(status, self.output, self.errors, time.monotonic() - self.started)
+def held_for(machine: Running) -> int:
+    """Bytes that the host holds for the guest's memory."""
+    for fd in Path(f"/proc/{machine.process.pid}/fd").iterdir():
+        if "guest-memory" in os.readlink(fd):
+            return os.stat(fd).st_blocks * 512
+    raise AssertionError("no memfd")
 
 
-@contextmanager
-def running(
-    scratch: Path, script: str, *arguments: str, flavour: str = "cloud", cmdline: str = ""
-) -> Iterator[Running]:
-    """A guest that runs ``script``; its console's input is a pipe."""
-    guest = artefacts.ensure(flavour)
-    initrd = artefacts.with_script(guest.initramfs, script, scratch / "initrd")
-    command = [str(PYVMM), "-v", "--kernel", str(guest.vmlinuz), "--initrd", str(initrd)]
-    command += ["--cmdline", f"quiet {cmdline}", *arguments]
-    with (scratch / "output").open("wb") as output, (scratch / "errors").open("wb") as errors:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=errors)
-    with process:
-        try:
-            yield Running(process, scratch)
-        finally:
-            process.kill()
+def resident_in(machine: Running) -> int:
+    """Bytes of shared memory that the VMM's process has in RAM."""
+    status = Path(f"/proc/{machine.process.pid}/status").read_text()
+    return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("RssShmem:"))
 
 
 def as_arguments(devices: Sequence[str]) -> list[str]:
@@ -135,23 +73,24 @@ def test_rng_rtc_keyboard_and_a_balloon_until_ctrl_alt_del(tmp_path: Path) -> No
     balloon, keys = tmp_path / "balloon", tmp_path / "keys"
     devices = ["rng", "rtc", "pvpanic", f"i8042,socket={keys}", f"balloon,socket={balloon},reporting=off"]
     script = f"{LOOK}{FILL}echo STATE=small\nread go\nsleep 600\n"
-    with running(tmp_path, script, "--memory", "256M", *as_arguments(devices), cmdline="reboot=k") as machine:
+    arguments = ["-v", "--memory", "256M", *as_arguments(devices)]
+    with running(tmp_path, guest_arguments(tmp_path, script, *arguments, cmdline="quiet reboot=k")) as machine:
         machine.wait_for("STATE=full")
         host_time = time.time()
-        full = machine.held
-        machine.go_on()
+        full = held_for(machine)
+        machine.type("")
         machine.wait_for("STATE=emptied")
         # What the guest has freed costs the host as much as before, until the balloon takes it.
-        held, resident = machine.held, machine.resident
+        held, resident = held_for(machine), resident_in(machine)
         before = ask(balloon, "stats")
         assert ask(balloon, "size 120M") == {"target": 120 * MIB, "actual": 0}
         machine.wait_until(lambda: ask(balloon, "size")["actual"] == 120 * MIB, "the balloon's size")
-        inflated, inflated_resident = machine.held, machine.resident
+        inflated, inflated_resident = held_for(machine), resident_in(machine)
         after = ask(balloon, "stats")
         ask(balloon, "size 0")
         machine.wait_until(lambda: ask(balloon, "size")["actual"] == 0, "the balloon is empty")
         deflated = ask(balloon, "stats")
-        machine.go_on()
+        machine.type("")
         machine.wait_for("STATE=small")
         assert ask(keys, "ctrl-alt-del") == {"sent": "ctrl-alt-del"}
         result = machine.finish()
@@ -178,15 +117,15 @@ def test_rng_rtc_keyboard_and_a_balloon_until_ctrl_alt_del(tmp_path: Path) -> No
 
 def test_freed_memory_comes_back_by_itself_and_a_panic_ends_the_machine(tmp_path: Path) -> None:
     script = f"{FILL}echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger; sleep 600\n"
-    devices = as_arguments(["balloon", "pvpanic"])
-    with running(tmp_path, script, "--memory", "256M", *devices, flavour="amd64") as machine:
+    arguments = ["-v", "--memory", "256M", *as_arguments(["balloon", "pvpanic"])]
+    with running(tmp_path, guest_arguments(tmp_path, script, *arguments, flavour="amd64")) as machine:
         machine.wait_for("STATE=full")
-        full, full_resident = machine.held, machine.resident
-        machine.go_on()
+        full, full_resident = held_for(machine), resident_in(machine)
+        machine.type("")
         machine.wait_for("STATE=emptied")
-        machine.wait_until(lambda: full - machine.held > 60 * MIB, "free pages that are reported")
-        emptied_resident = machine.resident
-        machine.go_on()
+        machine.wait_until(lambda: full - held_for(machine) > 60 * MIB, "free pages that are reported")
+        emptied_resident = resident_in(machine)
+        machine.type("")
         result = machine.finish()
 
     assert full_resident - emptied_resident > 60 * MIB

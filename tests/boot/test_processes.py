@@ -7,72 +7,20 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
-from tests.boot.booting import PYVMM, TIMEOUT, Boot, guest_arguments
+from tests.boot.booting import guest_arguments
+from tests.boot.running import Running, running
 from tests.guest import artefacts
 from tests.guest.tap import tap
 
 
-class Running:
-    """A machine that runs while the test looks at it from the host."""
-
-    def __init__(self, process: subprocess.Popen[bytes], scratch: Path) -> None:
-        self.process = process
-        self.scratch = scratch
-        self.started = time.monotonic()
-
-    @property
-    def output(self) -> str:
-        """What the guest has said until now."""
-        return (self.scratch / "output").read_text(errors="replace")
-
-    @property
-    def errors(self) -> str:
-        """What pyvmm has said until now."""
-        return (self.scratch / "errors").read_text(errors="replace")
-
-    def wait_for(self, text: str, timeout: float = TIMEOUT) -> None:
-        """Until the guest has said ``text``."""
-        self.wait_until(lambda: text in self.output, timeout)
-
-    def wait_until(self, condition: Callable[[], bool], timeout: float = TIMEOUT) -> None:
-        """Until ``condition`` holds, while pyvmm runs."""
-        deadline = time.monotonic() + timeout
-        while not condition():
-            assert self.process.poll() is None, f"pyvmm ended:\n{self.output[-2000:]}\n{self.errors}"
-            assert time.monotonic() < deadline, f"it takes too long:\n{self.output[-2000:]}\n{self.errors}"
-            time.sleep(0.05)
-
-    def children(self) -> dict[str, int]:
-        """The devices' processes, by the name that ps shows."""
-        rows = subprocess.run(
-            ["ps", "-o", "pid=,comm=", "--ppid", str(self.process.pid)], capture_output=True, text=True, check=False
-        ).stdout.split("\n")
-        return {name: int(pid) for pid, name in (row.split() for row in rows if row.strip())}
-
-    def finish(self) -> Boot:
-        """Wait for the end."""
-        try:
-            status = self.process.wait(timeout=TIMEOUT)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"it does not end:\n{self.output[-4000:]}\n{self.errors[-4000:]}") from None
-        return Boot(status, self.output, self.errors, time.monotonic() - self.started)
-
-
-@contextmanager
-def running(scratch: Path, script: str, *arguments: str, tools: Sequence[str] = ()) -> Iterator[Running]:
-    """A guest that runs ``script``."""
-    command = [str(PYVMM), *guest_arguments(scratch, script, *arguments, tools=tools)]
-    with (scratch / "output").open("wb") as output, (scratch / "errors").open("wb") as errors:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors)
-    try:
-        yield Running(process, scratch)
-    finally:
-        process.kill()
-        process.wait()
+def children(machine: Running) -> dict[str, int]:
+    """The devices' processes, by the name that ps shows."""
+    rows = subprocess.run(
+        ["ps", "-o", "pid=,comm=", "--ppid", str(machine.process.pid)], capture_output=True, text=True, check=False
+    ).stdout.split("\n")
+    return {name: int(pid) for pid, name in (row.split() for row in rows if row.strip())}
 
 
 def has_ended(pid: int) -> bool:
@@ -96,12 +44,12 @@ ping -c 3 -W 5 {interface.host} >/dev/null || exit 4
 echo NET=works
 """
         arguments = ["--device", f"block:{image},process=on", "--device", f"net:{interface.name},process=on"]
-        with running(tmp_path, script, *arguments) as machine:
+        with running(tmp_path, guest_arguments(tmp_path, script, *arguments)) as machine:
             machine.wait_for("LOADED=yes")
-            children = machine.children()
-            assert sorted(children) == ["pyvmm:block0", "pyvmm:net0"]
+            processes = children(machine)
+            assert sorted(processes) == ["pyvmm:block0", "pyvmm:net0"]
             time.sleep(1)
-            os.kill(children["pyvmm:block0"], signal.SIGKILL)
+            os.kill(processes["pyvmm:block0"], signal.SIGKILL)
             result = machine.finish()
 
     result.assert_passed()
@@ -111,7 +59,7 @@ echo NET=works
     # NEEDS_RESET, FAILED or both, of the disk; not of the card.
     states = [int(state, 16) for state in re.findall(r"STATUS=(0x[0-9a-f]+)", result.output)]
     assert sorted(bool(state & 0x40) for state in states) == [False, True]
-    assert all(map(has_ended, children.values()))
+    assert all(map(has_ended, processes.values()))
 
 
 def test_fio_verifies_what_was_written_while_the_block_process_was_killed(tmp_path: Path) -> None:
@@ -128,15 +76,19 @@ echo FIO=passed
 dmesg | grep -E 'I/O error|timed out' | sed 's/^/COMPLAINT /'
 """
     killed = []
-    with running(tmp_path, script, "-v", "--device", f"block:{image},process=on,restart=on", tools=["fio"]) as machine:
+    arguments = ["-v", "--device", f"block:{image},process=on,restart=on"]
+    with running(tmp_path, guest_arguments(tmp_path, script, *arguments, tools=["fio"])) as machine:
         machine.wait_for("WRITING=yes")
         for _ in range(2):
             # Not to be ended before the process is back: fio has much to do.
             assert "FIO=" not in machine.output, "fio was too quick"
             active = machine.errors.count(": active, features")
-            killed.append(machine.children()["pyvmm:block0"])
+            killed.append(children(machine)["pyvmm:block0"])
             os.kill(killed[-1], signal.SIGKILL)
-            machine.wait_until(lambda active=active: machine.errors.count(": active, features") > active)  # type: ignore[misc]
+            machine.wait_until(
+                lambda active=active: machine.errors.count(": active, features") > active,  # type: ignore[misc]
+                "another process has the disk",
+            )
         result = machine.finish()
 
     result.assert_passed()

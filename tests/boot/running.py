@@ -1,0 +1,68 @@
+"""A machine that runs while a test looks at it from the host."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.boot.booting import PYVMM, TIMEOUT, Boot
+
+
+class Running:
+    """A run of pyvmm that has not ended; its console's input is a pipe."""
+
+    def __init__(self, process: subprocess.Popen[bytes], scratch: Path) -> None:
+        self.process = process
+        self.scratch = scratch
+        self.started = time.monotonic()
+
+    @property
+    def output(self) -> str:
+        """What the guest has said until now."""
+        return (self.scratch / "output").read_text(errors="replace")
+
+    @property
+    def errors(self) -> str:
+        """What pyvmm has said until now."""
+        return (self.scratch / "errors").read_text(errors="replace")
+
+    def wait_until(self, condition: Callable[[], bool], what: str, timeout: float = TIMEOUT) -> None:
+        """Until ``condition`` holds, while pyvmm runs: it has no event on this side."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert self.process.poll() is None, f"pyvmm ended:\n{self.output[-3000:]}\n{self.errors}"
+            assert time.monotonic() < deadline, f"not in {timeout} s: {what}\n{self.output[-3000:]}\n{self.errors}"
+            time.sleep(0.05)
+
+    def wait_for(self, text: str) -> None:
+        """Until the guest has said ``text``."""
+        self.wait_until(lambda: text in self.output, text)
+
+    def type(self, line: str) -> None:
+        """A line for the guest's console."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def finish(self) -> Boot:
+        """Wait for the end."""
+        try:
+            status = self.process.wait(timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it does not end:\n{self.output[-4000:]}\n{self.errors[-4000:]}") from None
+        return Boot(status, self.output, self.errors, time.monotonic() - self.started)
+
+
+@contextmanager
+def running(scratch: Path, arguments: Sequence[str]) -> Iterator[Running]:
+    """``pyvmm`` with ``arguments``, killed at the end where it still runs; its files are in ``scratch``."""
+    with (scratch / "output").open("wb") as output, (scratch / "errors").open("wb") as errors:
+        process = subprocess.Popen([str(PYVMM), *arguments], stdin=subprocess.PIPE, stdout=output, stderr=errors)
+    with process:
+        try:
+            yield Running(process, scratch)
+        finally:
+            process.kill()
