@@ -77,6 +77,7 @@ class Served:
     ) -> None:
         if self.process.stderr is not None and not self.process.stderr.closed:
             self.stop()
+        print(self.errors)  # pytest shows it where a test fails
 
 
 class Qemu:

@@ -133,6 +133,29 @@ def test_a_ring_that_comes_late_is_served_and_the_first_goes_on(front_end: Front
     assert echo.log == ["activate", "reset", "activate"]
 
 
+def test_a_device_may_kick_a_ring_that_is_not_started(connect: Connect) -> None:
+    class Eager(Echo):
+        def activate(self, *arguments: object) -> None:
+            super().activate(*arguments)
+            for queue in self.queues:
+                queue.event.signal()
+
+    eager = Eager()
+    front_end = connect(eager)
+    front_end.start()
+    assert front_end.exchange(b"first") == b"first"
+    front_end.make_ring(1)
+    front_end.set_ring(1)
+    assert front_end.exchange(b"second", 1) == b"second"
+
+    front_end.tell(R.RESET_DEVICE)
+    front_end.negotiate()
+    front_end.make_ring(1)
+    front_end.set_ring(1)
+    assert front_end.exchange(b"only the second", 1) == b"only the second"
+    assert eager.log.count("activate") > 2
+
+
 def test_a_ring_without_a_kick_is_polled(front_end: FrontEnd) -> None:
     front_end.negotiate()
     ring = front_end.make_ring()

@@ -97,6 +97,8 @@ class ServedDevice:
             device.attach(DeviceContext(name, self._scope, stop, machine=machine))
         except BaseException:
             device.close()
+            for vring in self.vrings:
+                vring.close()
             raise
         self.features: int = _VERSION_1 | device.ring_features | _PROTOCOL_FEATURES
         """GET_FEATURES: what device, ring and back end offer."""
@@ -242,7 +244,7 @@ class ServedDevice:
         except Exception:
             log.exception("%s: resetting the device failed", self.label)
         for vring in self.vrings:
-            vring.close()
+            vring.forget()
         self.table.close()
         if self._area is not None:
             self._area.close()
@@ -256,6 +258,8 @@ class ServedDevice:
             self.device.close()
         except Exception:
             log.exception("%s: closing the device failed", self.label)
+        for vring in self.vrings:
+            vring.close()
         self._scope.close()
 
     def read_config(self, offset: int, length: int) -> bytes:
@@ -304,6 +308,8 @@ class ServedDevice:
         for vring in self.vrings:
             if vring.ready:
                 vring.activate(self.table, self._area, event_idx, indirect, self._is_enabled(vring))
+            else:
+                vring.leave_out()
         queues = [vring.queue for vring in self.vrings]
         self.device.activate(memory, self._interrupt, queues)
         for vring in self.vrings:

@@ -45,9 +45,9 @@ class Vring:
     """A ring's size, addresses, descriptors and state."""
 
     def __init__(self, index: int, max_size: int) -> None:
-        # Replaced by the front end's before the queue is activated.
-        self._no_event = EventFd(-1)
-        self.queue = Queue(index, max_size, self._no_event)
+        # The front end's takes its place while the ring is served. A device may signal any of its queues.
+        self._unheard = EventFd()
+        self.queue = Queue(index, max_size, self._unheard)
         self.size = 0
         """SET_VRING_NUM; 0 before it came."""
         self.addresses: VringAddr | None = None
@@ -112,6 +112,10 @@ class Vring:
         queue.ready = True
         self.resumed = queue.used_idx() != 0
 
+    def leave_out(self) -> None:
+        """The ring is not served while others may be: nobody hears its queue's kick."""
+        self.queue.event = self._unheard
+
     def place(self, table: MemoryTable) -> None:
         """The memory table is another: find the rings anew. Raises as :meth:`activate`."""
         if self.queue.ready:
@@ -128,7 +132,7 @@ class Vring:
         """Back to the stopped state, as at a device reset. The call and err descriptors are kept: a front end sends
         them once."""
         self.deactivate()
-        self.queue.event = self._no_event
+        self.leave_out()
         self._account = None
         self.size = self.base = 0
         self.addresses = None
@@ -138,11 +142,16 @@ class Vring:
         if disable:
             self.enabled = False
 
-    def close(self) -> None:
-        """Forget and close everything."""
+    def forget(self) -> None:
+        """The front end is gone: close all that is its."""
         self.reset(disable=True)
         self.set_call(None)
         self.set_err(None)
+
+    def close(self) -> None:
+        """The end."""
+        self.forget()
+        self._unheard.close()
 
     def _place(self, table: MemoryTable) -> None:
         addresses = self.addresses

@@ -150,5 +150,5 @@ class Card(VirtioDevice):
             self.pair_running(len(self._started), False)
         for pair in self._pairs[len(self._started) : count]:
             self.pair_running(len(self._started), True)
+            self._started.append(pair)  # first, so that one that does not start is stopped
             pair.start()
-            self._started.append(pair)
