@@ -19,6 +19,9 @@ struct pyvmm_region {
     uint64_t base; /* guest-physical */
     uint64_t size;
     uint8_t *host;
+    uint64_t offset; /* in the file `fd`, whose pages it is */
+    uint8_t *joined; /* for each 2 MiB of the file that it touches, whether they were to be one page; or NULL */
+    int fd;
 };
 
 struct pyvmm_memory {

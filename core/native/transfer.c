@@ -5,6 +5,10 @@
 #include <time.h>
 
 #include "aio_backend.h"
+#include "memory.h"
+
+/* Bytes of a transfer from which on it is worth the time that huge pages take to make. */
+#define JOIN_LENGTH (256 * 1024)
 
 /* Copies the first `size` bytes of the buffers. */
 static void gather(const struct iovec *iov, uint8_t *to, size_t size)
@@ -74,6 +78,9 @@ static int start(struct pyvmm_transfer *t)
         if (--last->iov_len == 0)
             count--;
     }
+    if (!t->file->cached && length >= JOIN_LENGTH)
+        for (uint32_t i = 0; i < count; i++)
+            pyvmm_memory_join(t->queue->memory, iov[i].iov_base, iov[i].iov_len);
     uint64_t tag = (uint64_t)chain->head << 32 | chain->writable_length;
     struct pyvmm_aio_request *request =
         pyvmm_aio_request(t->aio, t->file, write ? PYVMM_AIO_WRITE : PYVMM_AIO_READ, write ? t->write_flags : 0,

@@ -280,10 +280,17 @@ class GuestMemory:
 
     def _fill_native(self) -> None:
         self._native.count = len(self.regions)
+        self._joined: list[Any] = []  # what native code keeps account in
         for i, region in enumerate(self.regions):
             native = self._native.regions[i]
             native.base, native.size = region.base, region.size
             native.host = ffi.cast("uint8_t *", self.host_address(region))
+            native.offset, native.fd = region.offset, self._region_fds[i]
+            joined = ffi.NULL
+            if _page_size(native.fd) == PAGE_SIZE:
+                joined = ffi.new("uint8_t[]", region.size // _HUGE_PAGE + 2)
+            native.joined = joined
+            self._joined.append(joined)
 
     def _release(self, fds: Sequence[int], maps: Sequence[mmap.mmap], views: Sequence[memoryview]) -> None:
         for view in views:
