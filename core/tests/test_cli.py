@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import importlib.util
 import logging
 import os
@@ -80,6 +81,13 @@ def test_without_options_the_machine_has_the_defaults(machine: SimpleNamespace, 
     assert (config.kernel, config.initrd, config.cmdline) == (kernel, None, "")
     assert (config.memory, config.cpus, config.discovery, list(config.devices)) == (256 << 20, 1, "acpi", [])
     assert machine.entered == 0
+
+
+def test_the_collector_is_as_before(machine: SimpleNamespace, kernel: Path) -> None:
+    gc.unfreeze()
+    assert main(["--no-default-devices"]) == 0
+    assert gc.get_freeze_count() == 0
+    assert gc.isenabled()
 
 
 def test_options_reach_the_machine(machine: SimpleNamespace, lamp: SitePackages, tmp_path: Path) -> None:

@@ -69,7 +69,10 @@ def run(arguments: Arguments) -> int:
     with Machine(config) as machine, _stopped_by_signals(machine):
         gc.freeze()  # what there is now stays: no collection need look at it again
         gc.enable()
-        reason = machine.run()
+        try:
+            reason = machine.run()
+        finally:
+            gc.unfreeze()  # main may have been called by a program that goes on
     return _report(reason)
 
 
