@@ -123,3 +123,24 @@ def test_a_package_cannot_take_the_name_of_pyvmm_s_own(
     site_packages.install("pyvmm-bomb", {"serve": "bomb:c"}, {"bomb": "raise SystemExit(7)"}, group=GROUP)
     assert main(["serve", "--help"]) == 0
     assert "Serve a virtio device over vhost-user" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verbose", ["-v", "-vv", "--verbose"])
+def test_verbose_may_come_before_a_command(capsys: pytest.CaptureFixture[str], verbose: str) -> None:
+    line = error_of(capsys, verbose, "serve", "rng")
+    assert line == "give one of --socket PATH and --fd N; pyvmm serve --help lists the options"
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        (["--no-plugin", "net", "serve", "rng", "--socket", "s"], "No such option"),
+        (["--no-plugin", "net", "serve", "rng"], "Got unexpected extra arguments (serve rng); "),
+    ],
+)
+def test_another_option_before_a_command_is_told_its_place(
+    capsys: pytest.CaptureFixture[str], words: list[str], wrong: str
+) -> None:
+    line = error_of(capsys, *words)
+    assert line.startswith(wrong)
+    assert line.endswith("; options of 'serve' go after it: pyvmm serve …; pyvmm --help lists the options")

@@ -129,21 +129,31 @@ def _main_by_click(words: list[str]) -> int:
         completion.install()
     name = "pyvmm"
     try:
-        if words and not words[0].startswith("-"):  # the main command has options only
+        at = next((i for i, word in enumerate(words) if not _is_verbose([word])), len(words))
+        if at < len(words) and not words[at].startswith("-"):  # the main command has options only
             from pyvmm.commands import find
 
-            command = find(words[0])
-            name, words = f"pyvmm {words[0]}", words[1:]
+            command = find(words[at])
+            name, words = f"pyvmm {words[at]}", [*words[:at], *words[at + 1 :]]
         else:
             from pyvmm.command import command
         status: Any = command.main(words, prog_name=name, standalone_mode=False)
     except click.ClickException as error:
         message = " ".join(error.format_message().split()).rstrip(".")
+        if name == "pyvmm" and (late := _command_in(words)):
+            message += f"; options of {late!r} go after it: pyvmm {late} …"
         _complain(f"{message}; {name} --help lists the options")
         return error.exit_code
     except click.Abort:
         return 130
     return status if isinstance(status, int) else 0
+
+
+def _command_in(words: list[str]) -> str:
+    """A command of pyvmm's own that is not the first of ``words``, which are wrong as they are; empty without one."""
+    from pyvmm.commands import OWN
+
+    return next((word for word in words if word in OWN), "")
 
 
 def _print_help(plugins: Plugins, devices: Sequence[DeviceSpec]) -> bool:
