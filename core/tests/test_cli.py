@@ -345,7 +345,8 @@ def test_help_for_a_kind_lists_its_options_with_types_and_defaults(
         "colour=red|green  red            of the light\n"
         "id=TEXT           none           name of the lamp\n"
         "process[=on|off]  on             the device has a process of its own\n"
-        "restart[=on|off]  off            its process, if it dies, is replaced by one that goes on where it was\n"
+        "restart[=on|off]  off            its process, if it dies, is replaced: requests go on, what it had in memory "
+        "is lost\n"
     )
 
 

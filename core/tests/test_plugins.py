@@ -244,3 +244,22 @@ def test_a_distribution_in_a_zip_file_is_found(
         file.writestr("pyvmm_zipped-2.dist-info/entry_points.txt", "[pyvmm.devices]\nzipped = pyvmm_zipped\n")
     monkeypatch.syspath_prepend(archive)
     assert [str(point) for point in Plugins().offers["zipped"]] == ["pyvmm-zipped 2"]
+
+
+def test_a_kind_whose_state_is_lost_with_its_process_refuses_restart(site_packages: SitePackages) -> None:
+    mortal = LAMP.replace('help="gives light"', 'help="gives light", restartable=False')
+    site_packages.install("pyvmm-lamp", {"lamp": "pyvmm_lamp"}, {"pyvmm_lamp": mortal})
+    with pytest.raises(UsageError) as raised:
+        Plugins().request_devices([DeviceSpec("lamp", "x,restart=on")])
+    assert raised.value.exit_status == 2
+    assert str(raised.value) == (
+        "lamp: restart=on is not for this kind: what its devices hold is lost with their process; "
+        "see --device lamp,help"
+    )
+    [request] = Plugins().request_devices([DeviceSpec("lamp", "x,restart=off")])
+    assert (request.process, request.restart) == (True, False)
+
+
+def test_a_kind_that_does_not_say_so_is_restartable(lamp: SitePackages) -> None:
+    [request] = Plugins().request_devices([DeviceSpec("lamp", "x,restart=on")])
+    assert request.restart

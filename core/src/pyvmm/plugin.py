@@ -76,7 +76,8 @@ class DeviceKind(Generic[O]):
     """One line for ``--device help``."""
 
     kernel_config: str = ""
-    """The kernel option of the driver that a guest needs, ``CONFIG_…``; named when no driver came up."""
+    """The kernel option of the driver that a guest needs, ``CONFIG_…``; named when no driver came up. Of several, a
+    text that names them: ``CONFIG_SCSI_VIRTIO and CONFIG_BLK_DEV_SD``."""
 
     cmdline: Callable[[CmdlineRequest[Any]], str] | None = None
     """What this kind's devices add to the kernel's command line, if anything."""
@@ -86,10 +87,17 @@ class DeviceKind(Generic[O]):
     :class:`~pyvmm.bus.BusDevice`, and for devices that another process serves anyhow."""
 
     modules: Sequence[str] = ()
-    """Modules that ``make`` imports: imported once, before the processes of a machine's devices are made."""
+    """Modules that ``make`` imports: imported once, before the processes of a machine's devices are made, which share
+    them. The device's own is enough, for what a module imports comes with it; not so what it imports in a function."""
 
     acpi: Callable[[AcpiRequest[Any]], bytes] | None = None
     """What a device's object in ACPI's name space has besides its ``_HID``, ``_UID``, ``_CCA`` and ``_CRS``: AML, as
     :mod:`pyvmm.x86_64.aml` makes it or iasl compiles it. Asked once for each device, before the guest runs, in the
     VMM's process. A device whose placement has no ``acpi_hid`` has an object if this gives it some AML. Not asked for
     virtio devices that the guest is told of on its command line (``--discovery cmdline``)."""
+
+    restartable: bool = True
+    """Whether a device goes on where another was whose process has died, for the option ``restart``: it is made anew
+    from its options and gets features, configuration writes, rings and requests in flight, and no attribute of the
+    other's. No for one that has what a guest relies on in its process alone, such as the contents of a disk in memory;
+    ``restart=on`` is then an error of the command line."""

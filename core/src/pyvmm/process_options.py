@@ -17,11 +17,24 @@ class ProcessOptions:
     """A device's process."""
 
     process: bool = option(True, help="the device has a process of its own")
-    restart: bool = option(False, help="its process, if it dies, is replaced by one that goes on where it was")
+    restart: bool = option(
+        False, help="its process, if it dies, is replaced: requests go on, what it had in memory is lost"
+    )
 
     def __post_init__(self) -> None:
         if self.restart and not self.process:
             raise ValueError("restart=on is for a device with a process of its own")
+
+
+@dataclass(frozen=True)
+class MortalProcessOptions(ProcessOptions):
+    """The process of a device that cannot be replaced."""
+
+    restart: bool = option(False, help="not for this kind: what its devices hold is lost with their process")
+
+    def __post_init__(self) -> None:
+        if self.restart:
+            raise ValueError("restart=on is not for this kind: what its devices hold is lost with their process")
 
 
 NO_PROCESS = ProcessOptions(process=False)
@@ -29,4 +42,6 @@ NO_PROCESS = ProcessOptions(process=False)
 
 def records_of(kind: DeviceKind[Any]) -> Sequence[type[Any]]:
     """The records that the options of a device of ``kind`` fill: the kind's own first."""
-    return (kind.options, ProcessOptions) if kind.process else (kind.options,)
+    if not kind.process:
+        return (kind.options,)
+    return (kind.options, ProcessOptions if kind.restartable else MortalProcessOptions)

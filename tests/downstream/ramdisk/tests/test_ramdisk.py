@@ -8,7 +8,7 @@ from pyvmm.options import Size, parse_options
 from pyvmm.testing.contract import VirtioDeviceContract
 from pyvmm.testing.queue_driver import QueueDriver
 from pyvmm.testing.virtio_driver import VirtioDriver
-from pyvmm_ramdisk import RamDiskOptions
+from pyvmm_ramdisk import RamDiskOptions, pyvmm_device_kinds
 from pyvmm_ramdisk.device import (
     HEADER,
     VIRTIO_BLK_S_IOERR,
@@ -85,3 +85,8 @@ def test_options() -> None:
     assert parse_options(RamDiskOptions, "ramdisk", "16M").size == 16 << 20
     with pytest.raises(UsageError, match="multiple of 512"):
         parse_options(RamDiskOptions, "ramdisk", "1000")
+
+
+def test_a_process_with_an_empty_disk_takes_no_dead_one_s_place() -> None:
+    (kind,) = pyvmm_device_kinds()
+    assert not kind.restartable

@@ -47,5 +47,6 @@ def pyvmm_device_kinds() -> Sequence[DeviceKind[RamDiskOptions]]:
             help="a disk in memory, gone at the end",
             kernel_config="CONFIG_VIRTIO_BLK",
             modules=["pyvmm_ramdisk.device"],
+            restartable=False,
         )
     ]
