@@ -17,6 +17,7 @@ source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 exclude_patterns = ["_ext", "requirements.txt"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_preserve_defaults = True  # os.environ, and not what is in it
 html_theme = "alabaster"
 html_theme_options = {
     "description": "A VMM whose devices are Python packages",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,3 +194,39 @@ def test_what_is_shown_imports_only_public_names(name: str, text: str) -> None:
 
 def reference(page: Path) -> str:
     return page.read_text(encoding="utf-8") if page.is_relative_to(DOCS / "reference") else ""
+
+
+TELLTALES: Final = ("child", "device", "virtio.interrupt", "testing.bare_metal", "testing.hostile_ring")
+"""Modules with defaults and values that are of the host, or objects. All others are looked at when the documentation is
+built."""
+
+
+def test_the_reference_has_nothing_of_the_machine_that_builds_it(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx")
+    pytest.importorskip("myst_parser")
+    modules = [f".. automodule:: pyvmm.{name}\n   :members:\n   :undoc-members:\n" for name in TELLTALES]
+    code = ".. code-block:: python\n   :caption: lamp/__init__.py\n\n   pass\n"
+    (tmp_path / "index.rst").write_text("\n".join(["All\n===\n", *modules, code]))
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-W",
+        "-b",
+        "text",
+        "-c",
+        str(DOCS),
+        str(tmp_path),
+        str(tmp_path / "out"),
+    ]
+    environment = {**os.environ, "NOBODY_S_BUSINESS": "but its own"}
+
+    built = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+    assert built.returncode == 0, built.stderr
+    text = (tmp_path / "out/index.txt").read_text()
+    for part in (str(TOP), "NOBODY_S_BUSINESS", " at 0x", "<function", "<pyvmm", "PosixPath("):
+        assert part not in text
+    assert "environment: Mapping[str, str] = os.environ" in text
+    assert '"lamp/__init__.py"' in text

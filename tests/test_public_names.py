@@ -145,6 +145,8 @@ def test_a_public_module_says_what_is_public(name: str) -> None:
 def test_what_is_public_is_documented(name: str) -> None:
     """Sphinx leaves out what has no docstring, and what a list of members does not name."""
     module = importlib.import_module(name)
+    if f".. pyvmm-constants:: {name}\n" in PAGES:
+        return  # they are listed by their names
     directive = re.search(rf"^\.\. automodule:: {re.escape(name)}\n((?:   :.*\n)*)", PAGES, re.M)
     assert directive is not None
     members = re.search(r":members:(.*)", directive.group(1))
