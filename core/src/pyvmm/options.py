@@ -10,6 +10,13 @@ A kind's options are a frozen dataclass whose fields are made with :func:`option
 A field's name is its key, with ``-`` for ``_``. Its type is one of ``str``, ``int``, ``bool``, :class:`Path`,
 :class:`Size`, a ``Literal`` of strings, an :class:`~enum.Enum`, any of these ``| None``, or a ``tuple`` or ``list``
 of one of them for a key that may be repeated; any other type needs ``parse``.
+
+What concerns more than one option is checked by the record itself: a :class:`ValueError` that its ``__post_init__``
+raises is the user's one line, behind the kind and before a hint at its help::
+
+        def __post_init__(self) -> None:
+            if self.rate is not None and not self.rate:
+                raise ValueError("rate=0 leaves nothing to read")
 """
 
 from __future__ import annotations

@@ -98,7 +98,18 @@ class VirtioDevice:
                 self.context.loop.add(queue.event.fd, lambda _, queue=queue: self._kicked(queue))  # type: ignore[misc]
 
     def on_kick(self, queue: Queue) -> None:
-        """The driver has (probably) put buffers into ``queue``. What is completed here is published on return."""
+        """The driver has (probably) put buffers into ``queue``. What is completed here is published on return.
+
+        All chains that are there may be served in one call, and none has to be: those that are not taken stay, and
+        there is no other kick for them. ``for chain in queue`` ends by itself after twice the queue's size, however
+        fast the driver goes on, and is then kicked again; a loop of ``queue.pop()`` has to end itself, and
+        ``queue.event.signal()`` has this method called once more.
+
+        What waits meanwhile is the device's own registers, its reset among them, and a vCPU with them; in the VMM's
+        process (``process=off``), all devices there too. So a call should take milliseconds. What takes longer is
+        done in pieces, or elsewhere (:mod:`pyvmm.aio`, a thread that ends by ``context.loop.post``), and completed
+        when it is done. A process that leaves the VMM without an answer for ten seconds is ended.
+        """
         raise NotImplementedError(f"{type(self).__name__} has queues and no on_kick")
 
     def reset(self) -> bool:

@@ -60,6 +60,18 @@ class DescriptorChain:
 
     The buffers are views into guest memory; a guest may change what is in them at any time, so what is decided
     on is copied first (:meth:`read` does).
+
+    What is to be read is one run of bytes, and what is to be written is another, however the driver has cut them into
+    buffers (virtio 1.2, section 2.7.4). So a request that has a header and data, and room for data and a status, is
+    served by offsets::
+
+        header = chain.read(0, HEADER.size)
+        data = chain.read(HEADER.size, chain.readable_length - HEADER.size)
+        room = chain.writable_length - 1
+        written = chain.write(0, answer[:room].ljust(room, b"\\0")) + chain.write(room, status)
+        chain.complete(written)
+
+    Either run may be shorter than the request needs, or empty.
     """
 
     _native: Any
@@ -80,8 +92,11 @@ class DescriptorChain:
         self._readable = readable
         self._writable = writable
         self.head = head
+        """The index of its first descriptor, which names it while it is in flight."""
         self.readable_length = readable_length
+        """Bytes that there are for the device to read, in all buffers: below 4 GiB."""
         self.writable_length = writable_length
+        """Bytes that there is room for, in all buffers: below 4 GiB."""
 
     @property
     def readable(self) -> Sequence[memoryview]:
@@ -118,6 +133,10 @@ class DescriptorChain:
 
         Once for each chain, in any order, then or later. The driver sees it when the queue is published, which
         happens by itself when the device's callback returns.
+
+        A request that is too short to be answered is given back with 0: one that is kept has the driver wait for
+        ever. To raise :class:`QueueError` instead fails the whole device until a reset, and is for a driver with which
+        the device can no longer be in step.
         """
         self._queue._complete(self._native, self.head, written)
 
