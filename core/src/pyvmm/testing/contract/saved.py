@@ -43,9 +43,11 @@ class SavedStateContract(VirtioContractBase):
             settle(driver)
             assert not driver.needs_reset
             given = [[used.chain for used in ring.take_used()] for ring in driver.rings]
-            assert all(one is chain for chain, used in zip(chains, given, strict=True) for one in used)
             self.assert_works(driver)
-            return [len(used) for index, used in enumerate(given) if index not in self.idle_queues]
+            # To provoke a device may have taken requests of its own.
+            counts = [sum(one is chain for one in used) for chain, used in zip(chains, given, strict=True)]
+            assert max(counts, default=0) <= 1, f"a request was given back more than once: {counts}"
+            return [count for index, count in enumerate(counts) if index not in self.idle_queues]
 
     def test_can_be_saved_before_a_driver_comes(self) -> None:
         with self.driven() as driver:
