@@ -77,7 +77,7 @@ fio --name=verify --filename=/dev/vda --rw=randrw --bs=4k-32k --size=16m --direc
 echo FIO=passed
 dmesg | grep -E 'I/O error|timed out' | sed 's/^/COMPLAINT /'
 """
-    killed = []
+    killed: list[int] = []
     arguments = ["-v", "--device", f"block:{image},process=on,restart=on"]
     with running(tmp_path, guest_arguments(tmp_path, script, *arguments, tools=["fio"])) as machine:
         machine.wait_for("WRITING=yes")
