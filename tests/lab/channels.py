@@ -12,12 +12,14 @@ import stat
 import subprocess
 import sys
 import termios
+import time
 import tty
 from types import TracebackType
 
 QUIT = b"\x1d" * 3
 """Ctrl-] three times in a row ends an interactive machine."""
 
+_ALIVE = b"alive"
 _CHUNK = 1 << 16
 _PIPE_SIZE = 1 << 20
 
@@ -32,6 +34,10 @@ class Interrupted(BaseException):
 
 class TimedOut(Exception):
     """The command took longer than it may."""
+
+
+class Silent(Exception):
+    """The machine has not said for long that it lives."""
 
 
 class Channels:
@@ -82,11 +88,12 @@ class Channels:
             file.write(data)
         return f"/proc/self/fd/{fd}"
 
-    def supervise(self, qemu: list[str], timeout: int) -> tuple[int | None, str]:
+    def supervise(self, qemu: list[str], timeout: int, silence: int) -> tuple[int | None, str]:
         """Run QEMU until the command has ended.
 
         Returns the command's exit status, None if the machine died before, and
-        what QEMU said. Raises ``TimedOut`` after ``timeout`` seconds.
+        what QEMU said. Raises ``TimedOut`` after ``timeout`` seconds, ``Silent``
+        after ``silence`` seconds without a sign of life.
         """
         with _Alarm(timeout), open(os.memfd_create("qemu-errors"), "w+b") as errors:
             process = subprocess.Popen(
@@ -102,7 +109,7 @@ class Channels:
                 while self._qemu_ends:
                     os.close(self._qemu_ends.pop())
                 with _RawTerminal(self.terminal):
-                    status = self._carry(process.pid)
+                    status = self._carry(process.pid, silence)
             finally:
                 process.kill()
                 process.wait()
@@ -154,7 +161,7 @@ class Channels:
 
     # What we do meanwhile.
 
-    def _carry(self, pid: int) -> int | None:
+    def _carry(self, pid: int, silence: int) -> int | None:
         """Move data until the status is there or QEMU is gone."""
         for fd in (*self._readers, self._stdin, self._status):
             if fd >= 0:
@@ -164,6 +171,8 @@ class Channels:
         typed = b""
         pending = b""
         reading = self._stdin >= 0
+        said = b""
+        alive = time.monotonic()
         while True:
             poll = select.poll()
             for fd in (*self._readers, self._status, pidfd):
@@ -172,18 +181,20 @@ class Channels:
                 poll.register(self._stdin, select.POLLIN | select.POLLOUT)
             elif reading:
                 poll.register(0, select.POLLIN)
-            ready = dict(poll.poll())
+            left = alive + silence - time.monotonic()
+            if left <= 0:
+                raise Silent
+            ready = dict(poll.poll(left * 1000))
 
             for source, target in list(self._readers.items()):
                 if ready.get(source, 0) & ~select.POLLOUT:
                     self._drain(source, target)
-            if self._status in ready:
-                report = _read(self._status)
-                if report:
+            if self._status in ready or pidfd in ready:
+                said += _read(self._status)
+                report = said.removesuffix(b"\n").rpartition(b"\n")[2] if said.endswith(b"\n") else b""
+                if pidfd in ready or report not in (b"", _ALIVE):
                     return self._finish(report)
-            if pidfd in ready:
-                report = _read(self._status)
-                return self._finish(report) if report else self._finish(b"")
+                alive = time.monotonic()
             if 0 in ready:
                 pending = os.read(0, _CHUNK)
                 typed = (typed + pending)[-len(QUIT) :]

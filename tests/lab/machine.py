@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from tests.lab import prepare
-from tests.lab.channels import Channels, Interrupted, TimedOut
+from tests.lab.channels import Channels, Interrupted, Silent, TimedOut
 from tests.system import kernels, newc
 from tests.system.kernels import PreparationError
 from tests.system.prepared import TOP
@@ -88,6 +88,7 @@ def _run(command: list[str]) -> int:
     timeout = _positive_number("PYVMM_LAB_TIMEOUT", 1500)
     memory = _positive_number("PYVMM_LAB_MEMORY", 4096)
     cpus = _positive_number("PYVMM_LAB_CPUS", 2)
+    silence = _positive_number("PYVMM_LAB_SILENCE", 180)
     if shutil.which("qemu-system-x86_64") is None:
         raise PreparationError("qemu-system-x86_64 is not installed (tests/system/require lab)")
 
@@ -97,10 +98,13 @@ def _run(command: list[str]) -> int:
         initrd = channels.memory_file(initramfs + _per_run_archive(command, channels))
         arguments = _qemu(initrd, console, memory=memory, cpus=cpus)
         try:
-            status, said = channels.supervise(arguments, timeout)
+            status, said = channels.supervise(arguments, timeout, silence)
         except TimedOut:
             print(f"lab: stopped after PYVMM_LAB_TIMEOUT={timeout} seconds", file=sys.stderr)
             return TIMED_OUT
+        except Silent:
+            print(f"lab: the machine came to a stand: no sign of life for {silence} seconds", file=sys.stderr)
+            return LOST
     if status is None:
         _explain_death(console, said)
         return LOST

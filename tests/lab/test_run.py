@@ -63,6 +63,22 @@ def test_a_panic_is_told_from_a_command_that_failed() -> None:
     assert "sysrq" in result.stderr
 
 
+@in_lab
+@needs_qemu
+@pytest.mark.usefixtures("prepared")
+def test_a_machine_that_stands_still_is_given_up() -> None:
+    stop = """
+        port=$(readlink /run/lab/port.status)
+        for fd in /proc/[0-9]*/fd/*; do
+            [ "$(readlink "$fd")" != "$port" ] || { pid=${fd#/proc/} && kill -STOP "${pid%%/*}"; }
+        done
+        sleep 1000
+    """
+    result = run("sh", "-c", stop, PYVMM_LAB_SILENCE="20")
+    assert result.returncode == 125
+    assert "no sign of life for 20 seconds" in result.stderr
+
+
 def test_without_a_command_it_says_how_to_call_it() -> None:
     result = run()
 
