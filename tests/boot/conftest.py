@@ -6,12 +6,13 @@ from tests.boot.booting import TIMEOUT
 from tests.system.hardware import why_no_linux_guest
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     reason = why_no_linux_guest()
     if reason:
         raise pytest.UsageError(f"{reason}; run tests/lab/with-kvm .venv/bin/python -m pytest tests/boot")
     for item in items:
-        item.add_marker(pytest.mark.timeout(3 * TIMEOUT))  # each boot has a limit of its own
+        boots = max(3, config.getoption("--boots"))
+        item.add_marker(pytest.mark.timeout(boots * TIMEOUT))  # each boot has a limit of its own
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
