@@ -87,7 +87,7 @@ def run_here(command: list[str]) -> int:
 def _run(command: list[str]) -> int:
     timeout = _positive_number("PYVMM_LAB_TIMEOUT", 1500)
     memory = _positive_number("PYVMM_LAB_MEMORY", 4096)
-    cpus = _positive_number("PYVMM_LAB_CPUS", 2)
+    cpus = _positive_number("PYVMM_LAB_CPUS", 1)
     silence = _positive_number("PYVMM_LAB_SILENCE", 180)
     if shutil.which("qemu-system-x86_64") is None:
         raise PreparationError("qemu-system-x86_64 is not installed (tests/system/require lab)")
