@@ -13,6 +13,7 @@ from tests.boot.booting import guest_arguments
 from tests.boot.running import Running, running
 from tests.guest import artefacts
 from tests.guest.tap import tap
+from tests.system.prepared import CACHE
 
 IN_FLIGHT = "requests in flight are taken again"
 
@@ -65,7 +66,8 @@ echo NET=works
 
 
 def test_fio_verifies_what_was_written_while_the_block_process_was_killed(tmp_path: Path) -> None:
-    image = tmp_path / "disk.img"
+    # A flush of it takes its time, also in a lab, whose files in /tmp are in memory.
+    image = CACHE / "killed.img"
     with image.open("wb") as file:
         file.truncate(16 << 20)
     script = """
@@ -94,6 +96,7 @@ dmesg | grep -E 'I/O error|timed out' | sed 's/^/COMPLAINT /'
             )
         result = machine.finish()
 
+    image.unlink()
     result.assert_passed()
     assert result.value("FIO") == "passed"
     assert "COMPLAINT" not in result.output
