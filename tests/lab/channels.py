@@ -191,7 +191,7 @@ class Channels:
                     self._drain(source, target)
             if self._status in ready or pidfd in ready:
                 said += _read(self._status)
-                report = said.removesuffix(b"\n").rpartition(b"\n")[2] if said.endswith(b"\n") else b""
+                report = b"\n".join(said.split(b"\n")[-2:-1])  # the last whole line, if there is one
                 if pidfd in ready or report not in (b"", _ALIVE):
                     return self._finish(report)
                 alive = time.monotonic()

@@ -85,6 +85,14 @@ def run_here(command: list[str]) -> int:
 
 
 def _run(command: list[str]) -> int:
+    for _ in range(_positive_number("PYVMM_LAB_TRIES", 1)):
+        status = _run_once(command)
+        if status != LOST:
+            break
+    return status
+
+
+def _run_once(command: list[str]) -> int:
     timeout = _positive_number("PYVMM_LAB_TIMEOUT", 1500)
     memory = _positive_number("PYVMM_LAB_MEMORY", 4096)
     cpus = _positive_number("PYVMM_LAB_CPUS", 1)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.lab import prepare
+from tests.system.prepared import CACHE
 
 HERE = Path(__file__).resolve().parent
 RUN = HERE / "run"
@@ -77,6 +79,16 @@ def test_a_machine_that_stands_still_is_given_up() -> None:
     result = run("sh", "-c", stop, PYVMM_LAB_SILENCE="20")
     assert result.returncode == 125
     assert "no sign of life for 20 seconds" in result.stderr
+
+
+@in_lab
+@needs_qemu
+@pytest.mark.usefixtures("prepared")
+def test_a_command_is_run_again_where_its_machine_was_lost() -> None:
+    CACHE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+        script = 'cd "$1"; test -e lost && exit 7; touch lost; sync; echo c >/proc/sysrq-trigger'
+        assert run("sh", "-c", script, "sh", scratch, PYVMM_LAB_TRIES="2").returncode == 7
 
 
 def test_without_a_command_it_says_how_to_call_it() -> None:
