@@ -14,6 +14,7 @@ from typing import Final
 
 from pyvmm.new_device import names_of, write
 
+from core.tests.distributions import SitePackages
 from tests import first_device
 from tests.boot.booting import PYVMM, TIMEOUT
 from tests.documentation import DOWNSTREAM, commands
@@ -34,11 +35,7 @@ def installed(projects: list[Path], site: Path) -> Path:
         about = tomllib.loads((project / "pyproject.toml").read_text())["project"]
         stem = about["name"].replace("-", "_")
         (site / stem).symlink_to(project / "src" / stem)
-        info = site / f"{stem}-{about['version']}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {about['name']}\nVersion: {about['version']}\n")
-        lines = [f"{kind} = {module}" for kind, module in about["entry-points"]["pyvmm.devices"].items()]
-        (info / "entry_points.txt").write_text("\n".join(["[pyvmm.devices]", *lines, ""]))
+        SitePackages(site).install(about["name"], about["entry-points"]["pyvmm.devices"], version=about["version"])
     return site
 
 

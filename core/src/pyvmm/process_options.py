@@ -26,15 +26,18 @@ class ProcessOptions:
             raise ValueError("restart=on is for a device with a process of its own")
 
 
+_LOST = "not for this kind: what its devices hold is lost with their process"
+
+
 @dataclass(frozen=True)
 class MortalProcessOptions(ProcessOptions):
     """The process of a device that cannot be replaced."""
 
-    restart: bool = option(False, help="not for this kind: what its devices hold is lost with their process")
+    restart: bool = option(False, help=_LOST)
 
     def __post_init__(self) -> None:
         if self.restart:
-            raise ValueError("restart=on is not for this kind: what its devices hold is lost with their process")
+            raise ValueError(f"restart=on is {_LOST}")
 
 
 NO_PROCESS = ProcessOptions(process=False)
