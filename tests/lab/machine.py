@@ -36,9 +36,10 @@ PASSED = (
 PASSED_PREFIXES = ("PYVMM_", "LC_", "PYTHON", "PYTEST_", "PYENV_", "COVERAGE_")
 """Environment variables that the command gets."""
 
-# Off: what TCG pays for and nobody here needs (five-level page tables, SMAP's flushes),
+# Off: what TCG pays for and nobody here needs (five-level page tables, SMAP's flushes; ERMS, for which Linux
+# copies and clears pages by instructions that TCG does a byte at a time),
 # and XSAVE, since TCG lets a guest's XSETBV through to the machine's own XCR0.
-CPU = "max,la57=off,smap=off,smep=off,umip=off,xsave=off"
+CPU = "max,erms=off,la57=off,smap=off,smep=off,umip=off,xsave=off"
 CMDLINE = (
     "console=ttyS0 panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check "
     "nowatchdog rcupdate.rcu_expedited=1 random.trust_cpu=on"
