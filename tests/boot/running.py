@@ -34,12 +34,13 @@ class Running:
         deadline = time.monotonic() + timeout
         while not condition():
             assert self.process.poll() is None, f"pyvmm ended:\n{self.output[-3000:]}\n{self.errors}"
-            assert time.monotonic() < deadline, f"not in {timeout} s: {what}\n{self.output[-3000:]}\n{self.errors}"
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not in {timeout} s: {what}\n{self._standing()}")
             time.sleep(0.05)
 
-    def wait_for(self, text: str) -> None:
+    def wait_for(self, text: str, timeout: float = TIMEOUT) -> None:
         """Until the guest has said ``text``."""
-        self.wait_until(lambda: text in self.output, text)
+        self.wait_until(lambda: text in self.output, text, timeout)
 
     def type(self, line: str) -> None:
         """A line for the guest's console."""
@@ -52,8 +53,23 @@ class Running:
         try:
             status = self.process.wait(timeout=TIMEOUT)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"it does not end:\n{self.output[-4000:]}\n{self.errors[-4000:]}") from None
+            raise AssertionError(f"it does not end\n{self._standing()}") from None
         return Boot(status, self.output, self.errors, time.monotonic() - self.started)
+
+    def _standing(self) -> str:
+        """What it has said, and what the kernel counts of its vCPUs, twice: whether the guest sleeps or works."""
+        counts = [_kvm_counts(self.process.pid)]
+        time.sleep(2)
+        counts.append(_kvm_counts(self.process.pid))
+        moved = {name: (value, counts[1].get(name)) for name, value in counts[0].items() if value}
+        return f"{self.output[-4000:]}\n{self.errors[-4000:]}\nKVM's counts, and 2 s later: {moved}"
+
+
+def _kvm_counts(pid: int) -> dict[str, int]:
+    """What debugfs has of the machine of process ``pid``; empty without debugfs or as somebody else than root."""
+    found = Path("/sys/kernel/debug/kvm").glob(f"{pid}-*/*")
+    texts = {path.name: path.read_text().strip() for path in found if path.is_file()}
+    return {name: int(text) for name, text in texts.items() if text.isdecimal()}
 
 
 @contextmanager
