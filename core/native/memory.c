@@ -3,13 +3,53 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stddef.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
 
+#define PAGE ((uint64_t)4096)
 #define HUGE_PAGE ((uint64_t)2 << 20)
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
 #endif
+
+void *pyvmm_memory_map(int fd, uint64_t offset, uint64_t length, uint64_t page, int reserved)
+{
+    uint64_t unit = page > HUGE_PAGE ? page : HUGE_PAGE, whole = (length + page - 1) & ~(page - 1);
+    struct stat file;
+
+    if (fstat(fd, &file) < 0)
+        return NULL;
+    if (whole < length || offset + whole < whole || (S_ISREG(file.st_mode) && (uint64_t)file.st_size < offset + whole)) {
+        errno = EINVAL; /* to touch what is past the end would end the process (SIGBUS) */
+        return NULL;
+    }
+    /* Room for it at any alignment, of which the ends are given back. */
+    uint8_t *room = mmap(NULL, whole + unit, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (room == MAP_FAILED)
+        return NULL;
+    uint64_t before = (offset - (uint64_t)(uintptr_t)room) & (unit - 1);
+    int flags = MAP_SHARED | MAP_FIXED | (reserved ? 0 : MAP_NORESERVE);
+    if (mmap(room + before, whole, PROT_READ | PROT_WRITE, flags, fd, (off_t)offset) == MAP_FAILED) {
+        int error = errno;
+        munmap(room, whole + unit);
+        errno = error;
+        return NULL;
+    }
+    if (before)
+        munmap(room, before);
+    munmap(room + before + whole, unit - before);
+    madvise(room + before, whole, MADV_HUGEPAGE); /* for hosts that give them to who asks: "advise" in shmem_enabled */
+    return room + before;
+}
+
+void pyvmm_memory_unmap(void *host, uint64_t length)
+{
+    munmap(host, length);
+}
 
 int pyvmm_memory_discard(int fd, uint64_t offset, uint64_t length)
 {
@@ -21,18 +61,35 @@ int pyvmm_memory_discard(int fd, uint64_t offset, uint64_t length)
     return result < 0 ? -errno : 0;
 }
 
-/* Through a mapping of its own, since the region's need not begin where a huge page may. */
-static void join_range(int fd, uint64_t offset)
+static struct pyvmm_range *range_at(const struct pyvmm_region *region, uint64_t at)
 {
-    uint8_t *room = mmap(NULL, 2 * HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (room == MAP_FAILED)
-        return;
-    uint8_t *at = (uint8_t *)(((uintptr_t)room + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1));
-    if (mmap(at, HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, (off_t)offset) != MAP_FAILED) {
-        *(volatile uint8_t *)at; /* the kernel makes nothing of a range that is all holes */
-        madvise(at, HUGE_PAGE, MADV_COLLAPSE);
+    return region->ranges + (at - (region->offset & ~(HUGE_PAGE - 1))) / HUGE_PAGE;
+}
+
+/* Whether the range of the file at `at` is all the region's, mapped so that it can be one page. */
+static int can_join(const struct pyvmm_region *region, uint64_t at)
+{
+    uint64_t end = region->offset + region->size;
+
+    return region->ranges && at >= region->offset && at < end && end - at >= HUGE_PAGE &&
+           ((uint64_t)(uintptr_t)region->host - region->offset) % HUGE_PAGE == 0;
+}
+
+/* Makes each of `count` ranges from `at` on one page; whether the kernel did so. */
+static int join_ranges(const struct pyvmm_region *region, uint64_t at, uint32_t count)
+{
+    uint8_t *host = region->host + (at - region->offset);
+    struct pyvmm_range *range = range_at(region, at);
+
+    for (uint32_t i = 0; i < count; i++) {
+        *(volatile uint8_t *)(host + i * HUGE_PAGE); /* the kernel makes nothing of a range that is all holes */
+        range[i].tries++;
     }
-    munmap(room, 2 * HUGE_PAGE);
+    if (madvise(host, count * HUGE_PAGE, MADV_COLLAPSE) < 0)
+        return 0;
+    for (uint32_t i = 0; i < count; i++)
+        range[i].joined = 1;
+    return 1;
 }
 
 void pyvmm_memory_join(struct pyvmm_memory *memory, const void *host, uint64_t length)
@@ -40,17 +97,128 @@ void pyvmm_memory_join(struct pyvmm_memory *memory, const void *host, uint64_t l
     for (uint32_t i = 0; i < memory->count; i++) {
         const struct pyvmm_region *region = &memory->regions[i];
         uint64_t start = (uint64_t)((const uint8_t *)host - region->host);
-        if ((const uint8_t *)host < region->host || start >= region->size || length > region->size - start ||
-            !region->joined)
+        if ((const uint8_t *)host < region->host || start >= region->size || length > region->size - start)
             continue;
-        /* Whole ranges of the file that are all the region's. */
-        uint64_t first = (region->offset + start) & ~(HUGE_PAGE - 1), end = region->offset + region->size;
-        for (uint64_t at = first; at < region->offset + start + length && at + HUGE_PAGE <= end; at += HUGE_PAGE) {
-            uint8_t *tried = region->joined + (at - (region->offset & ~(HUGE_PAGE - 1))) / HUGE_PAGE;
-            if (at < region->offset || *tried)
-                continue;
-            *tried = 1;
-            join_range(region->fd, at);
+        uint64_t at = (region->offset + start) & ~(HUGE_PAGE - 1), end = region->offset + start + length;
+        while (at < end) {
+            uint32_t count = 0;
+            for (uint64_t next = at; next < end && can_join(region, next) && !range_at(region, next)->tries;
+                 next += HUGE_PAGE)
+                count++;
+            if (count)
+                join_ranges(region, at, count);
+            at += (count ? count : 1) * HUGE_PAGE;
         }
+    }
+}
+
+/* The pages of a range that are used. */
+static uint16_t used_pages(int fd, uint64_t at)
+{
+    uint64_t used = 0, end = at + HUGE_PAGE;
+
+    while (at < end) {
+        off_t data = lseek(fd, (off_t)at, SEEK_DATA), hole;
+        if (data < 0 || (uint64_t)data >= end || (hole = lseek(fd, data, SEEK_HOLE)) < 0)
+            break;
+        at = (uint64_t)hole < end ? (uint64_t)hole : end;
+        used += at - (uint64_t)data;
+    }
+    return (uint16_t)(used / PAGE);
+}
+
+/* So many pages of a range are used before it is made one, so that a guest that touches a page here and one there does
+ * not cost 2 MiB for each. */
+#define USED 16
+/* Pages that somebody holds just now, such as a vCPU that is about to use the range's others, keep it from that. */
+#define TRIES 4
+/* Where ranges are used one after the other, that many of the next are made one page before they are used. */
+#define AHEAD 8
+/* Used ranges are made one page, which copies them, when nothing new was used for twice so many milliseconds. */
+#define CALM 128
+
+/* How many ranges from `at` on, upwards or downwards, are used, or never were; no more than `most`. */
+static uint32_t run_of(const struct pyvmm_region *region, uint64_t at, int64_t step, int used, uint32_t most)
+{
+    uint32_t count = 0;
+
+    for (; count < most && can_join(region, at); at += (uint64_t)step, count++) {
+        const struct pyvmm_range *range = range_at(region, at);
+        if ((range->pages || range->joined) != used || (!used && range->returned))
+            break;
+    }
+    return count;
+}
+
+/* The range at `at` has come to be used: whichever way those before it were. */
+static void join_ahead(const struct pyvmm_region *region, uint64_t at)
+{
+    int64_t step = HUGE_PAGE;
+    uint32_t up = run_of(region, at - HUGE_PAGE, -step, 1, AHEAD), down = run_of(region, at + HUGE_PAGE, step, 1, AHEAD);
+
+    if (up > down) {
+        up = run_of(region, at + HUGE_PAGE, step, 0, up);
+        if (up)
+            join_ranges(region, at + HUGE_PAGE, up);
+    } else if (down > up) {
+        down = run_of(region, at - HUGE_PAGE, -step, 0, down);
+        if (down)
+            join_ranges(region, at - down * HUGE_PAGE, down);
+    }
+}
+
+/* Looks at a region; how many ranges of it are not what they were at the last look. */
+static uint32_t look(const struct pyvmm_region *region, int calm)
+{
+    uint64_t at = (region->offset + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1), end = region->offset + region->size;
+    uint32_t changed = 0;
+
+    for (; can_join(region, at); at += HUGE_PAGE) {
+        off_t data = lseek(region->fd, (off_t)at, SEEK_DATA);
+        uint64_t next = data < 0 ? end : (uint64_t)data & ~(HUGE_PAGE - 1);
+        for (; at < next && can_join(region, at); at += HUGE_PAGE) {
+            struct pyvmm_range *hole = range_at(region, at);
+            *hole = (struct pyvmm_range){.returned = hole->returned || hole->pages || hole->joined};
+        }
+        if (!can_join(region, at))
+            break;
+        struct pyvmm_range *range = range_at(region, at);
+        if (range->joined || range->tries >= TRIES)
+            continue;
+        uint16_t before = range->pages, pages = range->pages = used_pages(region->fd, at);
+        if (pages != before)
+            changed++;
+        if (pages < before)
+            range->tries = TRIES; /* what was given back is not to be taken again */
+        else if (pages >= USED && before < USED)
+            join_ahead(region, at);
+        else if (pages >= USED && calm)
+            join_ranges(region, at, 1);
+    }
+    return changed;
+}
+
+static int64_t microseconds(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (int64_t)time.tv_sec * 1000000 + time.tv_nsec / 1000;
+}
+
+void pyvmm_memory_keep_joined(struct pyvmm_memory *memory, int stop)
+{
+    struct pollfd ready = {.fd = stop, .events = POLLIN};
+    int pause = 1; /* milliseconds */
+
+    while (poll(&ready, 1, pause) <= 0) {
+        uint32_t count = 0;
+        int64_t began = microseconds();
+        for (uint32_t i = 0; i < memory->count; i++)
+            count += look(&memory->regions[i], pause >= CALM);
+        /* A look takes at most a tenth of the time. */
+        int64_t least = (microseconds() - began) / 100;
+        pause = count ? 1 : pause < 500 ? 2 * pause : 1000;
+        if (!count && pause < least)
+            pause = least < 1000 ? (int)least : 1000;
     }
 }

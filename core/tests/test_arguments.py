@@ -89,16 +89,17 @@ def test_the_rest_is_left_to_click(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "size", "page"),
+    ("text", "size", "page", "join"),
     [
-        ("1G", 1 << 30, 0),
-        ("2M,hugepages=on", 2 << 20, 2 << 20),
-        ("2G,hugepages=1G", 2 << 30, 1 << 30),
-        ("1G,hugepages=off", 1 << 30, 0),
+        ("1G", 1 << 30, 0, True),
+        ("1G,hugepages=auto", 1 << 30, 0, True),
+        ("2M,hugepages=on", 2 << 20, 2 << 20, False),
+        ("2G,hugepages=1G", 2 << 30, 1 << 30, False),
+        ("1G,hugepages=off", 1 << 30, 0, False),
     ],
 )
-def test_memory_may_be_of_huge_pages(text: str, size: int, page: int) -> None:
-    assert parse_memory(text) == MemoryOption(Size(size), page)
+def test_memory_may_be_of_huge_pages(text: str, size: int, page: int, join: bool) -> None:
+    assert parse_memory(text) == MemoryOption(Size(size), page, join)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_memory_may_be_of_huge_pages(text: str, size: int, page: int) -> None:
     [
         ("0", "is not a multiple of the page size"),
         ("1G,hugepages", "has hugepages=, which is none of"),
-        ("1G,hugepages=4M", "has hugepages=4M, which is none of off, on, 2M, 1G"),
+        ("1G,hugepages=4M", "has hugepages=4M, which is none of auto, off, on, 2M, 1G"),
         ("1G,huge=on", "has an unknown option 'huge'"),
         ("1536M,hugepages=1G", "is not a multiple of the huge pages' size, 1024 MiB"),
         ("1G,", "has an unknown option ''"),

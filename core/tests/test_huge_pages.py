@@ -1,11 +1,15 @@
-"""Memory that a disk's large requests touch is made of huge pages, where the kernel can do so with a memfd."""
+"""Memory that is used is made of huge pages, where the kernel can do so with a memfd."""
 
 from __future__ import annotations
 
 import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
 
 import pytest
 from pyvmm._native import ffi, lib
+from pyvmm.huge_pages import PageJoiner
 from pyvmm.memory import PAGE_SIZE, GuestMemory, GuestRegion
 
 MIB = 1 << 20
@@ -84,3 +88,102 @@ def test_another_mapping_of_the_file_sees_the_same() -> None:
             other.write((1 << 32) + 5, b"both")
             assert memory.read(5, 4) == b"both"
             assert memory.read(MIB, len(MIXED)) == MIXED
+
+
+# --- beside a guest
+
+
+def until_held(memory: GuestMemory, size: int) -> None:
+    deadline = time.monotonic() + 120
+    while held(memory) != size:
+        assert time.monotonic() < deadline, f"{held(memory)} bytes are held, not {size}"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def memory() -> Iterator[GuestMemory]:
+    """32 MiB that is joined as it comes to be used."""
+    with GuestMemory.create([(0, 32 * MIB)]) as memory, PageJoiner(memory):
+        yield memory
+
+
+def test_what_comes_to_be_used_is_joined(memory: GuestMemory) -> None:
+    memory.write(5 * MIB, MIXED * 20)
+    until_held(memory, HUGE)
+    assert memory.read(5 * MIB, 20 * len(MIXED)) == MIXED * 20
+    assert not any(memory.read(4 * MIB, MIB))
+
+
+def test_a_page_here_and_there_is_not(memory: GuestMemory) -> None:
+    for address in range(8 * MIB, 16 * MIB, HUGE):
+        memory.write_u8(address, 1)
+    memory.write(2 * MIB, MIXED * 20)
+    until_held(memory, HUGE + 4 * PAGE_SIZE)
+
+
+@pytest.mark.parametrize(("first", "then", "ahead"), [((1, 2, 3), 4, (5, 6, 7)), ((9, 8, 7, 6), 5, (4, 3, 2, 1))])
+def test_the_next_ones_of_a_run_are_before_they_are_used(first: Sequence[int], then: int, ahead: Sequence[int]) -> None:
+    with GuestMemory.create([(0, 32 * MIB)]) as memory:
+        for at in first:
+            memory.join(at * HUGE, HUGE)
+        with PageJoiner(memory):
+            memory.write(then * HUGE, MIXED * 20)
+            until_held(memory, (len(first) + 1 + len(ahead)) * HUGE)
+        for at in ahead:
+            memory.write(at * HUGE, MIXED)
+        assert held(memory) == (len(first) + 1 + len(ahead)) * HUGE
+
+
+def test_what_was_given_back_is_joined_again_when_it_is_used_again(memory: GuestMemory) -> None:
+    for _ in range(3):
+        memory.write(5 * MIB, MIXED * 20)
+        until_held(memory, HUGE)
+        memory.discard(4 * MIB, HUGE)
+        assert held(memory) == 0
+        time.sleep(1.1)  # it looks once a second at the least, and has to see that the range is empty
+
+
+def test_what_was_given_back_is_not_taken_again_before_it_is_used() -> None:
+    with GuestMemory.create([(0, 32 * MIB)]) as memory:
+        memory.join(2 * MIB, 3 * HUGE)
+        with PageJoiner(memory):
+            memory.discard(4 * MIB, 2 * HUGE)
+            time.sleep(1.1)  # it looks once a second at the least, and has to see that they are empty
+            memory.write(4 * MIB, MIXED * 20)
+            until_held(memory, 2 * HUGE)
+            time.sleep(1.1)
+            assert held(memory) == 2 * HUGE
+
+
+def test_what_was_given_back_in_part_is_not_taken_again(memory: GuestMemory) -> None:
+    memory.write(2 * MIB, MIXED * 15)  # too little to be joined
+    time.sleep(1.1)
+    memory.discard(2 * MIB, PAGE_SIZE)
+    time.sleep(1.1)
+    memory.write(2 * MIB + 15 * PAGE_SIZE, MIXED * 85)
+    time.sleep(1.1)
+    assert held(memory) == 99 * PAGE_SIZE
+
+
+def test_it_ends_and_leaves_the_rest_as_it_is() -> None:
+    with GuestMemory.create([(0, 32 * MIB)]) as memory:
+        joiner = PageJoiner(memory)
+        joiner.close()
+        joiner.close()
+        memory.write(5 * MIB, MIXED * 20)
+        assert held(memory) == 20 * PAGE_SIZE
+        assert "memory" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_memory_that_is_not_to_be_joined_never_is() -> None:
+    with GuestMemory.create([(0, 8 * MIB)], join_pages=False) as memory, PageJoiner(memory):
+        memory.write(5 * MIB, MIXED * 20)
+        memory.join(0, 8 * MIB)
+        time.sleep(0.1)
+        assert held(memory) == 20 * PAGE_SIZE
+
+
+def test_a_mapping_begins_where_a_huge_page_of_the_file_may() -> None:
+    with GuestMemory.create([(0, 3 * MIB), (1 << 32, 6 * MIB)]) as memory:
+        for region in memory.regions:
+            assert (memory.host_address(region) - region.offset) % HUGE == 0

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import errno
 import gc
-import mmap
 import os
 import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyvmm._native import ffi, lib
 from pyvmm.errors import HostError
 from pyvmm.memory import PAGE_SIZE, GuestMemory, GuestMemoryError, GuestRegion
 
@@ -336,8 +337,6 @@ def test_a_view_outlives_the_memory() -> None:
 
 
 def test_a_view_that_native_code_holds_does_not_keep_the_memory_from_closing() -> None:
-    from pyvmm._native import ffi
-
     before = descriptors()
     memory = GuestMemory.create([(0, LOW)])
     held = ffi.from_buffer(memory.slice(0, 5))
@@ -353,10 +352,15 @@ def test_a_view_that_native_code_holds_does_not_keep_the_memory_from_closing() -
 def test_a_mapping_that_fails_closes_the_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     before = descriptors()
 
-    def refuse(*_: object, **__: object) -> mmap.mmap:
-        raise OSError(errno.ENOMEM, "no")
+    class Refusing:
+        def __getattr__(self, name: str) -> Any:
+            return self.refuse if name == "pyvmm_memory_map" else getattr(lib, name)
 
-    monkeypatch.setattr("pyvmm.memory.mmap.mmap", refuse)
+        def refuse(self, *_: object) -> Any:
+            ffi.errno = errno.ENOMEM
+            return ffi.NULL
+
+    monkeypatch.setattr("pyvmm.memory.lib", Refusing())
     with pytest.raises(HostError, match="give a smaller --memory"):
         GuestMemory.create([(0, LOW)])
     assert descriptors() == before

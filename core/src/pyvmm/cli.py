@@ -62,6 +62,7 @@ def run(arguments: Arguments) -> int:
         cmdline=arguments.cmdline,
         memory=arguments.memory.size,
         huge_page_size=arguments.memory.huge_page_size,
+        join_pages=arguments.memory.join_pages,
         cpus=arguments.cpus,
         devices=requests,
         discovery=arguments.discovery,

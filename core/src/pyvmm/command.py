@@ -75,8 +75,8 @@ class _MainCommand(click.Command):
     type=_memory,
     default=DEFAULT_MEMORY,
     show_default=True,
-    metavar="SIZE[,hugepages=on]",
-    help="Guest memory; hugepages=on (2M) or 1G takes it from the host's reserved huge pages.",
+    metavar="SIZE[,hugepages=auto]",
+    help="Guest memory; hugepages=off: of pages of 4 KiB only; on (2M), 1G: of the host's reserved huge pages.",
 )
 @click.option(
     "--cpus",

@@ -17,6 +17,7 @@ from pyvmm.device_manager import MMIODeviceManager
 from pyvmm.errors import UsageError
 from pyvmm.eventloop import EventLoop
 from pyvmm.exit_reason import End, ExitReason
+from pyvmm.huge_pages import PageJoiner
 from pyvmm.kvm import Kvm, Vcpu
 from pyvmm.machine_hooks import MachineHooks
 from pyvmm.machine_view import MachineView
@@ -59,6 +60,9 @@ class MachineConfig:
 
     huge_page_size: int = 0
     """Bytes of the host's huge pages that the memory is taken from, 2 MiB or 1 GiB; 0 for the usual pages."""
+
+    join_pages: bool = True
+    """Whether the usual pages are made huge ones where the guest comes to use them."""
 
     cpus: int = 1
     """1 to 8."""
@@ -115,7 +119,9 @@ class Machine:
             processes = _start_processes(config.devices, self._view, stack)
             startup.ended("device processes begun")
             self.kvm = stack.enter_context(Kvm())
-            self.memory = stack.enter_context(GuestMemory.create(ranges, huge_page_size=config.huge_page_size))
+            self.memory = stack.enter_context(
+                GuestMemory.create(ranges, huge_page_size=config.huge_page_size, join_pages=config.join_pages)
+            )
             """The guest's memory, mapped as long as the machine is open."""
             startup.ended("/dev/kvm, guest memory")
             self.vm = stack.enter_context(self.kvm.create_vm())
@@ -171,6 +177,8 @@ class Machine:
             set_feature_msrs(vcpu)
         set_boot_state(self.vcpus[0], self.memory, self._kernel.entry)
         startup.ended("registers of the vCPUs")
+        if self.config.join_pages and not self.config.huge_page_size:
+            self._stack.callback(PageJoiner(self.memory).close)
         # From the loop, so that the first access of a vCPU finds it running.
         self.loop.post(self._start_vcpus)
         try:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import mmap
 import os
 import struct
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from pyvmm._native import ffi, lib
@@ -26,7 +26,6 @@ PAGE_SIZE: Final = 4096
 MAX_REGIONS: Final[int] = lib.PYVMM_MAX_REGIONS
 """Regions that a guest's memory can have."""
 
-_MAP_NORESERVE: Final = 0x4000  # <asm-generic/mman.h>; the mmap module names it from Python 3.13 on
 _HUGE_PAGE: Final = 2 << 20  # the smallest that x86-64 has
 _U16, _U32, _U64 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<Q")
 
@@ -65,18 +64,19 @@ class GuestMemory:
     :class:`GuestMemoryError`.
     """
 
-    def __init__(self, fd: int | Sequence[int], regions: Sequence[GuestRegion]) -> None:
+    def __init__(self, fd: int | Sequence[int], regions: Sequence[GuestRegion], *, join_pages: bool = True) -> None:
         """Map ``regions`` of the memfd ``fd``, which becomes this object's to close, also on failure.
 
         With a sequence of descriptors, each is that of the region at its place; with :attr:`fd` then the first.
+        ``join_pages``: whether :meth:`join` and large transfers make huge pages of what they touch.
         Raises OSError where one cannot be mapped.
         """
+        self.join_pages = join_pages
         fds = (fd,) if isinstance(fd, int) else tuple(fd)
         self.fds = fds
         self.regions: tuple[GuestRegion, ...] = ()
         self._bases: list[GuestAddress] = []
         self._region_fds: list[int] = []
-        self._maps: list[mmap.mmap] = []
         self._views: list[memoryview] = []
         self._native: Any = None
         try:
@@ -96,13 +96,13 @@ class GuestMemory:
         Who holds a slice of the old mappings keeps them; native code that was given addresses must ask anew. The
         descriptors are taken over as by the constructor; on failure the memory is as before.
         """
-        old = self.fds, self._maps, self._views
-        self._maps, self._views = [], []
+        old = self.fds, self._views
+        self._views = []
         try:
             self._map(fds, regions)
         except BaseException:
-            self._release(fds, self._maps, self._views)
-            self.fds, self._maps, self._views = old
+            self._release(fds, self._views)
+            self.fds, self._views = old
             raise
         self.fds = tuple(fds)
         if self._native is not None:
@@ -110,7 +110,9 @@ class GuestMemory:
         self._release(*old)
 
     @classmethod
-    def create(cls, ranges: Sequence[tuple[GuestAddress, int]], *, huge_page_size: int = 0) -> GuestMemory:
+    def create(
+        cls, ranges: Sequence[tuple[GuestAddress, int]], *, huge_page_size: int = 0, join_pages: bool = True
+    ) -> GuestMemory:
         """New memory, all zeros, at ``ranges`` of (base, size).
 
         ``huge_page_size``: bytes, 2 MiB or 1 GiB, of the host's reserved huge pages that it is made of (hugetlbfs);
@@ -139,7 +141,7 @@ class GuestMemory:
                 raise _no_huge_pages(offset, huge_page_size) from error
             raise HostError(f"memory: the host refuses {offset >> 20} MiB for the guest: {error.strerror}") from error
         try:
-            return cls(fd, regions)
+            return cls(fd, regions, join_pages=join_pages)
         except OSError as error:
             if error.errno == errno.ENOMEM:
                 if huge_page_size:
@@ -212,6 +214,14 @@ class GuestMemory:
             if error:
                 raise OSError(-error, os.strerror(-error))
 
+    def join(self, address: GuestAddress, length: int) -> None:
+        """Make the ranges of 2 MiB that ``length`` bytes at ``address`` touch one page each, where the kernel can.
+
+        Worth it before much of them is used. Raises :class:`GuestMemoryError`.
+        """
+        with self.slice(address, length) as view:
+            lib.pyvmm_memory_join(self.native(), ffi.from_buffer(view), length)
+
     def read(self, address: GuestAddress, length: int) -> bytes:
         """A copy of ``length`` bytes at ``address``."""
         return bytes(self.slice(address, length))
@@ -256,8 +266,8 @@ class GuestMemory:
 
     def close(self) -> None:
         """Unmap and close. A mapping that somebody still holds a slice of goes when the slice does."""
-        self._release(self.fds, self._maps, self._views)
-        self.fds, self._region_fds, self._maps, self._views = (), [], [], []
+        self._release(self.fds, self._views)
+        self.fds, self._region_fds, self._views = (), [], []
 
     def _map(self, fds: Sequence[int], regions: Sequence[GuestRegion]) -> None:
         if len(regions) > MAX_REGIONS:
@@ -268,38 +278,33 @@ class GuestMemory:
             start = region.offset % page
             length = -(-(start + region.size) // page) * page
             # Huge pages are reserved: were none left, touching one would end the process.
-            flags = mmap.MAP_SHARED | (_MAP_NORESERVE if page == PAGE_SIZE else 0)
-            mapping = mmap.mmap(fd, length, flags=flags, offset=region.offset - start)
-            self._maps.append(mapping)
-            if page == PAGE_SIZE:
-                _wish_for_huge_pages(mapping)
-            self._views.append(memoryview(mapping)[start : start + region.size])
+            host = lib.pyvmm_memory_map(fd, region.offset - start, length, page, page != PAGE_SIZE)
+            if host == ffi.NULL:
+                raise OSError(ffi.errno, os.strerror(ffi.errno))
+            # Whoever has a view of it keeps it.
+            mapping = ffi.gc(host, partial(_unmap, length=length))
+            self._views.append(memoryview(ffi.buffer(mapping, length))[start : start + region.size])
         self.regions = tuple(region for _, region in pairs)
         self._region_fds = [fd for fd, _ in pairs]
         self._bases = [region.base for region in self.regions]
 
     def _fill_native(self) -> None:
         self._native.count = len(self.regions)
-        self._joined: list[Any] = []  # what native code keeps account in
+        self._ranges: list[Any] = []  # what native code keeps account in
         for i, region in enumerate(self.regions):
             native = self._native.regions[i]
             native.base, native.size = region.base, region.size
             native.host = ffi.cast("uint8_t *", self.host_address(region))
             native.offset, native.fd = region.offset, self._region_fds[i]
-            joined = ffi.NULL
-            if _page_size(native.fd) == PAGE_SIZE:
-                joined = ffi.new("uint8_t[]", region.size // _HUGE_PAGE + 2)
-            native.joined = joined
-            self._joined.append(joined)
+            ranges = ffi.NULL
+            if self.join_pages and _page_size(native.fd) == PAGE_SIZE:
+                ranges = ffi.new("struct pyvmm_range[]", region.size // _HUGE_PAGE + 2)
+            native.ranges = ranges
+            self._ranges.append(ranges)
 
-    def _release(self, fds: Sequence[int], maps: Sequence[mmap.mmap], views: Sequence[memoryview]) -> None:
+    def _release(self, fds: Sequence[int], views: Sequence[memoryview]) -> None:
         for view in views:
             view.release()
-        for mapping in maps:
-            try:
-                mapping.close()
-            except BufferError:
-                pass
         for fd in fds:
             os.close(fd)
 
@@ -310,12 +315,8 @@ class GuestMemory:
         self.close()
 
 
-def _wish_for_huge_pages(mapping: mmap.mmap) -> None:
-    """For hosts that give them to who asks: "advise" in /sys/kernel/mm/transparent_hugepage/shmem_enabled."""
-    try:
-        mapping.madvise(mmap.MADV_HUGEPAGE)
-    except OSError:
-        pass  # a kernel without them
+def _unmap(host: Any, length: int) -> None:
+    lib.pyvmm_memory_unmap(host, length)
 
 
 def _huge_page_flags(size: int) -> int:

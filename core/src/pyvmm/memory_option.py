@@ -1,4 +1,4 @@
-"""What ``--memory`` takes: ``SIZE[,hugepages=on|off|2M|1G]``."""
+"""What ``--memory`` takes: ``SIZE[,hugepages=auto|off|on|2M|1G]``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pyvmm.option_types import Size, parse_size
 from pyvmm.record import record
 
 _PAGE_SIZE: Final = 4096
-_HUGE_PAGE_SIZES: Final = {"off": 0, "on": 2 << 20, "2M": 2 << 20, "1G": 1 << 30}
+_HUGE_PAGE_SIZES: Final = {"auto": 0, "off": 0, "on": 2 << 20, "2M": 2 << 20, "1G": 1 << 30}
 
 
 @record
@@ -18,7 +18,10 @@ class MemoryOption:
     size: Size
 
     huge_page_size: int = 0
-    """Bytes; 0 for pages of the usual size."""
+    """Bytes of the host's reserved huge pages; 0 for memory that is not of them."""
+
+    join_pages: bool = True
+    """Whether the kernel makes huge pages of what the guest comes to use."""
 
 
 def parse_memory(text: str) -> MemoryOption:
@@ -26,6 +29,7 @@ def parse_memory(text: str) -> MemoryOption:
     first, *options = text.split(",")
     size = parse_size(first)
     page_size = 0
+    join_pages = True
     for option in options:
         name, _, value = option.partition("=")
         if name != "hugepages":
@@ -33,8 +37,9 @@ def parse_memory(text: str) -> MemoryOption:
         if value not in _HUGE_PAGE_SIZES:
             raise ValueError(f"has hugepages={value}, which is none of {', '.join(_HUGE_PAGE_SIZES)}")
         page_size = _HUGE_PAGE_SIZES[value]
+        join_pages = value == "auto"
     if size == 0 or size % _PAGE_SIZE:
         raise ValueError(f"is not a multiple of the page size, {_PAGE_SIZE} bytes")
     if page_size and size % page_size:
         raise ValueError(f"is not a multiple of the huge pages' size, {page_size >> 20} MiB")
-    return MemoryOption(size, page_size)
+    return MemoryOption(size, page_size, join_pages)

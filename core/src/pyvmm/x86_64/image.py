@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pyvmm.errors import UsageError
 from pyvmm.record import record
@@ -40,6 +40,10 @@ class LoadedKernel:
 
     initrd_addr_max: GuestAddress = 0x7FFF_FFFF
     """The last address that an initrd may cover."""
+
+
+_LARGE: Final = 1 << 20
+"""Bytes of a file from which on the memory for it is made of huge pages first."""
 
 
 class ImageFile:
@@ -86,6 +90,8 @@ class ImageFile:
 
     def read_into(self, mem: GuestMemory, address: GuestAddress, offset: int, length: int) -> None:
         """Read ``length`` bytes at ``offset`` of the file into guest memory, in one go and without a copy."""
+        if length >= _LARGE:
+            mem.join(address, length)
         rest = mem.slice(address, length)
         while rest:
             try:

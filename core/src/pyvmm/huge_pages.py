@@ -1,0 +1,44 @@
+"""Huge pages of what the guest comes to use, made beside it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Self
+
+from pyvmm._native import lib
+from pyvmm.eventfd import EventFd
+from pyvmm.memory import GuestMemory
+
+__all__ = ["PageJoiner"]
+
+
+class PageJoiner:
+    """Has the kernel make huge pages of what comes to be used of a guest's memory, on a thread without the GIL.
+
+    A memfd comes in pages of 4 KiB, each of which is a fault of the guest when it is used first: half a boot's time
+    where faults are dear. A range of 2 MiB of which 64 KiB are used is made one page (MADV_COLLAPSE, Linux 6.1), which
+    KVM then maps as one; where the kernel cannot, memory stays as it is.
+    """
+
+    def __init__(self, memory: GuestMemory) -> None:
+        """``memory`` stays open until :meth:`close`."""
+        self._stop = EventFd()
+        self._thread = threading.Thread(target=self._run, args=(memory.native(),), name="memory", daemon=True)
+        self._thread.start()
+
+    def _run(self, memory: object) -> None:
+        lib.pyvmm_process_set_name(b"memory")
+        lib.pyvmm_memory_keep_joined(memory, self._stop.fd)
+
+    def close(self) -> None:
+        """End the thread; closing twice does nothing."""
+        if self._stop.fd >= 0:
+            self._stop.signal()
+            self._thread.join()
+            self._stop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
