@@ -45,19 +45,23 @@ static uint64_t key_of(const struct pyvmm_exit *exit)
            (uint64_t)(exit->size & 0xf) << 52 | (exit->address & 0xfffffffffffff);
 }
 
-int pyvmm_vcpu_run(int fd, struct kvm_run *run, struct pyvmm_fast_ports *fast, struct pyvmm_exit *out)
+uint64_t pyvmm_vcpu_run(struct pyvmm_vcpu *vcpu)
 {
+    struct kvm_run *run = vcpu->run;
+    struct pyvmm_exit *out = &vcpu->exit;
+
     out->key = 0;
+    out->error = 0;
     do {
-        if (ioctl(fd, KVM_RUN, 0) < 0) {
-            int error = errno;
-            if (error == EINTR || error == EAGAIN) {
+        if (ioctl(vcpu->fd, KVM_RUN, 0) < 0) {
+            out->error = (uint32_t)errno;
+            if (errno == EINTR || errno == EAGAIN) {
                 atomic_store((_Atomic uint8_t *)&run->immediate_exit, 0);
-                return EINTR;
+                out->error = EINTR;
             }
-            return error;
+            return 0;
         }
-    } while (pyvmm_fast_ports_handle(fast, run));
+    } while (pyvmm_fast_ports_handle(vcpu->fast, run));
     out->reason = run->exit_reason;
     switch (run->exit_reason) {
     case KVM_EXIT_MMIO:
@@ -66,7 +70,6 @@ int pyvmm_vcpu_run(int fd, struct kvm_run *run, struct pyvmm_fast_ports *fast, s
         out->count = 1;
         out->is_write = run->mmio.is_write;
         out->data_offset = offsetof(struct kvm_run, mmio.data);
-        out->key = key_of(out);
         break;
     case KVM_EXIT_IO:
         out->address = run->io.port;
@@ -74,10 +77,13 @@ int pyvmm_vcpu_run(int fd, struct kvm_run *run, struct pyvmm_fast_ports *fast, s
         out->count = run->io.count;
         out->is_write = run->io.direction == KVM_EXIT_IO_OUT;
         out->data_offset = run->io.data_offset;
-        out->key = key_of(out);
         break;
+    default:
+        return 0;
     }
-    return 0;
+    if (!out->is_write)
+        memset((uint8_t *)run + out->data_offset, 0xff, (size_t)out->size * out->count);
+    return out->key = key_of(out);
 }
 
 long pyvmm_ioctl(int fd, unsigned long request, void *argument)

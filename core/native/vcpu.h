@@ -10,6 +10,7 @@
 
 /* What a run ended with, flat: reading it from Python costs one look-up a field. */
 struct pyvmm_exit {
+    uint32_t error;   /* an errno, EINTR after a kick; 0 where the rest counts */
     uint32_t reason;  /* KVM_EXIT_* */
     uint32_t size;    /* bytes of one access */
     uint32_t count;   /* accesses; above 1 for string I/O */
@@ -19,8 +20,16 @@ struct pyvmm_exit {
     uint64_t key; /* one number for what, where, how wide and which way a single access is; 0 for any other exit */
 };
 
-/* Runs the vCPU up to the next exit that fast ports do not handle: 0, or an errno; EINTR after a kick. */
-int pyvmm_vcpu_run(int fd, struct kvm_run *run, struct pyvmm_fast_ports *fast, struct pyvmm_exit *out);
+struct pyvmm_vcpu {
+    int fd;
+    struct kvm_run *run;
+    struct pyvmm_fast_ports *fast;
+    struct pyvmm_exit exit; /* the last one */
+};
+
+/* Runs the vCPU up to the next exit that fast ports do not handle, and fills `exit`; its key. The data of a read is all
+ * ones then. */
+uint64_t pyvmm_vcpu_run(struct pyvmm_vcpu *vcpu);
 
 /* Makes the present or next run of the vCPU in `thread` (a kernel's thread ID; 0 where none runs it) return EINTR;
  * 0 or an errno. */

@@ -29,6 +29,7 @@ class Exit:
     detail: int = 0
     data_offset: int = DATA
     key: int = 0
+    error: int = 0
 
 
 class ScriptedVcpu:
@@ -47,14 +48,15 @@ class ScriptedVcpu:
         if self.exits and not isinstance(self.exits[0], Exception):
             self._finish()
             vars(self.exit).update(vars(self.exits.pop(0)))  # one struct for all exits, as the real one
-            self.run_area[DATA : DATA + 256] = b"\xcc" * 256
+            self.run_area[DATA : DATA + 256] = b"\xff" * 256
             self.run_area[DATA : DATA + len(self.exit.data)] = self.exit.data
-            return errno.EINTR if self.exit.reason == VcpuExit.INTERRUPTED else 0
+            self.exit.error = errno.EINTR if self.exit.reason == VcpuExit.INTERRUPTED else 0
+            return self.exit.key
         self._finish()
         if self.exits:
             raise self.exits.pop(0)  # type: ignore[misc]
-        self.exit.key = 0
-        return errno.EIO
+        self.exit.error, self.exit.key = errno.EIO, 0
+        return 0
 
     def _finish(self) -> None:
         if not self.exit.is_write:

@@ -6,7 +6,6 @@ import logging
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pyvmm.errors import PyvmmError
@@ -201,6 +200,7 @@ class Bus:
 
     def read(self, address: int, data: memoryview) -> bool:
         """Fill ``data`` from the device at ``address``; whether one answered."""
+        data[:] = _ALL_ONES[: len(data)]
         return self.accessor(address, len(data), False)(data)
 
     def write(self, address: int, data: memoryview) -> bool:
@@ -209,11 +209,10 @@ class Bus:
 
     def accessor(self, address: int, size: int, is_write: bool) -> Callable[[memoryview], bool]:
         """What :meth:`write` or :meth:`read` do for accesses of ``size`` bytes at ``address``: to be called with the
-        data, also more than once, as long as :attr:`map` stays the same."""
+        data, which for a read is all ones, also more than once, as long as :attr:`map` stays the same."""
         slot = self._find(address, size)
-        ones = _ALL_ONES[:size]
         if slot is None:
-            return _write_to_nobody if is_write else partial(_read_from_nobody, ones)
+            return _nobody
         device, service, offset = slot.device, slot.service, address - slot.base
         lock, handler = service.lock, device.write if is_write else device.read
 
@@ -229,7 +228,6 @@ class Bus:
             return True
 
         def read(data: memoryview) -> bool:
-            data[:] = ones
             if service.failed:
                 return False
             try:
@@ -237,7 +235,7 @@ class Bus:
                     handler(offset, data)
             except Exception as error:
                 self.fail(device, error)
-                data[:] = ones
+                data[:] = _ALL_ONES[:size]
                 return False
             return True
 
@@ -263,10 +261,5 @@ class Bus:
 _ALL_ONES: Final = b"\xff" * 4096
 
 
-def _read_from_nobody(ones: bytes, data: memoryview) -> bool:
-    data[:] = ones
-    return False
-
-
-def _write_to_nobody(data: memoryview) -> bool:
+def _nobody(_data: memoryview) -> bool:
     return False

@@ -48,9 +48,9 @@ class VcpuLoop:
         mmio_map, ports_map = mmio.map, ports.map
         # What to do for accesses that were made before, by their keys.
         known: dict[int, tuple[Callable[[memoryview], object], memoryview]] = {}
+        find = known.get
         while not reasons:
-            error = enter()
-            before = known.get(exit_.key)
+            before = find(enter())
             if before is not None:
                 if mmio.map is mmio_map and ports.map is ports_map:
                     access, view = before
@@ -58,6 +58,7 @@ class VcpuLoop:
                     continue
                 known.clear()
                 mmio_map, ports_map = mmio.map, ports.map
+            error = exit_.error
             if error == errno.EINTR:
                 continue
             if error:

@@ -43,7 +43,7 @@ class Vcpu:
 
     def __init__(self, fd: int, index: int, run_size: int, fast_ports: FastPorts) -> None:
         """Take over ``fd``; ``run_size`` is the size of its struct kvm_run, in bytes."""
-        self._fast_ports = fast_ports.native
+        self._fast_ports = fast_ports
         self.fd = fd
         self.index = index
         self._thread = 0
@@ -56,18 +56,22 @@ class Vcpu:
         """struct kvm_run and the pages behind it, as bytes: where an exit's data is."""
         self._buffer = ffi.from_buffer(self._map)
         self._run = ffi.cast("struct kvm_run *", self._buffer)
-        self.exit: Any = ffi.new("struct pyvmm_exit *")
-        """The last exit's fields: reason, address, size, count, is_write, data_offset; and a key, which is the same for
-        each access of the same size at the same place and in the same direction, and 0 for any other exit."""
-        self.enter: Callable[[], int] = partial(lib.pyvmm_vcpu_run, fd, self._run, self._fast_ports, self.exit)
-        """What :meth:`run` does, as a native function: 0, and the reason in :attr:`exit`; or an errno."""
+        self._native = ffi.new("struct pyvmm_vcpu *", {"fd": fd, "run": self._run, "fast": fast_ports.native})
+        self.exit: Any = self._native.exit
+        """The last exit's fields: error, an errno or 0; reason, address, size, count, is_write, data_offset; and a key,
+        which is the same for each access of the same size at the same place and in the same direction, and 0 for any
+        other exit."""
+        self.enter: Callable[[], int] = partial(lib.pyvmm_vcpu_run, self._native)
+        """What :meth:`run` does, as a native function that gives the exit's key."""
 
     def run(self) -> int:
         """Run the guest up to the next exit; a :class:`VcpuExit`'s value, details in :attr:`exit`.
 
-        An I/O exit is finished by the next run: what was written to its data until then is what the guest reads.
+        An I/O exit is finished by the next run: what was written to its data until then is what the guest reads, and
+        all ones where nothing was.
         """
-        error = self.enter()
+        self.enter()
+        error = int(self.exit.error)
         if error == 0:
             return int(self.exit.reason)
         if error == errno.EINTR:
@@ -186,7 +190,8 @@ class Vcpu:
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
             self._thread = 0
-            self._run = ffi.NULL
+            self._run = self._native.run = ffi.NULL
+            self._native.fd = -1
             self.run_area.release()
             ffi.release(self._buffer)
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -28,6 +29,7 @@ _LOGGED_FAILURES: Final = 10
 MMIO_WINDOW_SIZE: Final = 0x1000
 """Bytes of physical address space of one device."""
 
+_U32: Final = struct.Struct("<I")
 _MAGIC: Final = 0x74726976  # "virt"
 _VERSION: Final = 2
 _VENDOR: Final = 0x4D4D5650  # "PVMM"
@@ -135,7 +137,7 @@ class MmioDevice(BusDevice):
             data[:] = bytes(len(data))
             self._call(lambda: self.device.read_config(offset - _CONFIG, data))
         elif len(data) == 4 and offset % 4 == 0:
-            data[:] = self._read_register(offset).to_bytes(4, "little")
+            _U32.pack_into(data, 0, self._read_register(offset))
 
     def write(self, offset: int, data: memoryview) -> None:
         """Take a write to a register (4 bytes, aligned) or to the configuration space (any width)."""
