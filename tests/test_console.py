@@ -57,6 +57,9 @@ def test_a_reader_that_stops_reading_does_not_keep_the_machine_from_ending(tmp_p
     kernel = program(tmp_path / "kernel")
     read, write = os.pipe()
     with subprocess.Popen([str(PYVMM), "--kernel", str(kernel)], stdin=subprocess.DEVNULL, stdout=write) as process:
-        assert process.wait(timeout=60) == 0
+        try:
+            assert process.wait(timeout=60) == 0
+        finally:
+            process.kill()
     os.close(read)
     os.close(write)

@@ -31,14 +31,17 @@ def test_a_signal_ends_the_machine_with_all_cpus_busy(tmp_path: Path, number: si
     initrd = artefacts.with_script(guest.initramfs, script, tmp_path / "initrd")
     command = [str(PYVMM), "--kernel", str(guest.vmlinuz), "--initrd", str(initrd), "--cpus", "2", "--cmdline", "quiet"]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.strip() == b"BUSY":
-                break
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.strip() == b"BUSY":
+                    break
 
-        started = time.monotonic()
-        process.send_signal(number)
-        status = process.wait(timeout=60)
+            started = time.monotonic()
+            process.send_signal(number)
+            status = process.wait(timeout=60)
+        finally:
+            process.kill()
 
     assert status == 128 + number
     assert time.monotonic() - started < 20
@@ -53,13 +56,16 @@ def test_ctrl_a_x_ends_the_machine_and_the_terminal_is_as_it_was(tmp_path: Path)
     before = termios.tcgetattr(follower)
     command = [str(PYVMM), "--kernel", str(guest.vmlinuz), "--initrd", str(initrd), "--cmdline", "quiet"]
     with subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, start_new_session=True) as process:
-        _read_until(leader, b"HELLO")
-        raw = termios.tcgetattr(follower)
-        os.write(leader, b"word\n")
-        _read_until(leader, b"GOT=word")
+        try:
+            _read_until(leader, b"HELLO")
+            raw = termios.tcgetattr(follower)
+            os.write(leader, b"word\n")
+            _read_until(leader, b"GOT=word")
 
-        os.write(leader, b"\x01x")
-        status = process.wait(timeout=60)
+            os.write(leader, b"\x01x")
+            status = process.wait(timeout=60)
+        finally:
+            process.kill()
 
     assert status == 0
     assert raw != before
