@@ -134,8 +134,10 @@ static uint16_t used_pages(int fd, uint64_t at)
 #define TRIES 4
 /* Where ranges are used one after the other, that many of the next are made one page before they are used. */
 #define AHEAD 8
-/* Used ranges are made one page, which copies them, when nothing new was used for twice so many milliseconds. */
+/* Used ranges are made one page, which copies them, when nothing new was used for twice so many milliseconds; and so
+ * many of them at a look. */
 #define CALM 128
+#define COPIES 16
 
 /* How many ranges from `at` on, upwards or downwards, are used, or never were; no more than `most`. */
 static uint32_t run_of(const struct pyvmm_region *region, uint64_t at, int64_t step, int used, uint32_t most)
@@ -167,8 +169,9 @@ static void join_ahead(const struct pyvmm_region *region, uint64_t at)
     }
 }
 
-/* Looks at a region; how many ranges of it are not what they were at the last look. */
-static uint32_t look(const struct pyvmm_region *region, int calm)
+/* Looks at a region; how many ranges of it are not what they were at the last look. Up to `copies` used ones are made
+ * one page each. */
+static uint32_t look(const struct pyvmm_region *region, uint32_t *copies)
 {
     uint64_t at = (region->offset + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1), end = region->offset + region->size;
     uint32_t changed = 0;
@@ -192,8 +195,10 @@ static uint32_t look(const struct pyvmm_region *region, int calm)
             range->tries = TRIES; /* what was given back is not to be taken again */
         else if (pages >= USED && before < USED)
             join_ahead(region, at);
-        else if (pages >= USED && calm)
+        else if (pages >= USED && *copies) {
+            --*copies;
             join_ranges(region, at, 1);
+        }
     }
     return changed;
 }
@@ -211,14 +216,17 @@ void pyvmm_memory_keep_joined(struct pyvmm_memory *memory, int stop)
     int pause = 1; /* milliseconds */
 
     while (poll(&ready, 1, pause) <= 0) {
-        uint32_t count = 0;
+        uint32_t changed = 0, copies = pause >= CALM ? COPIES : 0;
         int64_t began = microseconds();
         for (uint32_t i = 0; i < memory->count; i++)
-            count += look(&memory->regions[i], pause >= CALM);
-        /* A look takes at most a tenth of the time. */
+            changed += look(&memory->regions[i], &copies);
+        if (changed)
+            pause = 1;
+        else if (pause < CALM || copies) /* where more is to be copied, soon again */
+            pause = pause < 500 ? 2 * pause : 1000;
+        /* To look takes a tenth of the time at most. */
         int64_t least = (microseconds() - began) / 100;
-        pause = count ? 1 : pause < 500 ? 2 * pause : 1000;
-        if (!count && pause < least)
+        if (pause < least)
             pause = least < 1000 ? (int)least : 1000;
     }
 }
