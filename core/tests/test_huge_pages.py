@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from pyvmm._native import ffi, lib
@@ -93,11 +93,24 @@ def test_another_mapping_of_the_file_sees_the_same() -> None:
 # --- beside a guest
 
 
-def until_held(memory: GuestMemory, size: int) -> None:
+def until(condition: Callable[[], bool], what: Callable[[], str]) -> None:
     deadline = time.monotonic() + 120
-    while held(memory) != size:
-        assert time.monotonic() < deadline, f"{held(memory)} bytes are held, not {size}"
+    while not condition():
+        assert time.monotonic() < deadline, what()
         time.sleep(0.005)
+
+
+def until_held(memory: GuestMemory, size: int) -> None:
+    until(lambda: held(memory) == size, lambda: f"{held(memory)} bytes are held, not {size}")
+
+
+def until_seen(memory: GuestMemory, at: int, **state: int) -> None:
+    """Until a look has found that of the first region's range ``at``."""
+    seen = memory.native().regions[0].ranges[at]
+    until(
+        lambda: all(getattr(seen, name) == value for name, value in state.items()),
+        lambda: f"{seen.pages=} {seen.joined=} {seen.returned=}, not {state}",
+    )
 
 
 @pytest.fixture
@@ -137,10 +150,11 @@ def test_the_next_ones_of_a_run_are_before_they_are_used(first: Sequence[int], t
 def test_what_was_given_back_is_joined_again_when_it_is_used_again(memory: GuestMemory) -> None:
     for _ in range(3):
         memory.write(5 * MIB, MIXED * 20)
-        until_held(memory, HUGE)
+        until_seen(memory, 2, joined=1)
+        assert held(memory) == HUGE
         memory.discard(4 * MIB, HUGE)
         assert held(memory) == 0
-        time.sleep(1.1)  # it looks once a second at the least, and has to see that the range is empty
+        until_seen(memory, 2, joined=0, returned=1)
 
 
 def test_what_was_given_back_is_not_taken_again_before_it_is_used() -> None:
@@ -148,7 +162,7 @@ def test_what_was_given_back_is_not_taken_again_before_it_is_used() -> None:
         memory.join(2 * MIB, 3 * HUGE)
         with PageJoiner(memory):
             memory.discard(4 * MIB, 2 * HUGE)
-            time.sleep(1.1)  # it looks once a second at the least, and has to see that they are empty
+            until_seen(memory, 3, returned=1)
             memory.write(4 * MIB, MIXED * 20)
             until_held(memory, 2 * HUGE)
             time.sleep(1.1)
@@ -157,9 +171,9 @@ def test_what_was_given_back_is_not_taken_again_before_it_is_used() -> None:
 
 def test_what_was_given_back_in_part_is_not_taken_again(memory: GuestMemory) -> None:
     memory.write(2 * MIB, MIXED * 15)  # too little to be joined
-    time.sleep(1.1)
+    until_seen(memory, 1, pages=15)
     memory.discard(2 * MIB, PAGE_SIZE)
-    time.sleep(1.1)
+    until_seen(memory, 1, pages=14)
     memory.write(2 * MIB + 15 * PAGE_SIZE, MIXED * 85)
     time.sleep(1.1)
     assert held(memory) == 99 * PAGE_SIZE
