@@ -178,7 +178,7 @@ class Machine:
         set_boot_state(self.vcpus[0], self.memory, self._kernel.entry)
         startup.ended("registers of the vCPUs")
         if self.config.join_pages and not self.config.huge_page_size:
-            self._stack.callback(PageJoiner(self.memory).close)
+            self._stack.enter_context(PageJoiner(self.memory))
         # From the loop, so that the first access of a vCPU finds it running.
         self.loop.post(self._start_vcpus)
         try:
