@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias
 
 from pyvmm._native import ffi, lib
 from pyvmm.errors import HostError
+from pyvmm.logs import logger
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, Final, TypeAlias
 
 __all__ = ["MAX_DEPTH", "IoEngine", "IoEngineFullError", "IoFile", "direct_alignment"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 Buffer: TypeAlias = "memoryview | bytearray | bytes"
 

@@ -7,14 +7,15 @@ which declares the same options.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Final
-
 from pyvmm.errors import UsageError
 from pyvmm.memory_option import MemoryOption, parse_memory
 from pyvmm.options import DeviceSpec, parse_device
 from pyvmm.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, Final
 
 DISCOVERIES: Final = ("acpi", "cmdline")
 MAX_CPUS: Final = 8
@@ -25,8 +26,8 @@ DEFAULT_MEMORY: Final = "256M"
 class Arguments:
     """The command's options; see its help."""
 
-    kernel: Path | None = None
-    initrd: Path | None = None
+    kernel: str | None = None
+    initrd: str | None = None
     cmdline: str = ""
     memory: MemoryOption = parse_memory(DEFAULT_MEMORY)
     cpus: int = 1
@@ -52,8 +53,8 @@ def _discovery(text: str) -> str:
 
 
 _READERS: Final[dict[str, Callable[[str], Any]]] = {
-    "kernel": Path,
-    "initrd": Path,
+    "kernel": str,
+    "initrd": str,
     "cmdline": str,
     "memory": parse_memory,
     "cpus": _cpus,

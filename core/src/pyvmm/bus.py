@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
 
 from pyvmm.errors import PyvmmError
+from pyvmm.logs import logger
 from pyvmm.record import record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Final
+
     from pyvmm.device import DeviceContext
 
 __all__ = ["Bus", "BusDevice", "BusError", "BusRange", "DeviceOverlap", "Placement"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 ADDRESS_SPACE_END: Final = 1 << 64
 

@@ -15,11 +15,14 @@ import select
 import signal
 import sys
 import termios
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NoReturn
 
 from pyvmm._native import lib
 from pyvmm.child_log import LogRelay
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Final, NoReturn
 
 __all__ = ["FIRST_FD", "Child", "enter", "fork", "spawn"]
 

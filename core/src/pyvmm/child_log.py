@@ -11,9 +11,11 @@ import logging
 import os
 import re
 import select
-from typing import TYPE_CHECKING, Final
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from pyvmm.eventloop import EventLoop, LoopScope
 
 __all__ = ["LogRelay"]

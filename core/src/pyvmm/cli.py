@@ -9,15 +9,17 @@ import contextlib
 import gc
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from pyvmm import startup
 from pyvmm.arguments import Arguments, read
 from pyvmm.errors import PyvmmError
 from pyvmm.options import DeviceSpec
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any, Final, NoReturn
+
     from pyvmm.exit_reason import ExitReason
     from pyvmm.machine import Machine
     from pyvmm.plugins import DeviceRequest, Plugins
@@ -42,14 +44,18 @@ def run(arguments: Arguments) -> int:
     requests = _requests(plugins, arguments.devices, () if arguments.no_default_devices else DEFAULT_DEVICES)
     startup.ended("plugins, and the options of devices")
 
-    from pyvmm.kernel_search import check_file, find_kernel
+    from pyvmm.readable import check_file
 
+    kernel: str | os.PathLike[str] | None
+    initrd: str | os.PathLike[str] | None
     kernel, initrd = arguments.kernel, arguments.initrd
     if initrd is not None:
         check_file(initrd, "--initrd")
     if kernel is not None:
         check_file(kernel, "--kernel")
     else:
+        from pyvmm.kernel_search import find_kernel
+
         kernel, beside = find_kernel(with_initrd=initrd is None)
         initrd = initrd or beside
 
@@ -237,6 +243,4 @@ def _complain(message: str) -> None:
 
 
 def _is_verbose(arguments: Sequence[str]) -> bool:
-    import re
-
-    return any(re.fullmatch("--verbose|-v+", argument) for argument in arguments)
+    return any(word == "--verbose" or (word[:2] == "-v" and word.strip("v") == "-") for word in arguments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +12,10 @@ from pyvmm.cli import DEFAULT_DEVICES, run
 from pyvmm.memory_option import MemoryOption, parse_memory
 from pyvmm.options import parse_device
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from click.shell_completion import CompletionItem
 
 _EPILOG = """\

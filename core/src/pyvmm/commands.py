@@ -6,15 +6,18 @@ a machine knows nothing of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Final
 
 import click
 
 from pyvmm.entry_points import COMMANDS
 from pyvmm.errors import PluginError, UsageError, cause_of
 from pyvmm.offers import Offers, disabled_by_environment, refusal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Final
 
 OWN: Final[Mapping[str, tuple[str, str]]] = {
     "serve": ("pyvmm.serve", "serve a device over vhost-user, to QEMU or any other front end"),

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import json
-import logging
 import socket
-from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
 
+from pyvmm.logs import logger
 from pyvmm.unix_listener import UnixListener
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Final, TypeAlias
+
     from pyvmm.eventloop import LoopScope
 
 __all__ = ["Answer", "Command", "ControlSocket"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
-Answer: TypeAlias = Callable[[Mapping[str, object]], None]
+Answer: TypeAlias = "Callable[[Mapping[str, object]], None]"
 """Takes the answer to a command, once: what JSON can say."""
 
-Command: TypeAlias = Callable[[str, Answer], None]
+Command: TypeAlias = "Callable[[str, Answer], None]"
 """Carries out a command: is given what follows its name on the line, and answers now or later.
 
 Raises ValueError with a phrase that says to the user what is wrong.

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-
 from pyvmm.errors import UsageError
 from pyvmm.eventfd import EventFd
 from pyvmm.eventloop import LoopScope
@@ -14,7 +10,12 @@ from pyvmm.host_files import HostFiles
 from pyvmm.machine_view import DeviceInfo, MachineView
 from pyvmm.record import record, replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+    from typing import Any, Self
+
     from pyvmm.kvm.fast_port import FastPort
     from pyvmm.memory import GuestMemory
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
-
 from pyvmm.options import OptionInfo, describe, format_value
 from pyvmm.process_options import records_of
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
+
     from pyvmm.plugin import DeviceKind
     from pyvmm.plugins import InstalledKind
 
@@ -17,7 +18,8 @@ def kinds_help(kinds: Sequence[InstalledKind]) -> str:
     """A table of the installed kinds: kind, package, version, state, help."""
     if not kinds:
         return "No device package is installed. Device packages are named like pyvmm-serial or pyvmm-virtio-net."
-    table = _table([("KIND", "PACKAGE", "VERSION", "STATE", "HELP"), *kinds])
+    rows = [(row.kind, row.package, row.version, row.state, row.help) for row in kinds]
+    table = _table([("KIND", "PACKAGE", "VERSION", "STATE", "HELP"), *rows])
     return f"{table}\n\nThe options of one: --device KIND,help"
 
 

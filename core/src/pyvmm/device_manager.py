@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
 
 from pyvmm._native import lib
 from pyvmm.bus import Bus, BusDevice, BusRange, Placement
@@ -15,6 +12,7 @@ from pyvmm.eventfd import EventFd
 from pyvmm.eventloop import EventLoop, LoopScope
 from pyvmm.exit_reason import ExitReason
 from pyvmm.kvm import FastPort, FastPorts, Vm
+from pyvmm.logs import logger
 from pyvmm.memory import GuestAddress, GuestMemory
 from pyvmm.record import record
 from pyvmm.virtio.device import VirtioDevice
@@ -23,7 +21,12 @@ from pyvmm.x86_64.acpi import AcpiDevice
 from pyvmm.x86_64.cmdline import Cmdline
 from pyvmm.x86_64.layout import IRQ_BASE, IRQ_MAX, MMIO_BASE, MMIO_END
 
-log = logging.getLogger(__name__)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Final
+
+log = logger(__name__)
 
 VIRTIO_MMIO_HID: Final = "LNRO0005"
 """The ACPI hardware ID of a virtio-mmio window (drivers/virtio/virtio_mmio.c)."""

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import logging
 import select
 import threading
 import time
 from bisect import insort_left
 from collections import deque
-from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Final, TypeVar
 
 from pyvmm.eventfd import EventFd
+from pyvmm.logs import logger
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final, TypeVar
+
+    T = TypeVar("T")
 
 __all__ = ["READABLE", "WRITABLE", "EventLoop", "LoopScope", "Timer"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 READABLE: Final = select.EPOLLIN
 """To wait until a descriptor can be read."""
 
 WRITABLE: Final = select.EPOLLOUT
 """To wait until a descriptor can be written."""
-
-T = TypeVar("T")
 
 
 class _Call:

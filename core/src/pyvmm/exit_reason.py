@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-from enum import Enum
-
 from pyvmm.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 __all__ = ["End", "ExitReason"]
 
 
-class End(Enum):
-    """The ways in which a run ends; the value is the command's exit status."""
+class End:
+    """A way in which a run ends. There are six of them, the attributes of this class."""
 
-    POWEROFF = (0, "the guest powered off")
-    REBOOT = (0, "the guest asked for a reboot")
-    QUIT = (0, "the user ended the machine")
-    SIGNAL = (128, "a signal ended the machine")
-    HOST_FAILURE = (1, "the VMM failed")
-    CRASH = (3, "the guest crashed")
+    POWEROFF: ClassVar[End]
+    REBOOT: ClassVar[End]
+    QUIT: ClassVar[End]
+    SIGNAL: ClassVar[End]
+    HOST_FAILURE: ClassVar[End]
+    CRASH: ClassVar[End]
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, name: str, status: int, text: str) -> None:
+        self.name = name
         self.status = status
+        """The command's exit status."""
         self.text = text
+
+    def __repr__(self) -> str:
+        return f"End.{self.name}"
+
+
+for _end in (
+    End("POWEROFF", 0, "the guest powered off"),
+    End("REBOOT", 0, "the guest asked for a reboot"),
+    End("QUIT", 0, "the user ended the machine"),
+    End("SIGNAL", 128, "a signal ended the machine"),
+    End("HOST_FAILURE", 1, "the VMM failed"),
+    End("CRASH", 3, "the guest crashed"),
+):
+    setattr(End, _end.name, _end)
 
 
 @record

@@ -11,17 +11,37 @@ that a later version can add some.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import sys
 
 import pluggy
 
+from pyvmm.hookimpl import PROJECT, mark_for_pluggy
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
     from pyvmm.exit_reason import ExitReason
     from pyvmm.machine import Machine
     from pyvmm.plugin import DeviceKind
 
-hookspec = pluggy.HookspecMarker("pyvmm")
+hookspec = pluggy.HookspecMarker(PROJECT)
+
+
+class _Manager(pluggy.PluginManager):
+    """Knows the marker of :mod:`pyvmm.hookimpl` beside pluggy's own."""
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        mark_for_pluggy(getattr(plugin, name, None))
+        return super().parse_hookimpl_opts(plugin, name)
+
+
+def new_manager() -> pluggy.PluginManager:
+    """A manager that knows the hooks below, and no plugin."""
+    manager = _Manager(PROJECT)
+    manager.add_hookspecs(sys.modules[__name__])
+    return manager
 
 
 @hookspec

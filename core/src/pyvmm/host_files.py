@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
 
 from pyvmm.errors import HostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["HostFiles"]
 
@@ -18,7 +21,7 @@ class HostFiles:
     devices' processes and a process that takes a dead one's place all find the same: who has ``path`` has it.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: str = "") -> None:
         """The place at ``path``; by default a new one."""
         self.path = path or _new_path()
 
@@ -27,24 +30,26 @@ class HostFiles:
 
         The path is short, as that of a Unix socket has to be.
         """
+        from pathlib import Path
+
         _make(self.path)
-        path = self.path / _file_name(device)
+        path = os.path.join(self.path, _file_name(device))
         _make(path)
-        return path
+        return Path(path)
 
     def remove(self) -> None:
         """Remove it with all that is in it, if it was ever made."""
-        if self.path.exists():
+        if os.path.exists(self.path):
             import shutil
 
             shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _new_path() -> Path:
+def _new_path() -> str:
     parent = os.environ.get("XDG_RUNTIME_DIR", "")
     if not os.access(parent, os.W_OK | os.X_OK):
         parent = os.environ.get("TMPDIR", "/tmp")
-    return Path(parent, f"pyvmm-{os.getpid()}-{os.urandom(8).hex()}")
+    return os.path.join(parent, f"pyvmm-{os.getpid()}-{os.urandom(8).hex()}")
 
 
 def _file_name(device: str) -> str:
@@ -52,7 +57,7 @@ def _file_name(device: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c in "_-") else f"%{ord(c):x}" for c in device)
 
 
-def _make(path: Path) -> None:
+def _make(path: str) -> None:
     """Make a directory, unless it is there and nobody else's."""
     try:
         os.mkdir(path, 0o700)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
-from typing import Self
 
 from pyvmm._native import lib
 from pyvmm.eventfd import EventFd
 from pyvmm.memory import GuestMemory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
 
 __all__ = ["PageJoiner"]
 

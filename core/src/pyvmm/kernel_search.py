@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from pyvmm.errors import UsageError
+from pyvmm.readable import check_file, file_fault
 
 
 class KernelChoice(NamedTuple):
@@ -50,28 +50,6 @@ def find_kernel(
     raise UsageError(
         f"no kernel to boot; tried $PYVMM_KERNEL (not set), {faults}; give one with --kernel FILE or PYVMM_KERNEL"
     )
-
-
-def check_file(path: Path, what: str) -> None:
-    """Raise :class:`UsageError` where ``path``, given as ``what``, is not a file that can be read."""
-    fault = file_fault(path)
-    if fault:
-        raise UsageError(f"{what}: {str(path)!r}: {fault}")
-
-
-def file_fault(path: Path) -> str:
-    """Why ``path`` cannot be read as a file; empty where it can."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        return "no such file"
-    except (OSError, ValueError) as error:
-        return getattr(error, "strerror", None) or str(error)
-    if stat.S_ISDIR(mode):
-        return "a directory, not a file"
-    if not os.access(path, os.R_OK):
-        return f"not readable for this user (mode {stat.S_IMODE(mode):04o})"
-    return ""
 
 
 def version_key(name: str) -> list[tuple[int, int, str]]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
 
 from pyvmm import startup
 from pyvmm._native import lib
@@ -19,6 +15,7 @@ from pyvmm.eventloop import EventLoop
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.huge_pages import PageJoiner
 from pyvmm.kvm import Kvm, Vcpu
+from pyvmm.logs import logger
 from pyvmm.machine_hooks import MachineHooks
 from pyvmm.machine_view import MachineView
 from pyvmm.memory import GuestMemory
@@ -33,13 +30,17 @@ from pyvmm.x86_64.cmdline import DEFAULT, Cmdline
 from pyvmm.x86_64.cmos import AbsentCmos
 from pyvmm.x86_64.power import KeyboardReset, PowerRegisters
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Final, Self
+
     from pyvmm.plugins import DeviceRequest
     from pyvmm.vhost_user.processes import DeviceProcesses
 
 __all__ = ["Machine", "MachineConfig"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 MAX_CPUS: Final = 8
 
@@ -48,10 +49,10 @@ MAX_CPUS: Final = 8
 class MachineConfig:
     """What a machine is made of."""
 
-    kernel: Path
+    kernel: str | os.PathLike[str]
     """A bzImage or an ELF executable."""
 
-    initrd: Path | None = None
+    initrd: str | os.PathLike[str] | None = None
     cmdline: str = ""
     """Added to the default command line."""
 
@@ -86,7 +87,7 @@ def _start_processes(requests: Sequence[DeviceRequest], view: MachineView, stack
 class Machine:
     """A virtual machine, from its parts to its end.
 
-    >>> with Machine(MachineConfig(Path("vmlinuz"))) as machine:  # doctest: +SKIP
+    >>> with Machine(MachineConfig("vmlinuz")) as machine:  # doctest: +SKIP
     ...     reason = machine.run()
 
     The kernel ends the devices' processes with the thread that makes the machine, so that has to live as long.

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
-
 from pyvmm.errors import PluginError, PyvmmError, cause_of
+from pyvmm.logs import logger
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
     from pyvmm.exit_reason import ExitReason
     from pyvmm.machine import Machine
     from pyvmm.plugins import LoadedPlugin
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 class MachineHooks:
@@ -59,6 +60,8 @@ def _try(plugin: LoadedPlugin, name: str, **arguments: Any) -> None:
 def _call(plugin: LoadedPlugin, name: str, **arguments: Any) -> None:
     """One hook of one plugin, so that a failure has a name and is not another's."""
     manager = plugin.manager
+    if manager is None:
+        return
     if any(implementation.plugin is plugin.hooks for implementation in getattr(manager.hook, name).get_hookimpls()):
         others = [other for other in manager.get_plugins() if other is not plugin.hooks]
         manager.subset_hook_caller(name, others)(**arguments)

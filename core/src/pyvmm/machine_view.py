@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from pyvmm.host_files import HostFiles
 from pyvmm.record import record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from pyvmm.plugins import DeviceRequest
 
 __all__ = ["DeviceInfo", "MachineView"]
@@ -48,12 +48,12 @@ class MachineView:
         """What :meth:`to_text` made a text of."""
         path, *lines = text.split("\n")
         devices = (line.split("\t") for line in lines)
-        return cls({id_: DeviceInfo(kind, package) for id_, kind, package in devices}, HostFiles(Path(path)))
+        return cls({id_: DeviceInfo(kind, package) for id_, kind, package in devices}, HostFiles(path))
 
     def to_text(self) -> str:
         """All of it in a text without NULs, for another program."""
         lines = ("\t".join((id_, info.kind, info.package)) for id_, info in self.devices.items())
-        return "\n".join((str(self.files.path), *lines))
+        return "\n".join((self.files.path, *lines))
 
     def label(self, id: str) -> str:
         """A device for messages of its failure, with the package that is to blame: ``lamp0 (pyvmm-lamp 1.2)``."""

@@ -7,13 +7,16 @@ import fcntl
 import os
 import struct
 from bisect import bisect_right
-from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final, TypeAlias
 
 from pyvmm._native import ffi, lib
 from pyvmm.errors import HostError
 from pyvmm.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Final, TypeAlias
 
 __all__ = ["PAGE_SIZE", "GuestAddress", "GuestMemory", "GuestMemoryError", "GuestRegion"]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from pyvmm.option_types import Size, parse_size
 from pyvmm.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _PAGE_SIZE: Final = 4096
 _HUGE_PAGE_SIZES: Final = {"auto": 0, "off": 0, "on": 2 << 20, "2M": 2 << 20, "1G": 1 << 30}

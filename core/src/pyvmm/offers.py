@@ -4,12 +4,15 @@ version of the plugin contract, and nothing that two packages claim. No plugin's
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Final
 
 from pyvmm.entry_points import API_VERSION, EntryPoint, entry_points, normalized
 from pyvmm.errors import PluginError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Final
 
 VARIABLE: Final = "PYVMM_DISABLE_PLUGINS"
 """The environment's names of disabled plugins, between commas."""

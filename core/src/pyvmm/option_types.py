@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-import enum
-import re
+import sys
 import types
-import typing
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import enum
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+    from typing import Any, Final, TypeAlias
+
+    Container: TypeAlias = type[list[Any]] | type[tuple[Any, ...]]
+    """What holds the values of a key that may be given more than once."""
 
 _TRUE: Final = ("on", "true", "yes")
 _FALSE: Final = ("off", "false", "no")
 _SUFFIXES: Final = "KMGT"
 _SIZE_END: Final = 1 << 63
 
-Container: TypeAlias = type[list[Any]] | type[tuple[Any, ...]]
-"""What holds the values of a key that may be given more than once."""
+
+class _Path:
+    """Path, where an options' module has imported it for a checker only."""
+
+
+class _Choice:
+    """What ``Literal["a", "b"]`` is made of, where an options' module has imported it for a checker only."""
+
+    values: tuple[str, ...]
+
+
+class _Literal:
+    def __getitem__(self, values: str | tuple[str, ...]) -> type[_Choice]:
+        return type("Literal", (_Choice,), {"values": values if isinstance(values, tuple) else (values,)})
+
+
+STAND_INS: Final[Mapping[str, Any]] = {"Path": _Path, "Literal": _Literal()}
+"""Types of options by names that a module need not have at run time."""
 
 
 class Size(int):
@@ -28,13 +49,15 @@ def parse_size(text: str) -> Size:
 
     Raises ValueError with a phrase for what is not a whole number, negative, or 2⁶³ and more.
     """
-    match = re.fullmatch(r"([0-9]+)(?:([KMGT])(?:iB)?)?", text, re.ASCII | re.IGNORECASE)
-    if not match:
+    upper = text.upper() if text.isascii() else ""
+    digits = upper.removesuffix("IB")
+    suffix = digits[-1:] if digits[-1:] in _SUFFIXES else ""
+    digits = digits.removesuffix(suffix)
+    if not digits.isdecimal() or (upper.endswith("IB") and not suffix):
         raise ValueError("is not a size: a whole number of bytes, or one with K, M, G or T, such as 256M")
-    digits, suffix = match.groups()
     if len(digits) > 20:
         raise ValueError("is too large for a size")
-    size = int(digits) << (10 * (_SUFFIXES.index(suffix.upper()) + 1) if suffix else 0)
+    size = int(digits) << (10 * (_SUFFIXES.index(suffix) + 1) if suffix else 0)
     if size >= _SIZE_END:
         raise ValueError("is too large for a size")
     return Size(size)
@@ -62,15 +85,13 @@ def int_between(minimum: int, maximum: int) -> Callable[[str], int]:
     return parse
 
 
-def format_value(value: object) -> str:
+def format_value(value: Any) -> str:
     """One option's value as the command line takes it, but for the commas: ``on``, ``256M``, ``raw``."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, Size):
         return format_size(value)
-    if isinstance(value, enum.Enum):
-        return _enum_key(value)
-    return str(value)
+    return _enum_key(value) if _is_enum(type(value)) else str(value)
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
@@ -83,8 +104,9 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 def item_type(hint: Any) -> tuple[Any, Container | None]:
     """The type of one value, without ``| None``, and what holds several."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
+    origin: Any = getattr(hint, "__origin__", None)
+    arguments: tuple[Any, ...] = getattr(hint, "__args__", ())
+    if isinstance(hint, types.UnionType) or origin is _known("typing", "Union"):
         others = [argument for argument in arguments if argument is not type(None)]
         return item_type(others[0]) if len(others) == 1 else (hint, None)
     if origin is list or (origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis):
@@ -102,12 +124,14 @@ def parser(item: Any) -> tuple[str, Callable[[str], Any], tuple[str, ...]] | Non
         return "TEXT", str, ()
     if item is Size:
         return "SIZE", parse_size, ()
-    if item is Path:
+    if item in (_Path, _known("pathlib", "Path")):
         return "PATH", _parse_path, ()
     values: dict[str, Any]
-    if typing.get_origin(item) is Literal:
-        values = {str(value): value for value in typing.get_args(item)}
-    elif isinstance(item, type) and issubclass(item, enum.Enum):
+    if isinstance(item, type) and issubclass(item, _Choice):
+        values = {str(value): value for value in item.values}
+    elif getattr(item, "__origin__", None) is _known("typing", "Literal"):
+        values = {str(value): value for value in item.__args__}
+    elif _is_enum(item):
         values = {_enum_key(member): member for member in item}
     else:
         return None
@@ -118,6 +142,19 @@ def parser(item: Any) -> tuple[str, Callable[[str], Any], tuple[str, ...]] | Non
         return values[text]
 
     return "|".join(values), parse, tuple(values)
+
+
+def _known(module: str, name: str) -> Any:
+    """An attribute of a module that takes time to import; where nobody has, nothing is it."""
+    return getattr(sys.modules.get(module), name, _Unknown)
+
+
+class _Unknown:
+    """What is nothing else."""
+
+
+def _is_enum(type_: Any) -> bool:
+    return isinstance(type_, type) and issubclass(type_, _known("enum", "Enum"))
 
 
 def _enum_key(member: enum.Enum) -> str:
@@ -133,12 +170,19 @@ def _parse_bool(text: str) -> bool:
 
 
 def _parse_int(text: str) -> int:
-    if not re.fullmatch("[+-]?([0-9]{1,20}|0[xX][0-9a-fA-F]{1,16})", text):
+    digits = text[1:] if text.startswith(("+", "-")) else text
+    is_hex = digits[:2] in ("0x", "0X")
+    if not text.isascii() or len(digits) > (18 if is_hex else 20) or not digits.isalnum():
         raise ValueError("is not a whole number")
-    return int(text, 16 if "x" in text.lower() else 10)
+    try:
+        return int(text, 16 if is_hex else 10)
+    except ValueError:
+        raise ValueError("is not a whole number") from None
 
 
 def _parse_path(text: str) -> Path:
     if not text:
         raise ValueError("is not a path")
+    from pathlib import Path
+
     return Path(text)

@@ -1,8 +1,8 @@
 """The grammar of ``--device KIND:ARG,key=value`` and the typed records that it fills.
 
-A kind's options are a frozen dataclass whose fields are made with :func:`option`::
+A kind's options are a record, or a frozen dataclass, whose fields are made with :func:`option`::
 
-    @dataclass(frozen=True)
+    @options
     class RngOptions:
         source: Path = option(Path("/dev/urandom"), primary=True, help="file that entropy is read from")
         rate: Size | None = option(None, help="bytes a second, at most")
@@ -21,15 +21,9 @@ raises is the user's one line, behind the kind and before a hint at its help::
 
 from __future__ import annotations
 
-import dataclasses
-import re
-import typing
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeVar, cast, overload
-
 from pyvmm.errors import UsageError
+from pyvmm.option_records import REQUIRED, Option, fields, option, options
 from pyvmm.option_types import (
-    Container,
     Size,
     format_size,
     format_value,
@@ -40,6 +34,15 @@ from pyvmm.option_types import (
     parser,
 )
 from pyvmm.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any, Final, TypeVar
+
+    from pyvmm.option_types import Container
+
+    O = TypeVar("O")  # noqa: E741 - the options' type, as in plugin.py
 
 __all__ = [
     "REQUIRED",
@@ -53,19 +56,12 @@ __all__ = [
     "int_between",
     "nearest",
     "option",
+    "options",
     "parse_device",
     "parse_options",
     "parse_records",
     "parse_size",
 ]
-
-T = TypeVar("T")
-O = TypeVar("O")  # noqa: E741 - the options' type, as in plugin.py
-
-REQUIRED: Final[Any] = dataclasses.MISSING
-"""The default of an option that has none."""
-
-_METADATA: Final = "pyvmm"
 
 _described: Final[dict[type[Any], tuple[OptionInfo, ...]]] = {}
 
@@ -133,47 +129,14 @@ class OptionInfo:
         return self.container is not None
 
 
-@overload
-def option(
-    *, primary: bool = False, help: str = "", parse: Callable[[str], Any] | None = None, metavar: str = ""
-) -> Any: ...
-@overload
-def option(
-    default: T, *, primary: bool = False, help: str = "", parse: Callable[[str], Any] | None = None, metavar: str = ""
-) -> T: ...
-def option(
-    default: Any = REQUIRED,
-    *,
-    primary: bool = False,
-    help: str = "",
-    parse: Callable[[str], Any] | None = None,
-    metavar: str = "",
-) -> Any:
-    """A field of an options record.
-
-    ``default``: the value when the option is not given; without one it must be given. As in any dataclass, fields
-    without a default come first. A list is copied for each record.
-    ``primary``: it takes the ARG of ``KIND:ARG``; one field of a record, at most.
-    ``help``: one line, without a full stop.
-    ``parse``: makes a value of the text (each value, where the key may be repeated) and raises :class:`ValueError`
-    with a phrase that goes on after the text, such as ``is not a MAC address``.
-    ``metavar``: the value's shape in help, when the type's own is not good enough: ``XX:XX:XX:XX:XX:XX``.
-    """
-    metadata = {_METADATA: {"primary": primary, "help": help, "parse": parse, "metavar": metavar}}
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=default.copy, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
 def parse_device(text: str) -> DeviceSpec:
     """Split ``KIND[:ARG][,key=value…]`` at its first ``:``, or at the first comma where one comes before it.
 
     Raises :class:`UsageError` where there is no kind. The options are read later, by :func:`parse_options`, when
     the kind's record is known.
     """
-    end = re.search("[:,]|$", text)
-    assert end is not None
-    kind, rest = text[: end.start()], text[end.start() :]
+    kind = text.partition(",")[0].partition(":")[0]
+    rest = text[len(kind) :]
     if not kind:
         raise UsageError(f"--device: no kind in {text!r}; give KIND[:ARG][,key=value…], --device help lists the kinds")
     if rest.startswith(",,"):
@@ -183,8 +146,9 @@ def parse_device(text: str) -> DeviceSpec:
 
 def parse_options(options_type: type[O], kind: str, text: str) -> O:
     """A record of ``options_type``, as by :func:`parse_records`."""
-    [record] = parse_records([options_type], kind, text)
-    return cast("O", record)
+    [parsed] = parse_records([options_type], kind, text)
+    made: O = parsed
+    return made
 
 
 def parse_records(types: Sequence[type[Any]], kind: str, text: str) -> list[Any]:
@@ -244,19 +208,11 @@ def describe(options_type: type[Any]) -> Sequence[OptionInfo]:
     if known is not None:
         return known
     where = getattr(options_type, "__qualname__", repr(options_type))
-    if not isinstance(options_type, type) or not dataclasses.is_dataclass(options_type):
-        raise TypeError(f"{where} is not a dataclass")
-    if not options_type.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        raise TypeError(f"{where} is not frozen: it needs @dataclass(frozen=True)")
-    try:
-        hints = typing.get_type_hints(options_type)
-    except NameError as error:
-        raise TypeError(f"{where}: {error}; the types of options are needed at run time") from error
-    options = [_describe_field(where, field, hints[field.name]) for field in dataclasses.fields(options_type)]
-    if sum(info.primary for info in options) > 1:
+    infos = tuple(_info(where, name, made, hint) for name, made, hint in fields(options_type))
+    if sum(info.primary for info in infos) > 1:
         raise TypeError(f"{where}: more than one primary option")
-    _described[options_type] = tuple(options)
-    return _described[options_type]
+    _described[options_type] = infos
+    return infos
 
 
 def _split(text: str) -> list[str]:
@@ -308,27 +264,28 @@ def _value(info: OptionInfo, kind: str, text: str) -> Any:
 
 def _looks_like_key(item: str) -> bool:
     """Whether ``item`` is ``key=…`` rather than a value, such as a path, that has an ``=`` in it."""
-    return re.match("=|[A-Za-z][A-Za-z0-9_-]*=", item) is not None
+    key, equals, _ = item.partition("=")
+    letters = key.replace("_", "").replace("-", "")
+    return bool(equals) and (not key or (key.isascii() and key[0].isalpha() and letters.isalnum()))
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _describe_field(where: str, field: dataclasses.Field[Any], hint: Any) -> OptionInfo:
-    extra = field.metadata.get(_METADATA, {})
+def _info(where: str, name: str, made: Option, hint: Any) -> OptionInfo:
+    extra = made.extra
     item, container = item_type(hint)
     metavar, parse, choices = parser(item) or ("", None, ())
     if extra.get("parse"):
         parse, choices = extra["parse"], ()
     if parse is None:
-        raise TypeError(f"{where}.{field.name}: an option of type {hint!r} needs parse=")
-    default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        raise TypeError(f"{where}.{name}: an option of type {hint!r} needs parse=")
     return OptionInfo(
-        name=field.name.strip("_").replace("_", "-"),
-        field=field.name,
-        metavar=extra.get("metavar") or metavar or field.name.upper(),
-        default=default,
+        name=name.strip("_").replace("_", "-"),
+        field=name,
+        metavar=extra.get("metavar") or metavar or name.upper(),
+        default=made.default,
         help=extra.get("help", ""),
         primary=extra.get("primary", False),
         container=container,

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Generic, TypeVar
-
-import pluggy
+from types import GenericAlias
 
 from pyvmm import entry_points
 from pyvmm.bus import BusDevice, BusRange
-from pyvmm.options import option
+from pyvmm.hookimpl import hookimpl
+from pyvmm.option_records import option, options
 from pyvmm.record import record
 from pyvmm.virtio.device import VirtioDevice
 
-__all__ = ["API_VERSION", "AcpiRequest", "CmdlineRequest", "DeviceKind", "hookimpl", "option"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, Final, Generic, TypeVar
+
+    O = TypeVar("O")  # noqa: E741 - the options' type, as the field writes it
+else:
+    O = None  # noqa: E741
+
+    class Generic:
+        """typing's, as much of it as is used here."""
+
+        __class_getitem__ = classmethod(GenericAlias)
+
+
+__all__ = ["API_VERSION", "AcpiRequest", "CmdlineRequest", "DeviceKind", "hookimpl", "option", "options"]
 
 API_VERSION: Final = entry_points.API_VERSION
 """The version of the plugin contract that this pyvmm has."""
-
-hookimpl = pluggy.HookimplMarker("pyvmm")
-"""Marks a function as the implementation of a hook of pyvmm."""
-
-O = TypeVar("O")  # noqa: E741 - the options' type, as the field writes it
 
 
 @record

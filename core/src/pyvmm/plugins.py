@@ -6,26 +6,29 @@ What was not asked for is not imported and cannot be felt. What was asked for an
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm.entry_points import DEVICES, EntryPoint
 from pyvmm.errors import PluginError, UsageError, cause_of
+from pyvmm.hookimpl import plain_hooks
+from pyvmm.logs import logger, settle
 from pyvmm.offers import VARIABLE, Offers, disabled_by_environment, refusal
 from pyvmm.options import DeviceSpec, describe, nearest, parse_records
 from pyvmm.process_options import NO_PROCESS, records_of
 from pyvmm.record import record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any
+
     import pluggy
 
     from pyvmm.plugin import DeviceKind
 
 __all__ = ["DeviceRequest", "InstalledKind", "LoadedPlugin", "PluginError", "Plugins"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 @record
@@ -38,8 +41,8 @@ class LoadedPlugin:
     hooks: Any
     """The module, or what else the entry point names, that has the hooks."""
 
-    manager: pluggy.PluginManager
-    """Where it is registered, with others."""
+    manager: pluggy.PluginManager | None
+    """Where it is registered, with others; None where its one hook is ``pyvmm_device_kinds``."""
 
     disabled: Sequence[str] = ()
     """Which plugins it was chosen without."""
@@ -74,7 +77,8 @@ class DeviceRequest:
         return self.plugin.package if self.plugin else ""
 
 
-class InstalledKind(NamedTuple):
+@record
+class InstalledKind:
     """A kind of device in the list that ``--device help`` shows."""
 
     kind: str
@@ -98,18 +102,22 @@ class Plugins:
         self._plugins: dict[str, LoadedPlugin] = {}
         self._loaded: dict[str, tuple[LoadedPlugin, Mapping[str, DeviceKind[Any]]]] = {}
         """By the module that an entry point names: a kind of it is used only when it was asked for, and chosen."""
+        self._plain: list[tuple[EntryPoint, Any]] = []
+        """The plugins that have been asked without pluggy."""
         self.disabled = (*disabled, *disabled_by_environment())
         self._offers = Offers(DEVICES, "device kind", self.disabled)
 
     @cached_property
     def manager(self) -> pluggy.PluginManager:
-        """pluggy's manager: it holds the plugins that were asked for and no others."""
-        import pluggy
+        """pluggy's manager: it holds the plugins that were asked for and no others.
 
-        from pyvmm import hookspecs
+        A start with plugins that say no more than their kinds does without: to import pluggy takes a seventh of it.
+        """
+        from pyvmm.hookspecs import new_manager
 
-        manager = pluggy.PluginManager("pyvmm")
-        manager.add_hookspecs(hookspecs)
+        self.__dict__["manager"] = manager = new_manager()
+        for point, plugin in self._plain:
+            self._register(point, plugin)
         return manager
 
     @property
@@ -204,9 +212,18 @@ class Plugins:
             plugin = point.load()
         except (Exception, SystemExit) as error:
             raise PluginError(f"{point}: its module {point.value!r} cannot be imported: {cause_of(error)}") from error
+        settle()  # it may have imported logging
+        plain = plain_hooks(plugin)
+        if "manager" not in vars(self) and plain is not None and plain.keys() == {"pyvmm_device_kinds"}:
+            [hook] = plain.values()
+            if not hook.__code__.co_argcount:
+                self._plain.append((point, plugin))
+                kinds = self._ask(point, lambda: [hook()])
+                return LoadedPlugin(str(point), plugin, None, self.disabled), kinds
         if not self.manager.is_registered(plugin):
             self._register(point, plugin)
-        kinds = {kind.name: kind for kind in self._ask(point, plugin)}
+        others = [other for other in self.manager.get_plugins() if other is not plugin]
+        kinds = self._ask(point, self.manager.subset_hook_caller("pyvmm_device_kinds", others))
         return LoadedPlugin(str(point), plugin, self.manager, self.disabled), kinds
 
     def _register(self, point: EntryPoint, plugin: Any) -> None:
@@ -225,12 +242,10 @@ class Plugins:
                 f"{point}: module {point.value!r} has no hook: it needs a pyvmm_device_kinds marked with @hookimpl"
             )
 
-    def _ask(self, point: EntryPoint, plugin: Any) -> Sequence[DeviceKind[Any]]:
-        """What the plugin's hook answers, checked."""
+    def _ask(self, point: EntryPoint, hook: Callable[[], Any]) -> Mapping[str, DeviceKind[Any]]:
+        """What the plugin's hook answers, checked, by name."""
         from pyvmm.plugin import DeviceKind
 
-        others = [other for other in self.manager.get_plugins() if other is not plugin]
-        hook = self.manager.subset_hook_caller("pyvmm_device_kinds", others)
         where = f"{point}: pyvmm_device_kinds of {point.value!r}"
         try:
             kinds = [kind for answer in hook() for kind in answer]
@@ -245,7 +260,7 @@ class Plugins:
                 raise PluginError(f"{where}: kind {kind.name!r}: {cause_of(error)}") from error
             if both := taken.intersection(info.name for record in records_of(kind)[1:] for info in describe(record)):
                 raise PluginError(f"{where}: kind {kind.name!r}: {min(both)!r} is an option of every virtio device")
-        return kinds
+        return {kind.name: kind for kind in kinds}
 
     def _unknown(self, name: str) -> str:
         message = f"no installed package offers device kind {name!r}"

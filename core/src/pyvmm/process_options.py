@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pyvmm.option_records import option, options
 
-from pyvmm.options import option
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
     from pyvmm.plugin import DeviceKind
 
 
-@dataclass(frozen=True)
+@options
 class ProcessOptions:
     """A device's process."""
 
@@ -29,7 +29,7 @@ class ProcessOptions:
 _LOST = "not for this kind: what its devices hold is lost with their process"
 
 
-@dataclass(frozen=True)
+@options
 class MortalProcessOptions(ProcessOptions):
     """The process of a device that cannot be replaced."""
 

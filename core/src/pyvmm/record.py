@@ -5,9 +5,15 @@ To generate and compile a dataclass's methods takes about a millisecond a class;
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, dataclass_transform
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar, dataclass_transform
 
-T = TypeVar("T")
+    T = TypeVar("T")
+else:
+
+    def dataclass_transform(**_):
+        return lambda decorator: decorator
 
 
 @dataclass_transform(frozen_default=True)
@@ -17,10 +23,10 @@ def record(cls: type[T]) -> type[T]:
     Records cannot be changed. Those of one class with the same values are equal and have one hash.
     """
     own = vars(cls)
-    fields = tuple(own.get("__annotations__", ()))
+    fields = tuple(dict.fromkeys((*getattr(cls, "__match_args__", ()), *own.get("__annotations__", ()))))
     members: dict[str, Any] = {
         "__match_args__": fields,
-        "_defaults": {name: own[name] for name in fields if name in own},
+        "_defaults": {name: getattr(cls, name) for name in fields if hasattr(cls, name)},
         "__init__": _init,
         "__setattr__": _set,
         "__delattr__": _delete,
@@ -29,6 +35,8 @@ def record(cls: type[T]) -> type[T]:
         "__repr__": _repr,
         "__signature__": _Signature(),
     }
+    if not hasattr(cls, "__post_init__"):
+        members["__post_init__"] = _no_post_init
     for name, member in members.items():
         # As with a dataclass, a method that the class defines itself stays.
         if name not in own or (name == "__hash__" and own[name] is None):
@@ -51,7 +59,8 @@ class _Signature:
             default = cls._defaults.get(name, inspect.Parameter.empty)
             return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=type_)
 
-        return inspect.Signature([parameter(name, cls.__annotations__[name]) for name in cls.__match_args__])
+        types = {name: type_ for base in reversed(cls.__mro__) for name, type_ in inspect.get_annotations(base).items()}
+        return inspect.Signature([parameter(name, types[name]) for name in cls.__match_args__])
 
 
 def _init(self: Any, /, *values: Any, **named: Any) -> None:
@@ -64,6 +73,11 @@ def _init(self: Any, /, *values: Any, **named: Any) -> None:
         name = type(self).__qualname__
         missing = [field for field in fields if field not in state]
         raise TypeError(f"{name}() {f'lacks {missing}' if missing else 'is given what it does not take, or twice'}")
+    self.__post_init__()
+
+
+def _no_post_init(self: Any) -> None:
+    """As in a dataclass: what a class makes of a new record, or refuses with a ValueError."""
 
 
 def _set(self: Any, name: str, value: object) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 import click
 
 from pyvmm.errors import UsageError
 from pyvmm.options import DeviceSpec, parse_device
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyvmm.eventloop import EventLoop
     from pyvmm.plugins import DeviceRequest
     from pyvmm.virtio.device import VirtioDevice

@@ -5,7 +5,9 @@ Unlike click's own these complete what has a ``:``, ``=`` or ``,`` in it, and ca
 
 from __future__ import annotations
 
-from typing import Final
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 BASH: Final = """\
 %(complete_func)s() {

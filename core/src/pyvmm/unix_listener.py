@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import atexit
 import errno
-import logging
 import os
 import socket
 import stat
 from pathlib import Path
 
 from pyvmm.errors import UsageError
+from pyvmm.logs import logger
 
 __all__ = ["MAX_PATH", "UnixListener"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 MAX_PATH = 107
 """Bytes that a socket's path may have: sun_path in <linux/un.h>, without its NUL."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
-import traceback
-from collections.abc import Callable, Sequence
-from typing import Final
 
 from pyvmm._native import lib
 from pyvmm.bus import Bus
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.kvm import KvmError, Vcpu, VcpuExit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Final
 
 _MAX_KNOWN: Final = 1024
 """Accesses that a vCPU's loop remembers; a guest may try them all."""
@@ -37,6 +39,8 @@ class VcpuLoop:
         except KvmError as error:
             self._stop(ExitReason(End.HOST_FAILURE, f"vCPU {self.vcpu.index}: {error}"))
         except BaseException:  # a device may even have called sys.exit
+            import traceback
+
             self._stop(ExitReason(End.HOST_FAILURE, f"vCPU {self.vcpu.index}:\n{traceback.format_exc()}"))
         finally:
             self.vcpu.leave_thread()
@@ -94,5 +98,5 @@ class VcpuLoop:
                 VcpuExit.INTERNAL_ERROR: f"KVM internal error, suberror {detail}",
                 VcpuExit.FAIL_ENTRY: f"the CPU refused to enter the guest, reason {detail:#x}",
                 VcpuExit.SYSTEM_EVENT: f"system event {detail}",
-            }.get(VcpuExit(reason) if reason in VcpuExit.__members__.values() else VcpuExit.UNKNOWN)
+            }.get(reason)
             self._stop(ExitReason(End.CRASH, f"{what or f'exit {reason}, detail {detail:#x}'}\n{vcpu.describe()}"))

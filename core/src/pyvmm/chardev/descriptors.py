@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import stat
-from collections.abc import Callable
-from typing import Final
 
 from pyvmm.chardev.line import Line
 from pyvmm.eventloop import READABLE, WRITABLE, LoopScope
+from pyvmm.logs import logger
 
-log = logging.getLogger(__name__)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
+
+log = logger(__name__)
 
 _READ_SIZE: Final = 4096
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from pyvmm.option_records import option, options
 
-from pyvmm.options import option
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Literal
+
     from pyvmm.chardev.backend import Backend
 
 __all__ = ["ChardevOptions", "open_backend"]
 
 
-@dataclass(frozen=True)
+@options
 class ChardevOptions:
     """What is at the host's end of the line: one of them, stdio when none is given. A kind's own record may be this
     one, or derive from it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, ClassVar
 
 from pyvmm.chardev.backend import Backend
 from pyvmm.chardev.descriptors import DescriptorInput, DescriptorOutput, reopen
@@ -14,7 +13,10 @@ from pyvmm.device import DeviceContext
 from pyvmm.errors import UsageError
 from pyvmm.exit_reason import End, ExitReason
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import ClassVar
+
     from pyvmm.chardev.terminal import RawTerminal
 
 

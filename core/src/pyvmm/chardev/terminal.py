@@ -7,10 +7,13 @@ import os
 import signal
 import termios
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
 
 
 def make_raw(fd: int) -> list[Any]:

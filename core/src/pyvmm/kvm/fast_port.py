@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pyvmm._native import ffi, lib
 from pyvmm.eventfd import EventFd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["FastPort", "FastPorts"]
 

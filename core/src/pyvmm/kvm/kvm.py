@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Final
 
 from pyvmm._native import ffi, lib
 from pyvmm.errors import HostError
 from pyvmm.kvm.cpuid_entry import CpuidEntry
 from pyvmm.kvm.ioctl import ioctl
 from pyvmm.kvm.vm import Vm
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 REQUIRED: Final = (
     "KVM_CAP_USER_MEMORY",

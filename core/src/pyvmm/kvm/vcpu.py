@@ -6,20 +6,21 @@ import errno
 import mmap
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from enum import IntEnum
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from pyvmm._native import ffi, lib
 from pyvmm.kvm.fast_port import FastPorts
 from pyvmm.kvm.ioctl import KvmError, ioctl
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
     from pyvmm.kvm.cpuid_entry import CpuidEntry
 
 
-class VcpuExit(IntEnum):
+class VcpuExit:
     """Why a vCPU came back (KVM_EXIT_* of <linux/kvm.h>); INTERRUPTED where a kick brought it back."""
 
     INTERRUPTED = -1

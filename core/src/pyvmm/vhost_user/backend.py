@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import stat
-from collections.abc import Callable
-from typing import Final, TypeAlias
 
 from pyvmm.eventfd import EventFd
 from pyvmm.eventloop import EventLoop
 from pyvmm.exit_reason import ExitReason
+from pyvmm.logs import logger
 from pyvmm.machine_view import MachineView
 from pyvmm.vhost_user import protocol
 from pyvmm.vhost_user.connection import Connection, Message
@@ -35,7 +33,12 @@ from pyvmm.vhost_user.served_device import ServedDevice
 from pyvmm.vhost_user.vring import Vring
 from pyvmm.virtio.device import VirtioDevice
 
-log = logging.getLogger(__name__)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final, TypeAlias
+
+log = logger(__name__)
 
 PROTOCOL_FEATURES: Final = sum(
     feature.mask

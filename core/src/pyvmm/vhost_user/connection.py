@@ -7,10 +7,8 @@ import os
 import select
 import socket
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final
 
 from pyvmm.vhost_user.protocol import (
     MAX_FDS,
@@ -24,6 +22,11 @@ from pyvmm.vhost_user.protocol import (
     request_name,
     unpack_u64,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
 
 __all__ = ["Connection", "Message"]
 

@@ -13,8 +13,6 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NoReturn
 
 from pyvmm import child
 from pyvmm.aio import IoEngine
@@ -27,7 +25,11 @@ from pyvmm.vhost_user.backend import Backend
 from pyvmm.vhost_user.protocol import MAX_CONFIG_SIZE
 from pyvmm.virtio.device import VirtioDevice
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final, NoReturn
+
     from pyvmm.plugins import DeviceRequest
 
 SOCKET_FD: Final = child.FIRST_FD

@@ -7,15 +7,13 @@ configuration. It waits for the back end, for a bounded time, on a thread of the
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Final
 
 from pyvmm.device import DeviceContext
 from pyvmm.errors import PyvmmError
 from pyvmm.eventfd import EventFd
+from pyvmm.logs import logger
 from pyvmm.loop_thread import LoopThread
 from pyvmm.memory import GuestMemory
 from pyvmm.vhost_user.connection import Connection, Message
@@ -34,9 +32,14 @@ from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.interrupt import Interrupt
 from pyvmm.virtio.queue import Queue
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Final
+
 __all__ = ["DEVICE_FEATURES", "VhostUserDevice"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 DEVICE_FEATURES: Final = (1 << 24) - 1 | ((1 << 64) - (1 << 50))
 """The bits that are a device's own (virtio 1.2, section 2.2): 0 to 23, and 50 and up."""

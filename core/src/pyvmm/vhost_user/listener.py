@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import socket
 import stat
 
 from pyvmm.errors import HostError, UsageError
 from pyvmm.eventloop import EventLoop
+from pyvmm.logs import logger
 from pyvmm.vhost_user.backend import Backend
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 class Listener:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 from pyvmm.memory import GuestAddress, GuestMemory, GuestRegion
 from pyvmm.vhost_user.connection import close_fds
 from pyvmm.vhost_user.protocol import MAX_MEMORY_REGIONS, MemoryRegion, VhostUserError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class MemoryTable:

@@ -15,14 +15,13 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pyvmm import child
 from pyvmm.child import Child
 from pyvmm.errors import HostError, UsageError
 from pyvmm.exit_reason import End, ExitReason
+from pyvmm.logs import logger
 from pyvmm.loop_thread import LoopThread
 from pyvmm.machine_view import MachineView
 from pyvmm.offers import VARIABLE
@@ -32,10 +31,14 @@ from pyvmm.vhost_user.front_end import VhostUserDevice
 from pyvmm.vhost_user.protocol import DisconnectedError, VhostUserError
 from pyvmm.vhost_user.source import BackendSource
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Final, NamedTuple
+
     from pyvmm.plugins import DeviceRequest
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 RESTART_TIMEOUT: Final = 30.0
 """Seconds that a new process has to make its device: a host that is busy with others takes its time."""
@@ -227,7 +230,7 @@ class DeviceProcess(BackendSource):
             word, *fields = self._hear(0)
             if word == "stop":
                 name, detail = fields
-                self._stop(ExitReason(End[name], detail))
+                self._stop(ExitReason(getattr(End, name), detail))
         except (HostError, ValueError, KeyError):
             pass  # the process has ended, of which the connection tells, or babbles
 

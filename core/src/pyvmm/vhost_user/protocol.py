@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Sequence
-from typing import Final
 
 from pyvmm.errors import HostError
 from pyvmm.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
 
 __all__ = ["DisconnectedError", "ProtocolFeature", "VhostUserError"]
 

@@ -7,16 +7,14 @@ another is there.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable
-from typing import Final
 
 from pyvmm._native import lib
 from pyvmm.device import DeviceContext, MachineView
 from pyvmm.eventfd import EventFd
 from pyvmm.eventloop import EventLoop, LoopScope
 from pyvmm.exit_reason import ExitReason
+from pyvmm.logs import logger
 from pyvmm.vhost_user.inflight import InflightArea
 from pyvmm.vhost_user.memory_table import MemoryTable
 from pyvmm.vhost_user.protocol import VHOST_USER_F_PROTOCOL_FEATURES, VhostUserError
@@ -25,7 +23,12 @@ from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.interrupt import Interrupt
 from pyvmm.virtio.queue import QueueError
 
-log = logging.getLogger(__name__)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
+
+log = logger(__name__)
 
 DRAIN_TIMEOUT: Final = 5.0
 """Seconds that requests in flight have when their ring is stopped. Those that take longer (a device may hold buffers
@@ -274,8 +277,8 @@ class ServedDevice:
             return
         self.status |= _NEEDS_RESET
         self._failures += 1
-        level = logging.ERROR if self._failures <= _LOGGED_FAILURES else logging.DEBUG
-        log.log(level, "%s: %s; it is served no more until it is reset", self.label, reason, exc_info=error)
+        write = log.error if self._failures <= _LOGGED_FAILURES else log.debug
+        write("%s: %s; it is served no more until it is reset", self.label, reason, exc_info=error)
         try:
             self.deactivate()
         except Exception:

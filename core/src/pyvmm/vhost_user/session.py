@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from pyvmm._native import lib
 from pyvmm.memory import GuestMemory
@@ -28,6 +26,11 @@ from pyvmm.vhost_user.protocol import (
     unpack_u64,
 )
 from pyvmm.virtio.queue import Queue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
 
 __all__ = ["InflightBuffer", "Session"]
 

@@ -7,11 +7,14 @@ goes between the descriptor and guest memory directly; nothing of it is seen her
 from __future__ import annotations
 
 import enum
-from typing import Any, Final
 
 from pyvmm._native import ffi, lib
 from pyvmm.eventfd import EventFd
 from pyvmm.virtio.queue import Queue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 __all__ = ["MAX_BYTES", "MAX_MESSAGES", "MAX_TIME", "BothWays", "FromDescriptor", "Stop", "Stream", "ToDescriptor"]
 

@@ -5,9 +5,11 @@ Those of one type of device are in its own header, and in its plugin.
 
 from __future__ import annotations
 
-from typing import Final
-
 from pyvmm._native import lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = [
     "VIRTIO_CONFIG_S_ACKNOWLEDGE",

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import struct
-from collections.abc import Callable
-from typing import Final, TypeVar
 
 from pyvmm._native import lib
 from pyvmm.bus import BusDevice
@@ -14,14 +11,21 @@ from pyvmm.errors import PyvmmError
 from pyvmm.eventfd import EventFd
 from pyvmm.eventloop import EventLoop, LoopScope
 from pyvmm.exit_reason import ExitReason
+from pyvmm.logs import logger
 from pyvmm.memory import GuestMemory
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.interrupt import Interrupt
 from pyvmm.virtio.queue import Queue, QueueError
 
-log = logging.getLogger(__name__)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final, TypeVar
 
-T = TypeVar("T")
+    T = TypeVar("T")
+
+log = logger(__name__)
+
 
 _LOGGED_FAILURES: Final = 10
 """How often a device's failures are worth a line in the log."""
@@ -368,8 +372,8 @@ class MmioDevice(BusDevice):
             return  # one line for one failure
         self._failures += 1
         # A driver that breaks the device and resets it, over and over, must not fill the log.
-        level = logging.ERROR if self._failures <= _LOGGED_FAILURES else logging.DEBUG
+        write = log.error if self._failures <= _LOGGED_FAILURES else log.debug
         label = self._machine.label(self.name)
-        log.log(level, "%s: %s; it is served no more until the driver resets it", label, reason, exc_info=error)
+        write("%s: %s; it is served no more until the driver resets it", label, reason, exc_info=error)
         self.needs_reset = True
         self._config_changed()

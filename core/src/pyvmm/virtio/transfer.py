@@ -7,14 +7,17 @@ every other request as a chain to serve itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Any, Final
 
 from pyvmm._native import ffi, lib
 from pyvmm.aio import IoEngine, IoFile
 from pyvmm.memory import GuestMemory
 from pyvmm.record import record
 from pyvmm.virtio.queue import DescriptorChain, Queue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, Final
 
 __all__ = ["MAX_BYTES", "MAX_REQUESTS", "TransferError", "TransferFormat", "Transfers"]
 

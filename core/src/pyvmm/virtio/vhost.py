@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import fcntl
 import os
-from typing import Any, Final
 
 from pyvmm._native import ffi, lib
 from pyvmm.memory import GuestAddress, GuestMemory, GuestRegion
 from pyvmm.virtio.queue import Queue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 __all__ = ["Vhost", "VhostNet"]
 

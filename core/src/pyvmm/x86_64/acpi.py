@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import struct
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
 
 from pyvmm.errors import UsageError
 from pyvmm.record import record
@@ -22,7 +19,11 @@ from pyvmm.x86_64.layout import (
 )
 from pyvmm.x86_64.power import RESET_VALUE, S5_SLP_TYP
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
+
     from pyvmm.bus import BusRange
     from pyvmm.memory import GuestAddress, GuestMemory
 
@@ -199,8 +200,16 @@ def _segment(index: int) -> str:
     return f"D{index:03X}"
 
 
+def _is_hardware_id(text: str) -> bool:
+    """Whether it is three letters, or four letters and digits, and then four hexadecimal digits (section 6.1.5)."""
+    vendor, product = text[:-4], text[-4:]
+    if not text.isascii() or not text.isalnum() or text != text.upper() or any(c > "F" for c in product):
+        return False
+    return len(vendor) == 4 or (len(vendor) == 3 and vendor.isalpha())
+
+
 def _device(segment: str, device: AcpiDevice) -> bytes:
-    if device.hid and not re.fullmatch(r"[A-Z]{3}[0-9A-F]{4}|[A-Z0-9]{4}[0-9A-F]{4}", device.hid):
+    if device.hid and not _is_hardware_id(device.hid):
         raise ValueError(f"not a PNP or ACPI id: {device.hid!r}")
     terms = []
     if device.hid:

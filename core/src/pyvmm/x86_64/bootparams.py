@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
 
+from pyvmm.record import record
 from pyvmm.x86_64 import bzimage, cmdline
 from pyvmm.x86_64.layout import (
     ACPI_ADDRESS,
@@ -22,7 +21,11 @@ from pyvmm.x86_64.layout import (
 )
 from pyvmm.x86_64.power import RESET_VECTOR_CODE
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
+
     from pyvmm.memory import GuestAddress, GuestMemory, GuestRegion
     from pyvmm.x86_64.image import LoadedKernel
     from pyvmm.x86_64.initrd import LoadedInitrd
@@ -52,7 +55,8 @@ E820_RAM: Final = 1
 E820_RESERVED: Final = 2
 
 
-class E820Entry(NamedTuple):
+@record
+class E820Entry:
     """``struct boot_e820_entry``: ``size`` bytes at ``address``."""
 
     address: GuestAddress
@@ -103,7 +107,7 @@ def zero_page(
     struct.pack_into("<Q", page, ACPI_RSDP_ADDR, rsdp_address)
     page[E820_ENTRIES] = len(e820)
     for at, entry in enumerate(e820):
-        struct.pack_into("<QQI", page, E820_TABLE + 20 * at, *entry)
+        struct.pack_into("<QQI", page, E820_TABLE + 20 * at, entry.address, entry.size, entry.type)
     return bytes(page)
 
 

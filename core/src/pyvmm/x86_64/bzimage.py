@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final
 
 from pyvmm.x86_64.image import ImageFile, LoadedKernel
 from pyvmm.x86_64.layout import HIGH_MEMORY, MIB, MMIO_BASE
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from pyvmm.memory import GuestMemory
 
 # Offsets in the file and in the zero page alike

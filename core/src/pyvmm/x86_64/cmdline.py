@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from typing import Final
-
 from pyvmm.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 LIMIT: Final = 2047
 """Characters that an x86 kernel takes: COMMAND_LINE_SIZE (arch/x86/include/asm/setup.h) without the NUL."""
@@ -29,8 +30,6 @@ who has no FADT ports 0x64 and 0x70 say it at once), ``8250.nr_uarts=`` (an abse
 ``tsc=``, ``no_timer_check`` and ``random.trust_cpu=`` (Linux knows them by itself on KVM, Debian's kernel by its
 configuration).
 """
-
-_TOKEN: Final = re.compile(r'(?:[^\s"]|"[^"]*")+')
 
 
 class Cmdline:
@@ -62,7 +61,7 @@ class Cmdline:
         """Add the parameter ``key=value``, in quotes where the value has blanks."""
         if '"' in value:
             raise UsageError(f'kernel command line: the value of {key} has a ", which no parameter can have: {value!r}')
-        self.insert(f'{key}="{value}"' if re.search(r"\s", value) else f"{key}={value}")
+        self.insert(f'{key}="{value}"' if " " in value or "\t" in value else f"{key}={value}")
 
     def has(self, key: str) -> bool:
         """Whether the kernel is given the parameter ``key``, with a value or without."""
@@ -86,10 +85,18 @@ def too_long(length: int, limit: int) -> UsageError:
     return UsageError(f"kernel command line: {length} characters, and the kernel takes {limit}; shorten it")
 
 
+def _split(text: str) -> list[str]:
+    """What is between blanks, but for those in quotes."""
+    # In every second part, between two quotes, a blank is not one; no character that was checked is a NUL.
+    parts = text.split('"')
+    parts[1::2] = [part.replace(" ", "\0").replace("\t", "\1") for part in parts[1::2]]
+    return [token.replace("\0", " ").replace("\1", "\t") for token in '"'.join(parts).split()]
+
+
 def _parse(text: str) -> tuple[list[str], list[str]]:
     """Parameters for the kernel and arguments for init."""
     check(text)
-    tokens: list[str] = _TOKEN.findall(text)
+    tokens = _split(text)
     if "--" not in tokens:
         return tokens, []
     at = tokens.index("--")

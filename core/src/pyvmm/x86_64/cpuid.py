@@ -7,11 +7,14 @@ Documentation/virt/kvm/x86/cpuid.rst.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from typing import Final
 
 from pyvmm.kvm.cpuid_entry import CpuidEntry
 from pyvmm.record import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
 
 SIGNIFICANT_INDEX: Final = 1 << 0
 """KVM_CPUID_FLAG_SIGNIFCANT_INDEX (<asm/kvm.h>): the entry is for one value of ECX."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import struct
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final, NamedTuple
 
+from pyvmm.record import record
 from pyvmm.x86_64.image import ImageFile, LoadedKernel, describe
 from pyvmm.x86_64.layout import HIGH_MEMORY, MIB
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from pyvmm.memory import GuestMemory
 
 MAGIC: Final = b"\x7fELF"
@@ -29,7 +32,8 @@ PHDRS_MAX: Final = 256
 """Program headers that we read; a vmlinux has about five."""
 
 
-class _Segment(NamedTuple):
+@record
+class _Segment:
     """A PT_LOAD entry of the program header table, in the order of the file's fields."""
 
     type: int

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final
 
 from pyvmm.record import record, replace
 from pyvmm.x86_64.layout import GDT_ADDRESS
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from pyvmm.memory import GuestMemory
 
 # Types of descriptors (AMD64 manual, volume 2, tables 4-3, 4-4 and 4-6), accessed ones: VMX demands it

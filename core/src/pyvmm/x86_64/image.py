@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from typing import TYPE_CHECKING, Final
 
 from pyvmm.errors import UsageError
 from pyvmm.record import record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Final
 
     from pyvmm.memory import GuestAddress, GuestMemory
 

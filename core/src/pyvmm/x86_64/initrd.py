@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from pyvmm.record import record
 from pyvmm.x86_64.image import ImageFile, LoadedKernel
 from pyvmm.x86_64.layout import MIB, PAGE_SIZE
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.memory import GuestAddress, GuestMemory
 

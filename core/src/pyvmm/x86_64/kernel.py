@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from pyvmm.x86_64 import bzimage, elf
 from pyvmm.x86_64.image import ImageFile, LoadedKernel, describe
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.memory import GuestMemory
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from pyvmm.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 PAGE_SIZE: Final = 4096
 MIB: Final = 1 << 20

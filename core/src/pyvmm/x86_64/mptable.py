@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final
 
 from pyvmm.errors import UsageError
 from pyvmm.x86_64.acpi import checksum, ioapic_id
 from pyvmm.x86_64.layout import EBDA_ADDRESS, EBDA_END, IOAPIC_ADDRESS, IOAPIC_PINS, LAPIC_ADDRESS
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from pyvmm.memory import GuestAddress, GuestMemory
 
 SPEC_REVISION: Final = 4

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final
 
 from pyvmm.x86_64.layout import PAGE_SIZE, PAGE_TABLES_ADDRESS
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from pyvmm.memory import GuestMemory
 
 PRESENT: Final = 1 << 0

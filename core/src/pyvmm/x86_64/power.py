@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
-
 from pyvmm.bus import BusDevice
 from pyvmm.x86_64.layout import POWER_PORT, RESET_PORT, SLEEP_CONTROL_PORT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
 
 S5_SLP_TYP: Final = 5
 r"""What ``\_S5`` in the DSDT says that the guest has to write as SLP_TYP to power off."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pyvmm.plugin import DeviceKind, hookimpl, option
+from pyvmm.plugin import DeviceKind, hookimpl, option, options
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyvmm_i8042.device import I8042
 
 __all__ = ["I8042Options", "pyvmm_device_kinds"]
 
 
-@dataclass(frozen=True)
+@options
 class I8042Options:
     """What ``i8042`` takes."""
 

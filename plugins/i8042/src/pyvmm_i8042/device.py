@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Final
 
 from pyvmm.bus import BusDevice, BusRange, Placement
 from pyvmm.device import DeviceContext
 from pyvmm.exit_reason import End, ExitReason
+from pyvmm.logs import logger
 
 from pyvmm_i8042 import registers as r
 from pyvmm_i8042.keyboard import BREAK, Keyboard
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from pyvmm.control import Answer, ControlSocket
 
     from pyvmm_i8042 import I8042Options
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _SET_1: Final = {0x14: 0x1D, 0x11: 0x38, 0x71: 0x53, 0x83: 0x41, 0x02: 0x41}
 """What the controller makes of those bytes of the keyboard that it translates."""

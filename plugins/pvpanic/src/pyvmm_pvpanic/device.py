@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-from typing import Final
-
 from pyvmm.bus import BusDevice, BusRange, Placement
 from pyvmm.exit_reason import End, ExitReason
+from pyvmm.logs import logger
 
-log = logging.getLogger(__name__)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+log = logger(__name__)
 
 # <misc/pvpanic.h>
 PVPANIC_PANICKED: Final = 1 << 0

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pyvmm.plugin import DeviceKind, hookimpl, options
 
-from pyvmm.plugin import DeviceKind, hookimpl
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyvmm_rtc.device import Rtc
 
 __all__ = ["RtcOptions", "pyvmm_device_kinds"]
 
 
-@dataclass(frozen=True)
+@options
 class RtcOptions:
     """There are none."""
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import MutableSequence, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
 
 from pyvmm_rtc.registers import (
     RTC_24H,
@@ -22,6 +20,11 @@ from pyvmm_rtc.registers import (
     RTC_SECONDS_ALARM,
     RTC_YEAR,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import MutableSequence, Sequence
+    from typing import Final
 
 TIME_REGISTERS: Final = (
     *(RTC_SECONDS, RTC_MINUTES, RTC_HOURS, RTC_DAY_OF_WEEK),

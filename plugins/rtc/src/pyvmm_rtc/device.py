@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Final
 
 from pyvmm.bus import BusDevice, BusRange, Placement
 from pyvmm.device import DeviceContext
@@ -35,6 +33,11 @@ from pyvmm_rtc.registers import (
     RTC_VRT,
     SIZE,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Final
 
 _SECOND: Final = 1_000_000_000
 """In nanoseconds, as all times here are."""

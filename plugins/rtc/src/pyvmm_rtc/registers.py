@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 SIZE: Final = 128
 """Registers that there are: time, control, and memory that keeps what is written."""

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 from pyvmm.chardev.options import ChardevOptions
-from pyvmm.plugin import DeviceKind, hookimpl
+from pyvmm.plugin import DeviceKind, hookimpl, options
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyvmm_serial.device import Serial
 
 __all__ = ["SerialOptions", "pyvmm_device_kinds"]
 
 
-@dataclass(frozen=True)
+@options
 class SerialOptions(ChardevOptions):
     """What ``serial:…`` takes."""
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING
-
 from pyvmm.chardev.options import open_backend
 from pyvmm.device import DeviceContext
+from pyvmm.logs import logger
 
 from pyvmm_serial.line import Line
 from pyvmm_serial.uart import Uart
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm_serial import SerialOptions
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 class Serial(Uart):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable
-from typing import Final, Protocol
 
 from pyvmm.chardev.line import Output
 from pyvmm.eventloop import LoopScope
+from pyvmm.logs import logger
 
-log = logging.getLogger(__name__)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final, Protocol
+else:
+    Protocol = object
+
+log = logger(__name__)
 
 OUTPUT_FULL: Final = 256 << 10
 """Bytes that wait for a host that does not read, from which on the guest's transmitter is held off."""

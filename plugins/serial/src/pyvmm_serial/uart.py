@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Final, Protocol
 
 from pyvmm.bus import BusDevice, BusRange, Placement
 from pyvmm.device import DeviceContext
@@ -53,8 +52,13 @@ from pyvmm_serial.registers import (
     UART_TX,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final, Protocol
+
     from pyvmm.kvm.fast_port import FastPort
+else:
+    Protocol = object
 
 _TRIGGER_LEVELS: Final = (1, 4, 8, 14)
 _DIVISOR_115200: Final = 1

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pyvmm.options import int_between
-from pyvmm.plugin import DeviceKind, hookimpl, option
+from pyvmm.plugin import DeviceKind, hookimpl, option, options
 
 from pyvmm_vhost_user.types import TYPES, parse_type
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyvmm.vhost_user.front_end import VhostUserDevice
 
 __all__ = ["VhostUserOptions", "pyvmm_device_kinds"]
@@ -25,7 +25,7 @@ def _parse_queue_size(text: str) -> int:
     return size
 
 
-@dataclass(frozen=True)
+@options
 class VhostUserOptions:
     """What ``vhost-user:PATH,…`` takes."""
 

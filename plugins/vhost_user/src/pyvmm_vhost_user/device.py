@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import socket
 from pathlib import Path
-from typing import Final
 
 from pyvmm.errors import HostError, UsageError
 from pyvmm.vhost_user.connection import Connection
@@ -16,6 +15,10 @@ from pyvmm.vhost_user.source import BackendSource
 
 from pyvmm_vhost_user import VhostUserOptions
 from pyvmm_vhost_user.types import describe
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds that a back end has to take the connection."""

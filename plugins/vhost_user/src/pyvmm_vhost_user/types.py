@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
 
 from pyvmm.options import nearest
 from pyvmm.virtio import constants
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, NamedTuple
 
 
 class DeviceType(NamedTuple):

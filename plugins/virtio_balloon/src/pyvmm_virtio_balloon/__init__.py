@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
 
 from pyvmm.options import Size, int_between
-from pyvmm.plugin import DeviceKind, hookimpl, option
+from pyvmm.plugin import DeviceKind, hookimpl, option, options
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
+
     from pyvmm_virtio_balloon.device import Balloon
 
 __all__ = ["MAX_SIZE", "BalloonOptions", "pyvmm_device_kinds"]
@@ -19,7 +20,7 @@ MAX_SIZE: Final = (1 << 32) - 1 << 12
 """Bytes that the configuration's 32 bits of pages can say."""
 
 
-@dataclass(frozen=True)
+@options
 class BalloonOptions:
     """What ``balloon:SIZE,…`` takes."""
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
 
 from pyvmm.control import Answer, ControlSocket
 from pyvmm.options import format_size, parse_size
 
 from pyvmm_virtio_balloon import MAX_SIZE
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from pyvmm_virtio_balloon.device import Balloon
 
 PATIENCE: Final = 5.0

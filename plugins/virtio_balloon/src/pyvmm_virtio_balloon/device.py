@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import array
-import logging
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final
 
 from pyvmm.device import DeviceContext
 from pyvmm.eventloop import Timer
+from pyvmm.logs import logger
 from pyvmm.memory import PAGE_SIZE, GuestAddress, GuestMemory, GuestMemoryError
 from pyvmm.options import format_size
 from pyvmm.virtio.device import VirtioDevice
@@ -26,11 +24,15 @@ from pyvmm_virtio_balloon.constants import (
     VIRTIO_ID_BALLOON,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Final
+
     from pyvmm_virtio_balloon import BalloonOptions
     from pyvmm_virtio_balloon.commands import Commands
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 QUEUE_SIZE: Final = 128
 INFLATE, DEFLATE, STATS = 0, 1, 2

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import struct
-from typing import Final
 
 from pyvmm_virtio_balloon import constants as c
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 NAMES: Final = {
     c.VIRTIO_BALLOON_S_SWAP_IN: "swap_in",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from pyvmm.errors import UsageError
 from pyvmm.options import int_between
-from pyvmm.plugin import CmdlineRequest, DeviceKind, hookimpl, option
+from pyvmm.plugin import CmdlineRequest, DeviceKind, hookimpl, option, options
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
     from pyvmm_virtio_block.device import Block
 
 __all__ = ["BlockOptions", "kernel_cmdline", "pyvmm_device_kinds"]
@@ -29,7 +30,7 @@ def _parse_id(text: str) -> str:
     return text
 
 
-@dataclass(frozen=True)
+@options
 class BlockOptions:
     """One disk, as on the command line."""
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import struct
-from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
 
 from pyvmm.aio import IoEngine
+from pyvmm.logs import logger
 from pyvmm.memory import GuestMemory
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.interrupt import Interrupt
@@ -51,10 +49,14 @@ from pyvmm_virtio_block.request import (
     set_status,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
+
     from pyvmm_virtio_block import BlockOptions
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 QUEUE_SIZE: Final = 256
 

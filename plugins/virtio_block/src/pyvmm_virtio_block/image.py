@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import logging
 import mmap
 import os
 import stat
 import struct
 from pathlib import Path
-from typing import Final
 
 from pyvmm.aio import IoFile, direct_alignment
 from pyvmm.errors import HostError, UsageError
+from pyvmm.logs import logger
 
 from pyvmm_virtio_block.constants import SECTOR_SIZE
 
-log = logging.getLogger(__name__)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+log = logger(__name__)
 
 # <linux/fs.h>, for x86-64.
 _BLKROGET: Final = 0x125E

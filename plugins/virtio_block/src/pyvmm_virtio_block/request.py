@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final
 
 from pyvmm.virtio.queue import DescriptorChain
 
@@ -15,6 +14,10 @@ from pyvmm_virtio_block.constants import (
     VIRTIO_BLK_T_DISCARD,
     VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _HEADER: Final = struct.Struct("<IIQ")
 """struct virtio_blk_outhdr: type, ioprio, sector."""

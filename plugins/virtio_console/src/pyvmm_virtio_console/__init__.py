@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
 from pyvmm.chardev.options import ChardevOptions
-from pyvmm.plugin import CmdlineRequest, DeviceKind, hookimpl, option
+from pyvmm.plugin import CmdlineRequest, DeviceKind, hookimpl, option, options
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Literal
+
     from pyvmm_virtio_console.device import Console
 
 
-@dataclass(frozen=True)
+@options
 class ConsoleOptions(ChardevOptions):
     """What ``console:…`` takes."""
 

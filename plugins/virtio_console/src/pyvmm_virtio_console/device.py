@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import struct
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
 
 from pyvmm.chardev.options import open_backend
 from pyvmm.device import DeviceContext
 from pyvmm.eventloop import LoopScope
+from pyvmm.logs import logger
 from pyvmm.memory import GuestMemory
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.interrupt import Interrupt
@@ -25,10 +23,14 @@ from pyvmm_virtio_console.constants import (
 )
 from pyvmm_virtio_console.port import Port
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
+
     from pyvmm_virtio_console import ConsoleOptions
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _CONFIG: Final = struct.Struct("<HHII")  # cols, rows, max_nr_ports, emerg_wr (struct virtio_console_config)
 

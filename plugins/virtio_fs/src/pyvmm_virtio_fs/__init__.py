@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
-from pyvmm.plugin import DeviceKind, hookimpl, option
+from pyvmm.plugin import DeviceKind, hookimpl, option, options
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Literal
+
     from pyvmm_virtio_fs.device import Fs
 
 __all__ = ["FsOptions", "pyvmm_device_kinds"]
@@ -26,7 +27,7 @@ def _parse_tag(text: str) -> str:
     return text
 
 
-@dataclass(frozen=True)
+@options
 class FsOptions:
     """What ``fs:DIR,…`` takes."""
 

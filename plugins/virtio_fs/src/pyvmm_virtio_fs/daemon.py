@@ -8,12 +8,15 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from pyvmm import child
 from pyvmm.errors import HostError
 
 from pyvmm_virtio_fs import FsOptions
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 PATHS: Final = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd")
 """Where Debian 13's package virtiofsd, Debian 12's qemu-system-common and others put it."""

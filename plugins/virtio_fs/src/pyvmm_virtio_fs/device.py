@@ -6,7 +6,6 @@ import os
 import socket
 import struct
 import tempfile
-from typing import TYPE_CHECKING, Final
 
 from pyvmm.child import Child
 from pyvmm.device import DeviceContext
@@ -19,8 +18,10 @@ from pyvmm.virtio.constants import VIRTIO_ID_FS
 
 from pyvmm_virtio_fs import TAG_SIZE, FsOptions, daemon
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Final
 
     from pyvmm.exit_reason import ExitReason
     from pyvmm.loop_thread import LoopThread

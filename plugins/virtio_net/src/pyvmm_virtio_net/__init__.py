@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
-
 from pyvmm.options import int_between
-from pyvmm.plugin import DeviceKind, hookimpl, option
+from pyvmm.plugin import DeviceKind, hookimpl, option, options
 
 from pyvmm_virtio_net.names import parse_interface_name, parse_mac
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final, Literal
+
     from pyvmm_virtio_net.card import Card
 
 USER: Final = "user"
 """In place of a tap: passt."""
 
 
-@dataclass(frozen=True)
+@options
 class NetOptions:
     """What ``net:TAP,…`` and ``net:user,…`` take."""
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import struct
-from collections.abc import Sequence
-from typing import Final
 
+from pyvmm.logs import logger
 from pyvmm.memory import GuestMemory
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.interrupt import Interrupt
@@ -16,7 +14,12 @@ from pyvmm_virtio_net import constants as net
 from pyvmm_virtio_net.control import Control
 from pyvmm_virtio_net.queue_pair import Pair
 
-log = logging.getLogger(__name__)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
+
+log = logger(__name__)
 
 MAX_PAIRS: Final = 8
 """Pairs of queues that a card can have: one for each of the CPUs that a machine can have."""

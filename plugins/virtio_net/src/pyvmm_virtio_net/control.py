@@ -6,14 +6,18 @@ calls these filters best effort, and which frames reach a tap its bridge knows b
 
 from __future__ import annotations
 
-import logging
-from typing import Final, Protocol
-
+from pyvmm.logs import logger
 from pyvmm.virtio.queue import DescriptorChain
 
 from pyvmm_virtio_net import constants as net
 
-log = logging.getLogger(__name__)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, Protocol
+else:
+    Protocol = object
+
+log = logger(__name__)
 
 MAX_REQUEST: Final = 16384
 """Bytes of a request that are looked at: more than 2,700 addresses. A longer one is refused."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
-
+from pyvmm.logs import logger
 from pyvmm.memory import GuestMemory
 from pyvmm.virtio.interrupt import Interrupt
 from pyvmm.virtio.queue import Queue
@@ -19,10 +16,14 @@ from pyvmm_virtio_net.queue_pair import Pair, QueuePair
 from pyvmm_virtio_net.tap import Tap
 from pyvmm_virtio_net.vhost import VhostPair, open_vhost
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
+
     from pyvmm_virtio_net import NetOptions
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _FEATURES: Final = (
     1 << net.VIRTIO_NET_F_CSUM

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 import socket
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _IFNAMSIZ: Final = 16  # <linux/if.h>, with the final NUL
 _SO_NETNS_COOKIE: Final = 71  # <asm-generic/socket.h>, Linux 5.14

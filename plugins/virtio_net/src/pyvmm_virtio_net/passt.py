@@ -5,22 +5,25 @@ Its protocol here is that of QEMU's stream sockets, each frame behind its length
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import select
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
 
 from pyvmm import child
 from pyvmm.errors import HostError, UsageError
 from pyvmm.eventloop import LoopScope
+from pyvmm.logs import logger
 
-log = logging.getLogger(__name__)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Final
+
+log = logger(__name__)
 
 START_TIMEOUT: Final = 10.0
 """Seconds that passt has to be ready: it looks at the host's interfaces and binds the ports."""

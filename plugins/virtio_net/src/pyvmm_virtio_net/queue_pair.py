@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable
-from typing import Final, Protocol
 
 from pyvmm.eventloop import READABLE, WRITABLE, LoopScope
 from pyvmm.virtio.bulk import BothWays, FromDescriptor, Stop, Stream, ToDescriptor
 from pyvmm.virtio.queue import Queue
 
 from pyvmm_virtio_net.constants import ETHERNET_HEADER_SIZE, HEADER_SIZE, MAX_FRAME_SIZE, NUM_BUFFERS_OFFSET
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final, Protocol
+else:
+    Protocol = object
 
 _MAX_STALE: Final = 4096
 """Frames thrown away at the start, at most: a tap keeps 1000 unless told otherwise."""

@@ -5,20 +5,22 @@ from __future__ import annotations
 import array
 import errno
 import fcntl
-import logging
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING, Final
 
 from pyvmm.errors import HostError, PyvmmError, UsageError
+from pyvmm.logs import logger
 
 from pyvmm_virtio_net.constants import HEADER_SIZE
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from pyvmm.virtio.vhost import VhostNet
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # <linux/if_tun.h>
 TUNSETIFF: Final = 0x400454CA

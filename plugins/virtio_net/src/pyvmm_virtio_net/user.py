@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING, Final
-
 from pyvmm.device import DeviceContext
+from pyvmm.logs import logger
 from pyvmm.virtio.bulk import Stream
 from pyvmm.virtio.queue import Queue
 
@@ -15,10 +13,13 @@ from pyvmm_virtio_net.names import default_mac
 from pyvmm_virtio_net.passt import Passt
 from pyvmm_virtio_net.queue_pair import Pair, QueuePair
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from pyvmm_virtio_net import NetOptions
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 DEFAULT_MTU: Final = 65520
 """passt's own: a connection's bytes come in frames that are as large as can be."""

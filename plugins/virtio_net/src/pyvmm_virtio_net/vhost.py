@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import errno
-import logging
-from collections.abc import Callable
-from typing import Final
 
 from pyvmm.errors import HostError
 from pyvmm.eventfd import EventFd
 from pyvmm.eventloop import LoopScope
+from pyvmm.logs import logger
 from pyvmm.memory import GuestMemory
 from pyvmm.virtio.constants import VIRTIO_F_VERSION_1, VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
 from pyvmm.virtio.queue import Queue
@@ -18,7 +16,12 @@ from pyvmm.virtio.vhost import VhostNet
 from pyvmm_virtio_net import constants as net
 from pyvmm_virtio_net.queue_pair import throw_away
 
-log = logging.getLogger(__name__)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
+
+log = logger(__name__)
 
 PATH: Final = "/dev/vhost-net"
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pyvmm.options import Size
-from pyvmm.plugin import DeviceKind, hookimpl, option
+from pyvmm.plugin import DeviceKind, hookimpl, option, options
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyvmm_virtio_rng.device import Rng
 
 __all__ = ["RngOptions", "pyvmm_device_kinds"]
 
 
-@dataclass(frozen=True)
+@options
 class RngOptions:
     """What ``rng:SOURCE,…`` takes."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
 from pyvmm.eventloop import Timer
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.queue import Queue
@@ -11,7 +9,10 @@ from pyvmm.virtio.queue import Queue
 from pyvmm_virtio_rng.rate import RateLimit
 from pyvmm_virtio_rng.source import Source
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from pyvmm_virtio_rng import RngOptions
 
 VIRTIO_ID_RNG: Final = 4  # <linux/virtio_ids.h>

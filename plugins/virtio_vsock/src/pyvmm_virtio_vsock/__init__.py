@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pyvmm.options import int_between
-from pyvmm.plugin import DeviceKind, hookimpl, option
+from pyvmm.plugin import DeviceKind, hookimpl, option, options
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyvmm_virtio_vsock.device import Vsock
 
 
-@dataclass(frozen=True)
+@options
 class VsockOptions:
     """What ``vsock:PATH,…`` takes."""
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from pyvmm.eventloop import READABLE, WRITABLE, LoopScope
 
@@ -19,8 +17,14 @@ from pyvmm_virtio_vsock.constants import (
     VIRTIO_VSOCK_SHUTDOWN_SEND,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final, NamedTuple, Protocol
+
     from pyvmm.eventloop import Timer
+else:
+    Protocol = object
 
 SHUTDOWN_MASK: Final = VIRTIO_VSOCK_SHUTDOWN_RCV | VIRTIO_VSOCK_SHUTDOWN_SEND
 

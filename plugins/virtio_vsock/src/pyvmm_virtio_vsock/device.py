@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
 
 from pyvmm.errors import UsageError
+from pyvmm.logs import logger
 from pyvmm.memory import GuestMemory
 from pyvmm.unix_listener import MAX_PATH, UnixListener
 from pyvmm.virtio.device import VirtioDevice
@@ -26,10 +24,14 @@ from pyvmm_virtio_vsock.constants import (
 from pyvmm_virtio_vsock.drain import Drain
 from pyvmm_virtio_vsock.muxer import MAX_BYTES, Muxer
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
+
     from pyvmm_virtio_vsock import VsockOptions
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _BACKLOG: Final = 128
 _EVENT_SIZE: Final = 4  # struct virtio_vsock_event

@@ -5,9 +5,12 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections.abc import Callable
 
 from pyvmm.eventloop import WRITABLE, LoopScope
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Drain:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Final
 
 from pyvmm.eventloop import LoopScope
+from pyvmm.logs import logger
 from pyvmm.unix_listener import UnixListener
 from pyvmm.virtio.queue import DescriptorChain, Queue
 
@@ -28,7 +26,12 @@ from pyvmm_virtio_vsock.drain import Drain
 from pyvmm_virtio_vsock.handshake import Handshake
 from pyvmm_virtio_vsock.packet import HEADER_SIZE, Header, pack
 
-log = logging.getLogger(__name__)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Final
+
+log = logger(__name__)
 
 MAX_STREAMS: Final = 512
 """Streams at a time, those included that are being made or brought to their end. Each has a descriptor."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, NamedTuple
 
 _HEADER: Final = struct.Struct("<QQIIIHHIII")  # struct virtio_vsock_hdr
 

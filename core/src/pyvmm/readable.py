@@ -1,0 +1,32 @@
+"""Whether a file that the user named can be read."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from pyvmm.errors import UsageError
+
+__all__ = ["check_file", "file_fault"]
+
+
+def check_file(path: str | os.PathLike[str], what: str) -> None:
+    """Raise :class:`UsageError` where ``path``, given as ``what``, is not a file that can be read."""
+    fault = file_fault(path)
+    if fault:
+        raise UsageError(f"{what}: {os.fspath(path)!r}: {fault}")
+
+
+def file_fault(path: str | os.PathLike[str]) -> str:
+    """Why ``path`` cannot be read as a file; empty where it can."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "no such file"
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    if stat.S_ISDIR(mode):
+        return "a directory, not a file"
+    if not os.access(path, os.R_OK):
+        return f"not readable for this user (mode {stat.S_IMODE(mode):04o})"
+    return ""
