@@ -98,7 +98,7 @@ def test_options_reach_the_machine(machine: SimpleNamespace, lamp: SitePackages,
     options += ["--cpus", "8", "--discovery", "cmdline", "--device", "lamp:a,ro", "--device", "lamp,path=b"]
     assert main(options) == 0
     config = machine.config
-    assert (config.kernel, config.initrd, config.cmdline) == (kernel, initrd, "quiet x=1")
+    assert (config.kernel, config.initrd, config.cmdline) == (str(kernel), str(initrd), "quiet x=1")
     assert (config.memory, config.cpus, config.discovery) == (5 << 30, 8, "cmdline")
     lamps = [request for request in config.devices if request.kind.name == "lamp"]
     assert [(request.id, str(request.options.path), request.options.ro) for request in lamps] == [

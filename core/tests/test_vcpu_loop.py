@@ -104,7 +104,7 @@ def serve(exits: Sequence[Exit | Exception]) -> tuple[ScriptedVcpu, Recorder, Re
 
 @pytest.mark.parametrize("reason", [VcpuExit.MMIO, VcpuExit.IO])
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_an_access_reaches_its_bus(reason: VcpuExit, size: int) -> None:
+def test_an_access_reaches_its_bus(reason: int, size: int) -> None:
     vcpu, memory_device, port_device, _ = serve(
         [Exit(reason, 0x1004, size, is_write=True, data=b"abcd"[:size]), Exit(reason, 0x1008, size)]
     )

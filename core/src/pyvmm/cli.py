@@ -211,7 +211,7 @@ def _requests(plugins: Plugins, devices: Sequence[DeviceSpec], defaults: Sequenc
 @contextlib.contextmanager
 def _stopped_by_signals(machine: Machine) -> Iterator[None]:
     """Within it, the signals that ask a process to end stop ``machine``; one that is ignored stays ignored."""
-    import signal
+    import _signal as signal  # without the enums of signal, which take longer to make than all that is done with them
 
     from pyvmm.exit_reason import End, ExitReason
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from pyvmm import __version__
@@ -69,8 +67,8 @@ class _MainCommand(click.Command):
 
 
 @click.command(cls=_MainCommand, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
-@click.option("--kernel", type=click.Path(path_type=Path), metavar="FILE", help="Kernel: bzImage or ELF vmlinux.")
-@click.option("--initrd", type=click.Path(path_type=Path), metavar="FILE", help="Initial RAM disk.")
+@click.option("--kernel", type=click.Path(), metavar="FILE", help="Kernel: bzImage or ELF vmlinux.")
+@click.option("--initrd", type=click.Path(), metavar="FILE", help="Initial RAM disk.")
 @click.option("--cmdline", default="", metavar="TEXT", help="Added to the kernel's default command line.")
 @click.option(
     "--memory",

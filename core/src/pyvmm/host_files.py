@@ -21,9 +21,19 @@ class HostFiles:
     devices' processes and a process that takes a dead one's place all find the same: who has ``path`` has it.
     """
 
-    def __init__(self, path: str = "") -> None:
+    def __init__(self, path: str | os.PathLike[str] = "") -> None:
         """The place at ``path``; by default a new one."""
-        self.path = path or _new_path()
+        self._path = os.fspath(path) or _new_path()
+
+    @property
+    def path(self) -> Path:
+        """Where it is, or would be."""
+        from pathlib import Path
+
+        return Path(self._path)
+
+    def __fspath__(self) -> str:
+        return self._path
 
     def directory(self, device: str) -> Path:
         """The directory of the device with the id ``device``, made if it is not there; raises :class:`HostError`.
@@ -32,17 +42,17 @@ class HostFiles:
         """
         from pathlib import Path
 
-        _make(self.path)
-        path = os.path.join(self.path, _file_name(device))
+        _make(self._path)
+        path = os.path.join(self._path, _file_name(device))
         _make(path)
         return Path(path)
 
     def remove(self) -> None:
         """Remove it with all that is in it, if it was ever made."""
-        if os.path.exists(self.path):
+        if os.path.exists(self._path):
             import shutil
 
-            shutil.rmtree(self.path, ignore_errors=True)
+            shutil.rmtree(self._path, ignore_errors=True)
 
 
 def _new_path() -> str:

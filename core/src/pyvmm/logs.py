@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import logging
     from typing import Any, TextIO
 
-__all__ = ["configure", "logger", "settle"]
+__all__ = ["logger"]
 
 _wanted: tuple[int, TextIO] | None = None
 """What :func:`configure` was told, until somebody has imported logging."""

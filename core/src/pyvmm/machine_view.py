@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import MappingProxyType
 
 from pyvmm.host_files import HostFiles
@@ -53,7 +54,7 @@ class MachineView:
     def to_text(self) -> str:
         """All of it in a text without NULs, for another program."""
         lines = ("\t".join((id_, info.kind, info.package)) for id_, info in self.devices.items())
-        return "\n".join((self.files.path, *lines))
+        return "\n".join((os.fspath(self.files), *lines))
 
     def label(self, id: str) -> str:
         """A device for messages of its failure, with the package that is to blame: ``lamp0 (pyvmm-lamp 1.2)``."""

@@ -21,8 +21,9 @@ raises is the user's one line, behind the kind and before a hint at its help::
 
 from __future__ import annotations
 
+from pyvmm import option_records
 from pyvmm.errors import UsageError
-from pyvmm.option_records import REQUIRED, Option, fields, option, options
+from pyvmm.option_records import fields, option, options
 from pyvmm.option_types import (
     Size,
     format_size,
@@ -62,6 +63,9 @@ __all__ = [
     "parse_records",
     "parse_size",
 ]
+
+REQUIRED: Final[Any] = option_records.REQUIRED
+"""The default of an option that has none."""
 
 _described: Final[dict[type[Any], tuple[OptionInfo, ...]]] = {}
 
@@ -273,7 +277,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _info(where: str, name: str, made: Option, hint: Any) -> OptionInfo:
+def _info(where: str, name: str, made: option_records.Option, hint: Any) -> OptionInfo:
     extra = made.extra
     item, container = item_type(hint)
     metavar, parse, choices = parser(item) or ("", None, ())

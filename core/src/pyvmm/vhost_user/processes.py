@@ -25,6 +25,7 @@ from pyvmm.logs import logger
 from pyvmm.loop_thread import LoopThread
 from pyvmm.machine_view import MachineView
 from pyvmm.offers import VARIABLE
+from pyvmm.record import record
 from pyvmm.vhost_user import device_process
 from pyvmm.vhost_user.connection import Connection, close_fds
 from pyvmm.vhost_user.front_end import VhostUserDevice
@@ -34,7 +35,7 @@ from pyvmm.vhost_user.source import BackendSource
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Final, NamedTuple
+    from typing import Final
 
     from pyvmm.plugins import DeviceRequest
 
@@ -52,7 +53,8 @@ _DEATH_TIMEOUT: Final = 1.0
 _CHUNK: Final = 1 << 16
 
 
-class _Facts(NamedTuple):
+@record
+class _Facts:
     """What a process says of its device."""
 
     device_type: int

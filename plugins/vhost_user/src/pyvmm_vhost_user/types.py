@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from pyvmm.options import nearest
 from pyvmm.virtio import constants
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final, NamedTuple
+    from typing import Final
 
 
 class DeviceType(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+from typing import NamedTuple
 
 from pyvmm.eventloop import READABLE, WRITABLE, LoopScope
 
@@ -20,7 +21,7 @@ from pyvmm_virtio_vsock.constants import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Final, NamedTuple, Protocol
+    from typing import Final, Protocol
 
     from pyvmm.eventloop import Timer
 else:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final, NamedTuple
+    from typing import Final
 
 _HEADER: Final = struct.Struct("<QQIIIHHIII")  # struct virtio_vsock_hdr
 
