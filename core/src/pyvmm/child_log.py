@@ -7,23 +7,28 @@ to a terminal.
 
 from __future__ import annotations
 
-import logging
 import os
-import re
 import select
+
+from pyvmm.logs import logger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import logging
+    import re
     from typing import Final
 
     from pyvmm.eventloop import EventLoop, LoopScope
 
 __all__ = ["LogRelay"]
 
-_RECORD: Final = b"\x1e"
-_FIELD: Final = b"\x1f"
+RECORD: Final = b"\x1e"
+"""What a line begins with that is a log record."""
+
+FIELD: Final = b"\x1f"
+"""What is between its fields."""
+
 _CONTROLS: Final = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if n not in (9, 10)}
-_LOGGER: Final = re.compile(r"[A-Za-z0-9_.]{1,100}")
 
 MAX_LINE: Final = 1 << 16
 """Bytes of a line; longer ones are cut into several."""
@@ -37,23 +42,7 @@ LINES_A_SECOND: Final = 500
 _CHUNK: Final = 1 << 13
 _DRAINED: Final = 1 << 20
 
-log = logging.getLogger("pyvmm.process")
-
-
-class PipeHandler(logging.Handler):
-    """Sends log records through the descriptor ``fd``, in a process whose :class:`LogRelay` is another's."""
-
-    def __init__(self, fd: int) -> None:
-        super().__init__()
-        self._fd = fd
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            message = self.format(record).encode("unicode_escape")[: MAX_LINE - 256]
-            head = _FIELD.join((_RECORD + str(record.levelno).encode(), record.name.encode("ascii", "replace")))
-            write_all(self._fd, head + _FIELD + message + b"\n")
-        except Exception:
-            self.handleError(record)
+log = logger("pyvmm.process")
 
 
 class LogRelay:
@@ -141,17 +130,19 @@ class LogRelay:
         return bool(data)
 
     def _emit(self, line: bytes) -> None:
-        logger, level, message = self._parse(line)
+        to, level, message = self._parse(line)
         text = message.translate(_CONTROLS).rstrip()
         if not text or (self.ignored is not None and self.ignored.fullmatch(line)):
             return
         if not text.startswith((f"{self.name}: ", f"{self.name} (")):  # a failure names the package as well
             text = f"{self.name}: {text}"
-        logger.log(level, "%s", text)
+        to.log(level, "%s", text)
 
     def _parse(self, line: bytes) -> tuple[logging.Logger, int, str]:
-        fields = line.split(_FIELD, 2)
-        if len(fields) == 3 and fields[0].startswith(_RECORD):
+        import logging
+
+        fields = line.split(FIELD, 2)
+        if len(fields) == 3 and fields[0].startswith(RECORD):
             try:
                 level = min(max(int(fields[0][1:]), logging.DEBUG), logging.CRITICAL)
                 return self._logger(fields[1].decode()), level, fields[2].decode("unicode_escape")
@@ -163,10 +154,11 @@ class LogRelay:
     def _logger(self, name: str) -> logging.Logger:
         """The logger of that name, as far as a process may make them: they are never freed."""
         if name not in self._loggers:
-            if len(self._loggers) >= MAX_LOGGERS or not _LOGGER.fullmatch(name):
+            plain = name.replace("_", "").replace(".", "")
+            if len(self._loggers) >= MAX_LOGGERS or not (plain.isascii() and plain.isalnum() and len(name) <= 100):
                 return log
             self._loggers.add(name)
-        return logging.getLogger(name)
+        return logger(name)
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -211,7 +211,8 @@ def _requests(plugins: Plugins, devices: Sequence[DeviceSpec], defaults: Sequenc
 @contextlib.contextmanager
 def _stopped_by_signals(machine: Machine) -> Iterator[None]:
     """Within it, the signals that ask a process to end stop ``machine``; one that is ignored stays ignored."""
-    import _signal as signal  # without the enums of signal, which take longer to make than all that is done with them
+    # signal without its enums, which take longer to make than all that is done with them.
+    import _signal as signal  # type: ignore[import-not-found]
 
     from pyvmm.exit_reason import End, ExitReason
 

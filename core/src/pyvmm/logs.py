@@ -10,12 +10,16 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from typing import Any, TextIO
+    from collections.abc import Callable
+    from typing import Any, Final, TextIO
 
 __all__ = ["logger"]
 
-_wanted: tuple[int, TextIO] | None = None
-"""What :func:`configure` was told, until somebody has imported logging."""
+_WARNING: Final = 30
+"""logging.WARNING, where a logger that nobody has configured begins."""
+
+_waiting: Callable[[], None] | None = None
+"""What is to be done once somebody has imported logging."""
 
 
 class Logger:
@@ -54,20 +58,35 @@ def logger(name: str) -> logging.Logger:
 def configure(verbosity: int, stream: TextIO | None = None) -> None:
     """Send log records to ``stream`` (stderr): warnings, with 1 also what is worth knowing, with 2 everything.
 
-    Where that is warnings only, it is put off until somebody has imported logging: see :func:`settle`.
+    Where that is warnings only, it is put off until somebody has imported logging.
     """
-    global _wanted
-    _wanted = verbosity, stream or sys.stderr
+
+    def send() -> None:
+        from pyvmm import log_format
+
+        log_format.send(verbosity, stream or sys.stderr)
+
     if verbosity:
         import logging  # noqa: F401 - from here on it is of use
+    when_imported(send)
+
+
+def when_imported(function: Callable[[], None]) -> None:
+    """Call ``function``, in place of one that still waits, when logging has been imported: see :func:`settle`."""
+    global _waiting
+    _waiting = function
     settle()
 
 
 def settle() -> None:
-    """Do what was put off, where logging has been imported meanwhile: by a logger of this module or a plugin's own."""
-    global _wanted
-    if _wanted is not None and "logging" in sys.modules:
-        from pyvmm.log_format import send
+    """Do what waits for logging, if it has been imported meanwhile: by a logger of this module, or a plugin."""
+    global _waiting
+    if _waiting is not None and "logging" in sys.modules:
+        function, _waiting = _waiting, None
+        function()
 
-        wanted, _wanted = _wanted, None
-        send(*wanted)
+
+def level() -> int:
+    """From which level on what is logged is of use."""
+    logging = sys.modules.get("logging")
+    return logging.getLogger().getEffectiveLevel() if logging is not None else _WARNING

@@ -15,7 +15,7 @@ from pyvmm.eventloop import EventLoop
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.huge_pages import PageJoiner
 from pyvmm.kvm import Kvm, Vcpu
-from pyvmm.logs import logger
+from pyvmm.logs import logger, settle
 from pyvmm.machine_hooks import MachineHooks
 from pyvmm.machine_view import MachineView
 from pyvmm.memory import GuestMemory
@@ -169,6 +169,7 @@ class Machine:
 
         The calling thread becomes the devices' event loop; each vCPU has a thread of its own.
         """
+        settle()  # a device may have imported logging
         self._add_power()
         self._write_boot_data()
         startup.ended("tables and command line for the guest")

@@ -7,8 +7,6 @@ import os
 import select
 import socket
 import time
-from dataclasses import dataclass, field
-from types import TracebackType
 
 from pyvmm.vhost_user.protocol import (
     MAX_FDS,
@@ -26,6 +24,7 @@ from pyvmm.vhost_user.protocol import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import TracebackType
     from typing import Final
 
 __all__ = ["Connection", "Message"]
@@ -37,17 +36,19 @@ _FD_SIZE: Final = array.array("i").itemsize
 _ANCILLARY: Final = socket.CMSG_SPACE(MAX_FDS * _FD_SIZE)
 
 
-@dataclass
 class Message:
     """One message. The descriptors are the receiver's to take; :meth:`close` closes those that were not.
 
     A context manager that closes at its end.
     """
 
-    request: int
-    flags: int = VHOST_USER_VERSION
-    payload: bytes = b""
-    fds: list[int] = field(default_factory=list)
+    def __init__(
+        self, request: int, flags: int = VHOST_USER_VERSION, payload: bytes = b"", fds: Sequence[int] = ()
+    ) -> None:
+        self.request = request
+        self.flags = flags
+        self.payload = payload
+        self.fds = [*fds]
 
     @property
     def is_reply(self) -> bool:

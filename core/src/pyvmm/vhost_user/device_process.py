@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import faulthandler
 import gc
-import logging
 import os
 import socket
 import sys
-import traceback
 
-from pyvmm import child
+from pyvmm import child, logs
 from pyvmm.aio import IoEngine
-from pyvmm.child_log import PipeHandler, write_all
+from pyvmm.child_log import write_all
 from pyvmm.errors import PyvmmError, UsageError
 from pyvmm.eventloop import EventLoop
 from pyvmm.exit_reason import ExitReason
@@ -57,8 +55,11 @@ def serve(request: DeviceRequest, machine: MachineView, parent: int, level: int)
         _tell("failed", error.exit_status, " ".join(str(error).split()))
         return error.exit_status
     except BaseException:
+        import traceback
+
         _tell("broken", traceback.format_exc())
         return 1
+    logs.settle()
     gc.freeze()
     gc.enable()  # which a start does without
     own_config = type(device).read_config is not VirtioDevice.read_config
@@ -69,7 +70,7 @@ def serve(request: DeviceRequest, machine: MachineView, parent: int, level: int)
     try:
         loop.run()
     except BaseException:
-        logging.getLogger(__name__).critical("%s: its event loop failed", request.id, exc_info=True)
+        logs.logger(__name__).critical("%s: its event loop failed", request.id, exc_info=True)
         return 1
     backend.close()
     os.close(parent_pidfd)
@@ -97,14 +98,16 @@ def _tell(*words: object) -> None:
 
 
 def _configure_logging(level: int) -> None:
-    """All loggers to the machine. Handlers that are here from before a fork may write to descriptors that are now
-    another file's."""
-    for logger in [logging.root, *logging.root.manager.loggerDict.values()]:
-        if isinstance(logger, logging.Logger):
-            logger.handlers.clear()
-            logger.propagate = True
-    logging.root.addHandler(PipeHandler(STDERR_FD))
-    logging.root.setLevel(level)
+    """All loggers to the machine."""
+
+    def send() -> None:
+        from pyvmm import pipe_log
+
+        pipe_log.send_all(STDERR_FD, level)
+
+    if level != logs.level():  # a new program's machine wants more, or less, than logging begins with
+        import logging  # noqa: F401
+    logs.when_imported(send)
 
 
 def _watch_parent(parent: int, loop: EventLoop) -> int:

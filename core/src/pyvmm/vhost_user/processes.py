@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import logging
 import os
 import select
 import socket
@@ -17,11 +16,10 @@ import sys
 import time
 from functools import partial
 
-from pyvmm import child
+from pyvmm import child, logs
 from pyvmm.child import Child
 from pyvmm.errors import HostError, UsageError
 from pyvmm.exit_reason import End, ExitReason
-from pyvmm.logs import logger
 from pyvmm.loop_thread import LoopThread
 from pyvmm.machine_view import MachineView
 from pyvmm.offers import VARIABLE
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
 
     from pyvmm.plugins import DeviceRequest
 
-log = logger(__name__)
+log = logs.logger(__name__)
 
 RESTART_TIMEOUT: Final = 30.0
 """Seconds that a new process has to make its device: a host that is busy with others takes its time."""
@@ -93,7 +91,7 @@ class DeviceProcess(BackendSource):
         self._tell_fd, tell_fd = os.pipe()
         self._told = b""
         self._connection = Connection(ours)
-        level = logging.getLogger().getEffectiveLevel()
+        level = logs.level()
         request, parent = self.request, os.getpid()
         fds = [theirs.fileno(), tell_fd]
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
 
 from pyvmm._native import lib
 from pyvmm.memory import GuestMemory
@@ -56,12 +55,12 @@ _STATUS_FEATURES_OK: Final[int] = (
 )
 
 
-@dataclass
 class InflightBuffer:
     """The shared memory in which back ends, one after the other, keep account of requests in flight."""
 
-    fd: int
-    description: Inflight
+    def __init__(self, fd: int, description: Inflight) -> None:
+        self.fd = fd
+        self.description = description
 
     def close(self) -> None:
         """Let go of it."""

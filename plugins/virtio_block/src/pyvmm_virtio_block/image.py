@@ -8,7 +8,6 @@ import mmap
 import os
 import stat
 import struct
-from pathlib import Path
 
 from pyvmm.aio import IoFile, direct_alignment
 from pyvmm.errors import HostError, UsageError
@@ -38,7 +37,7 @@ _MAX_BLOCK_SIZE: Final = 4096
 class Image:
     """An open disk. Its bytes are the disk's, from the first to the last: a format is never guessed."""
 
-    def __init__(self, path: Path, *, read_only: bool = False, direct: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False, direct: bool = False) -> None:
         """Open and lock ``path``; raises :class:`UsageError` where it cannot be a disk of this machine.
 
         Read-write, nobody else may have it; read-only, others may read it as well.
@@ -47,7 +46,7 @@ class Image:
         this file system go through the page cache all the same, by a second descriptor; the kernel keeps both
         consistent. The guest is told the alignment as the disk's physical block size.
         """
-        self.path = path
+        self.path = os.fspath(path)
         self.read_only = read_only
         self.direct = direct
         self.fd = self._cached_fd = -1

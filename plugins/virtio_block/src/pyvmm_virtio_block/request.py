@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from pyvmm.virtio.queue import DescriptorChain
 
@@ -42,13 +41,13 @@ class RequestError(Exception):
         self.status = status
 
 
-@dataclass(frozen=True)
 class Segment:
     """A range of DISCARD or WRITE_ZEROES, in bytes."""
 
-    offset: int
-    length: int
-    unmap: bool
+    def __init__(self, offset: int, length: int, unmap: bool) -> None:
+        self.offset = offset
+        self.length = length
+        self.unmap = unmap
 
 
 def read_header(chain: DescriptorChain) -> tuple[int, int]:
