@@ -263,3 +263,35 @@ def test_a_kind_whose_state_is_lost_with_its_process_refuses_restart(site_packag
 def test_a_kind_that_does_not_say_so_is_restartable(lamp: SitePackages) -> None:
     [request] = Plugins().request_devices([DeviceSpec("lamp", "x,restart=on")])
     assert request.restart
+
+
+def test_a_plugin_that_has_its_kinds_only_is_with_pluggy_when_somebody_asks(lamp: SitePackages) -> None:
+    plugins = Plugins()
+    plugins.kind("lamp")
+    assert "manager" not in vars(plugins) and plugins.plugin("lamp").manager is None
+    module = sys.modules["pyvmm_lamp"]
+    assert plugins.manager.get_plugins() == {module}
+    assert [kind.name for kind in plugins.manager.hook.pyvmm_device_kinds()[0]] == ["lamp"]
+
+
+def test_a_plugin_with_another_hook_is_pluggys_and_so_are_those_before(lamp: SitePackages) -> None:
+    more = LAMP.replace("lamp", "torch") + "\n\n    @hookimpl\n    def pyvmm_machine_started(machine):\n        pass\n"
+    lamp.install("pyvmm-torch", {"torch": "pyvmm_torch"}, {"pyvmm_torch": more})
+    plugins = Plugins()
+    assert (plugins.kind("lamp").name, plugins.kind("torch").name) == ("lamp", "torch")
+    assert plugins.plugin("torch").manager is plugins.manager
+    assert plugins.manager.get_plugins() == {sys.modules["pyvmm_lamp"], sys.modules["pyvmm_torch"]}
+    implementations = plugins.manager.hook.pyvmm_machine_started.get_hookimpls()
+    assert [implementation.plugin for implementation in implementations] == [sys.modules["pyvmm_torch"]]
+
+
+@pytest.mark.parametrize(
+    "marker", ['__import__("pluggy").HookimplMarker("pyvmm")', "hookimpl(tryfirst=True)", "hookimpl()"]
+)
+def test_pluggys_own_marker_and_its_options_do_as_well(site_packages: SitePackages, marker: str) -> None:
+    source = LAMP.replace("@hookimpl", f"@{marker}")
+    assert source != LAMP
+    site_packages.install("pyvmm-lamp", {"lamp": "pyvmm_lamp"}, {"pyvmm_lamp": source})
+    plugins = Plugins()
+    assert plugins.kind("lamp").name == "lamp"
+    assert plugins.plugin("lamp").manager is plugins.manager

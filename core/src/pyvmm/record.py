@@ -20,13 +20,16 @@ else:
 def record(cls: type[T]) -> type[T]:
     """Make ``cls`` a record: its annotated names are its fields, their values in the class the defaults.
 
-    Records cannot be changed. Those of one class with the same values are equal and have one hash.
+    Records cannot be changed. Those of one class with the same values are equal and have one hash. A default that is
+    a list is copied for each. One record may derive from another. ``__post_init__`` is called as in a dataclass.
     """
     own = vars(cls)
     fields = tuple(dict.fromkeys((*getattr(cls, "__match_args__", ()), *own.get("__annotations__", ()))))
+    defaults = {name: getattr(cls, name) for name in fields if hasattr(cls, name)}
     members: dict[str, Any] = {
         "__match_args__": fields,
-        "_defaults": {name: getattr(cls, name) for name in fields if hasattr(cls, name)},
+        "_defaults": defaults,
+        "_lists": [name for name, value in defaults.items() if isinstance(value, list)],
         "__init__": _init,
         "__setattr__": _set,
         "__delattr__": _delete,
@@ -67,6 +70,8 @@ def _init(self: Any, /, *values: Any, **named: Any) -> None:
     fields = type(self).__match_args__
     state = vars(self)
     state.update(self._defaults)
+    for name in self._lists:
+        state[name] = state[name].copy()
     state.update(zip(fields, values, strict=False))
     state.update(named)
     if len(values) > len(fields) or len(state) != len(fields) or not named.keys().isdisjoint(fields[: len(values)]):

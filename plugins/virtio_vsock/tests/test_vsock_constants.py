@@ -10,7 +10,7 @@ import pytest
 from pyvmm_virtio_vsock import constants
 from pyvmm_virtio_vsock.packet import HEADER_SIZE
 
-OURS = ("RXQ", "TXQ", "EVENTQ", "VIRTIO_VSOCK_F_STREAM")
+OURS = ("RXQ", "TXQ", "EVENTQ", "VIRTIO_VSOCK_F_STREAM", "TYPE_CHECKING")
 """What is in the specification and in no header."""
 
 

@@ -50,6 +50,14 @@ class Message:
         self.payload = payload
         self.fds = [*fds]
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Message) and vars(self) == vars(other)
+
+    def __repr__(self) -> str:
+        return f"Message({self.request}, {self.flags}, {self.payload!r}, {self.fds})"
+
+    __hash__ = None  # type: ignore[assignment]  # it can be changed
+
     @property
     def is_reply(self) -> bool:
         """Whether it answers a request."""

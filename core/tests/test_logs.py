@@ -1,0 +1,48 @@
+"""Loggers that import logging with their first message, and what was wanted of it until then."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+
+import pytest
+from pyvmm.logs import logger
+
+START = "import sys; from pyvmm import logs; log = logs.logger('pyvmm.lamp'); logs.configure({}); "
+
+
+def python(statement: str, verbosity: int = 0) -> tuple[str, str]:
+    """What a new Python prints on stdout and stderr."""
+    command = [sys.executable, "-c", START.format(verbosity) + statement]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.strip(), done.stderr.strip()
+
+
+def test_who_says_nothing_imports_nothing() -> None:
+    assert python("log.debug('a'); log.info('b'); print('logging' in sys.modules)") == ("False", "")
+
+
+def test_a_warning_is_formatted_as_it_was_wanted() -> None:
+    assert python("log.warning('%d lit', 2)") == ("", "pyvmm: lamp: 2 lit")
+
+
+def test_a_plugins_own_logger_is_as_well() -> None:
+    statement = "import logging; logs.settle(); logging.getLogger('pyvmm_lamp').warning('on')"
+    assert python(statement) == ("", "pyvmm: pyvmm_lamp: on")
+
+
+def test_more_is_shown_where_it_is_wanted() -> None:
+    assert python("log.debug('a'); log.info('b')", verbosity=1) == ("", "pyvmm: lamp: b")
+    assert python("log.debug('a'); log.info('b')", verbosity=2) == ("", "pyvmm: lamp: a\npyvmm: lamp: b")
+
+
+def test_a_record_is_of_the_line_that_logs(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    log = logger("pyvmm.lamp")
+    log.debug("a")
+    log.info("b")
+    log.warning("c")
+    assert [record.funcName for record in caplog.records] == ["test_a_record_is_of_the_line_that_logs"] * 3
+    assert {record.name for record in caplog.records} == {"pyvmm.lamp"}
+    assert log.isEnabledFor(logging.DEBUG)
