@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import socket
 from functools import partial
-from pathlib import Path
 
 from pyvmm.logs import logger
 from pyvmm.unix_listener import UnixListener
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Mapping
+    from pathlib import Path
     from typing import Final, TypeAlias
 
     from pyvmm.eventloop import LoopScope

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from pyvmm.errors import UsageError
-from pyvmm.eventfd import EventFd
-from pyvmm.eventloop import LoopScope
-from pyvmm.exit_reason import ExitReason
 from pyvmm.host_files import HostFiles
 from pyvmm.machine_view import DeviceInfo, MachineView
 from pyvmm.record import record, replace
@@ -16,6 +13,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any, Self
 
+    from pyvmm.eventfd import EventFd
+    from pyvmm.eventloop import LoopScope
+    from pyvmm.exit_reason import ExitReason
     from pyvmm.kvm.fast_port import FastPort
     from pyvmm.memory import GuestMemory
 

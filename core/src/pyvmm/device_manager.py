@@ -10,21 +10,22 @@ from pyvmm.device import DeviceContext, MachineView
 from pyvmm.errors import UsageError
 from pyvmm.eventfd import EventFd
 from pyvmm.eventloop import EventLoop, LoopScope
-from pyvmm.exit_reason import ExitReason
-from pyvmm.kvm import FastPort, FastPorts, Vm
 from pyvmm.logs import logger
-from pyvmm.memory import GuestAddress, GuestMemory
 from pyvmm.record import record
-from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.mmio import MMIO_WINDOW_SIZE, MmioDevice
 from pyvmm.x86_64.acpi import AcpiDevice
-from pyvmm.x86_64.cmdline import Cmdline
 from pyvmm.x86_64.layout import IRQ_BASE, IRQ_MAX, MMIO_BASE, MMIO_END
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Final
+
+    from pyvmm.exit_reason import ExitReason
+    from pyvmm.kvm import FastPort, FastPorts, Vm
+    from pyvmm.memory import GuestAddress, GuestMemory
+    from pyvmm.virtio.device import VirtioDevice
+    from pyvmm.x86_64.cmdline import Cmdline
 
 log = logger(__name__)
 

@@ -6,11 +6,12 @@ import threading
 
 from pyvmm._native import lib
 from pyvmm.eventfd import EventFd
-from pyvmm.memory import GuestMemory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
+
+    from pyvmm.memory import GuestMemory
 
 __all__ = ["PageJoiner"]
 

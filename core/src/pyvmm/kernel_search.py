@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.errors import UsageError
 from pyvmm.readable import check_file, file_fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 
 class KernelChoice(NamedTuple):

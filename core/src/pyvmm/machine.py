@@ -8,7 +8,6 @@ from contextlib import ExitStack
 
 from pyvmm import startup
 from pyvmm._native import lib
-from pyvmm.bus import BusDevice
 from pyvmm.device_manager import MMIODeviceManager
 from pyvmm.errors import UsageError
 from pyvmm.eventloop import EventLoop
@@ -24,7 +23,6 @@ from pyvmm.record import record, replace
 from pyvmm.vcpu_loop import VcpuLoop
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.x86_64 import acpi, bootparams, cpuid, initrd, kernel, layout, mptable
-from pyvmm.x86_64.acpi import AcpiDevice
 from pyvmm.x86_64.boot_state import set_boot_state, set_feature_msrs
 from pyvmm.x86_64.cmdline import DEFAULT, Cmdline
 from pyvmm.x86_64.cmos import AbsentCmos
@@ -35,8 +33,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Final, Self
 
+    from pyvmm.bus import BusDevice
     from pyvmm.plugins import DeviceRequest
     from pyvmm.vhost_user.processes import DeviceProcesses
+    from pyvmm.x86_64.acpi import AcpiDevice
 
 __all__ = ["Machine", "MachineConfig"]
 

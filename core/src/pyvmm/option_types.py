@@ -36,12 +36,12 @@ class _Literal:
         return type("Literal", (_Choice,), {"values": values if isinstance(values, tuple) else (values,)})
 
 
-STAND_INS: Final[Mapping[str, Any]] = {"Path": _Path, "Literal": _Literal()}
-"""Types of options by names that a module need not have at run time."""
-
-
 class Size(int):
     """A number of bytes, 0 to 2⁶³−1; on the command line with K, M, G or T for powers of 1024."""
+
+
+STAND_INS: Final[Mapping[str, Any]] = {"Path": _Path, "Literal": _Literal(), "Size": Size}
+"""Types of options by names that a module need not have at run time."""
 
 
 def parse_size(text: str) -> Size:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from types import GenericAlias
 
 from pyvmm import entry_points
-from pyvmm.bus import BusDevice, BusRange
 from pyvmm.hookimpl import hookimpl
 from pyvmm.option_records import option, options
 from pyvmm.record import record
-from pyvmm.virtio.device import VirtioDevice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, Final, Generic, TypeVar
+
+    from pyvmm.bus import BusDevice, BusRange
+    from pyvmm.virtio.device import VirtioDevice
 
     O = TypeVar("O")  # noqa: E741 - the options' type, as the field writes it
 else:

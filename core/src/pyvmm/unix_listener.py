@@ -7,10 +7,13 @@ import errno
 import os
 import socket
 import stat
-from pathlib import Path
 
 from pyvmm.errors import UsageError
 from pyvmm.logs import logger
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["MAX_PATH", "UnixListener"]
 

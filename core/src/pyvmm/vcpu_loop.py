@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 
 from pyvmm._native import lib
-from pyvmm.bus import Bus
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.kvm import KvmError, Vcpu, VcpuExit
 
@@ -13,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Final
+
+    from pyvmm.bus import Bus
 
 _MAX_KNOWN: Final = 1024
 """Accesses that a vCPU's loop remembers; a guest may try them all."""

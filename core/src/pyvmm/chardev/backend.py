@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pyvmm.chardev.descriptors import DescriptorInput, DescriptorOutput
-from pyvmm.chardev.line import Line
-from pyvmm.device import DeviceContext
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
+
+    from pyvmm.chardev.descriptors import DescriptorInput, DescriptorOutput
+    from pyvmm.chardev.line import Line
+    from pyvmm.device import DeviceContext
 
 _LAST_WORDS: Final = 1.0
 """Seconds without reading anything after which a host gets no more of the output that a machine ends with."""

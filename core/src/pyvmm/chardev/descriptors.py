@@ -6,7 +6,6 @@ import os
 import select
 import stat
 
-from pyvmm.chardev.line import Line
 from pyvmm.eventloop import READABLE, WRITABLE, LoopScope
 from pyvmm.logs import logger
 
@@ -14,6 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
+
+    from pyvmm.chardev.line import Line
 
 log = logger(__name__)
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from pyvmm.chardev.backend import Backend
 from pyvmm.chardev.descriptors import DescriptorOutput
-from pyvmm.chardev.line import Line
-from pyvmm.device import DeviceContext
 from pyvmm.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pyvmm.chardev.line import Line
+    from pyvmm.device import DeviceContext
 
 
 class File(Backend):

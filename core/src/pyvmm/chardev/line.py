@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pyvmm.eventloop import LoopScope
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
+
+    from pyvmm.eventloop import LoopScope
 else:
     Protocol = object
 

@@ -8,10 +8,13 @@ import sys
 
 from pyvmm.chardev.backend import Backend
 from pyvmm.chardev.descriptors import DescriptorInput, DescriptorOutput
-from pyvmm.chardev.line import Line
-from pyvmm.device import DeviceContext
 from pyvmm.errors import HostError
 from pyvmm.eventloop import READABLE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.chardev.line import Line
+    from pyvmm.device import DeviceContext
 
 
 class Pty(Backend):

@@ -8,8 +8,6 @@ import sys
 from pyvmm.chardev.backend import Backend
 from pyvmm.chardev.descriptors import DescriptorInput, DescriptorOutput, reopen
 from pyvmm.chardev.escape import HELP, EscapeKeys
-from pyvmm.chardev.line import Line
-from pyvmm.device import DeviceContext
 from pyvmm.errors import UsageError
 from pyvmm.exit_reason import End, ExitReason
 
@@ -17,7 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import ClassVar
 
+    from pyvmm.chardev.line import Line
     from pyvmm.chardev.terminal import RawTerminal
+    from pyvmm.device import DeviceContext
 
 
 class Stdio(Backend):

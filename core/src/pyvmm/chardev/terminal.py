@@ -8,11 +8,11 @@ import signal
 import termios
 import threading
 from contextlib import contextmanager
-from types import FrameType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import FrameType
     from typing import Any
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import select
-import socket
-from pathlib import Path
 
 from pyvmm.chardev.backend import Backend
 from pyvmm.chardev.descriptors import DescriptorInput, DescriptorOutput
-from pyvmm.chardev.line import Line
-from pyvmm.device import DeviceContext
 from pyvmm.unix_listener import UnixListener
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from pathlib import Path
+
+    from pyvmm.chardev.line import Line
+    from pyvmm.device import DeviceContext
 
 
 class UnixSocket(Backend):

@@ -9,7 +9,6 @@ import threading
 from functools import partial
 
 from pyvmm._native import ffi, lib
-from pyvmm.kvm.fast_port import FastPorts
 from pyvmm.kvm.ioctl import KvmError, ioctl
 
 TYPE_CHECKING = False
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm.kvm.cpuid_entry import CpuidEntry
+    from pyvmm.kvm.fast_port import FastPorts
 
 
 class VcpuExit:

@@ -8,7 +8,10 @@ from pyvmm._native import ffi, lib
 from pyvmm.kvm.fast_port import FastPorts
 from pyvmm.kvm.ioctl import ioctl
 from pyvmm.kvm.vcpu import Vcpu
-from pyvmm.memory import GuestMemory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.memory import GuestMemory
 
 
 class Vm:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
 import stat
 
 from pyvmm.eventfd import EventFd
-from pyvmm.eventloop import EventLoop
-from pyvmm.exit_reason import ExitReason
 from pyvmm.logs import logger
-from pyvmm.machine_view import MachineView
 from pyvmm.vhost_user import protocol
 from pyvmm.vhost_user.connection import Connection, Message
 from pyvmm.vhost_user.inflight import InflightArea
@@ -30,13 +26,18 @@ from pyvmm.vhost_user.protocol import (
     unpack_u64,
 )
 from pyvmm.vhost_user.served_device import ServedDevice
-from pyvmm.vhost_user.vring import Vring
-from pyvmm.virtio.device import VirtioDevice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
     from typing import Final, TypeAlias
+
+    from pyvmm.eventloop import EventLoop
+    from pyvmm.exit_reason import ExitReason
+    from pyvmm.machine_view import MachineView
+    from pyvmm.vhost_user.vring import Vring
+    from pyvmm.virtio.device import VirtioDevice
 
 log = logger(__name__)
 

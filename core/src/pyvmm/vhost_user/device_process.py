@@ -17,7 +17,6 @@ from pyvmm.aio import IoEngine
 from pyvmm.child_log import write_all
 from pyvmm.errors import PyvmmError, UsageError
 from pyvmm.eventloop import EventLoop
-from pyvmm.exit_reason import ExitReason
 from pyvmm.machine_view import MachineView
 from pyvmm.vhost_user.backend import Backend
 from pyvmm.vhost_user.protocol import MAX_CONFIG_SIZE
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final, NoReturn
 
+    from pyvmm.exit_reason import ExitReason
     from pyvmm.plugins import DeviceRequest
 
 SOCKET_FD: Final = child.FIRST_FD

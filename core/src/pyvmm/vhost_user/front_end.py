@@ -10,13 +10,10 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from pyvmm.device import DeviceContext
 from pyvmm.errors import PyvmmError
 from pyvmm.eventfd import EventFd
 from pyvmm.logs import logger
 from pyvmm.loop_thread import LoopThread
-from pyvmm.memory import GuestMemory
-from pyvmm.vhost_user.connection import Connection, Message
 from pyvmm.vhost_user.protocol import (
     NEED_REPLY,
     BackendRequest,
@@ -27,15 +24,19 @@ from pyvmm.vhost_user.protocol import (
     request_name,
 )
 from pyvmm.vhost_user.session import InflightBuffer, Session
-from pyvmm.vhost_user.source import BackendSource
 from pyvmm.virtio.device import VirtioDevice
-from pyvmm.virtio.interrupt import Interrupt
-from pyvmm.virtio.queue import Queue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Final
+
+    from pyvmm.device import DeviceContext
+    from pyvmm.memory import GuestMemory
+    from pyvmm.vhost_user.connection import Connection, Message
+    from pyvmm.vhost_user.source import BackendSource
+    from pyvmm.virtio.interrupt import Interrupt
+    from pyvmm.virtio.queue import Queue
 
 __all__ = ["DEVICE_FEATURES", "VhostUserDevice"]
 

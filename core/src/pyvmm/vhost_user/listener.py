@@ -8,9 +8,12 @@ import socket
 import stat
 
 from pyvmm.errors import HostError, UsageError
-from pyvmm.eventloop import EventLoop
 from pyvmm.logs import logger
-from pyvmm.vhost_user.backend import Backend
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.eventloop import EventLoop
+    from pyvmm.vhost_user.backend import Backend
 
 log = logger(__name__)
 

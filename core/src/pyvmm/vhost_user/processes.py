@@ -17,10 +17,8 @@ import time
 from functools import partial
 
 from pyvmm import child, logs
-from pyvmm.child import Child
 from pyvmm.errors import HostError, UsageError
 from pyvmm.exit_reason import End, ExitReason
-from pyvmm.loop_thread import LoopThread
 from pyvmm.machine_view import MachineView
 from pyvmm.offers import VARIABLE
 from pyvmm.record import record
@@ -35,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Final
 
+    from pyvmm.child import Child
+    from pyvmm.loop_thread import LoopThread
     from pyvmm.plugins import DeviceRequest
 
 log = logs.logger(__name__)

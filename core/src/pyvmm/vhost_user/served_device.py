@@ -13,13 +13,10 @@ from pyvmm._native import lib
 from pyvmm.device import DeviceContext, MachineView
 from pyvmm.eventfd import EventFd
 from pyvmm.eventloop import EventLoop, LoopScope
-from pyvmm.exit_reason import ExitReason
 from pyvmm.logs import logger
-from pyvmm.vhost_user.inflight import InflightArea
 from pyvmm.vhost_user.memory_table import MemoryTable
 from pyvmm.vhost_user.protocol import VHOST_USER_F_PROTOCOL_FEATURES, VhostUserError
 from pyvmm.vhost_user.vring import Vring
-from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.interrupt import Interrupt
 from pyvmm.virtio.queue import QueueError
 
@@ -27,6 +24,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
+
+    from pyvmm.exit_reason import ExitReason
+    from pyvmm.vhost_user.inflight import InflightArea
+    from pyvmm.virtio.device import VirtioDevice
 
 log = logger(__name__)
 

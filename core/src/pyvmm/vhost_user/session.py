@@ -6,7 +6,6 @@ import os
 import socket
 
 from pyvmm._native import lib
-from pyvmm.memory import GuestMemory
 from pyvmm.vhost_user.connection import Connection, close_fds
 from pyvmm.vhost_user.protocol import (
     MAX_CONFIG_SIZE,
@@ -24,12 +23,14 @@ from pyvmm.vhost_user.protocol import (
     pack_u64,
     unpack_u64,
 )
-from pyvmm.virtio.queue import Queue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Final
+
+    from pyvmm.memory import GuestMemory
+    from pyvmm.virtio.queue import Queue
 
 __all__ = ["InflightBuffer", "Session"]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pyvmm.exit_reason import ExitReason
-from pyvmm.loop_thread import LoopThread
-from pyvmm.vhost_user.connection import Connection
-from pyvmm.vhost_user.protocol import VhostUserError
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pyvmm.exit_reason import ExitReason
+    from pyvmm.loop_thread import LoopThread
+    from pyvmm.vhost_user.connection import Connection
+    from pyvmm.vhost_user.protocol import VhostUserError
 
 __all__ = ["BackendSource"]
 

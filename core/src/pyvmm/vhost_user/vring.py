@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pyvmm.eventfd import EventFd
-from pyvmm.vhost_user.inflight import InflightArea
-from pyvmm.vhost_user.memory_table import MemoryTable
 from pyvmm.vhost_user.protocol import VhostUserError, VringAddr
 from pyvmm.virtio.interrupt import Interrupt
 from pyvmm.virtio.queue import Queue, inflight_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.vhost_user.inflight import InflightArea
+    from pyvmm.vhost_user.memory_table import MemoryTable
 
 
 class PolledEvent(EventFd):

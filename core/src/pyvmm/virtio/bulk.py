@@ -10,11 +10,12 @@ import enum
 
 from pyvmm._native import ffi, lib
 from pyvmm.eventfd import EventFd
-from pyvmm.virtio.queue import Queue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
+
+    from pyvmm.virtio.queue import Queue
 
 __all__ = ["MAX_BYTES", "MAX_MESSAGES", "MAX_TIME", "BothWays", "FromDescriptor", "Stop", "Stream", "ToDescriptor"]
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pyvmm._native import lib
-from pyvmm.device import DeviceContext
-from pyvmm.memory import GuestMemory
-from pyvmm.virtio.interrupt import Interrupt
-from pyvmm.virtio.queue import Queue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pyvmm.device import DeviceContext
     from pyvmm.loop_thread import LoopThread
+    from pyvmm.memory import GuestMemory
+    from pyvmm.virtio.interrupt import Interrupt
+    from pyvmm.virtio.queue import Queue
 
 __all__ = ["VirtioDevice"]
 

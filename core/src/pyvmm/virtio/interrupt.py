@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pyvmm.eventfd import EventFd
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pyvmm.eventfd import EventFd
 
 __all__ = ["Interrupt"]
 

@@ -10,10 +10,7 @@ from pyvmm.device import DeviceContext, MachineView
 from pyvmm.errors import PyvmmError
 from pyvmm.eventfd import EventFd
 from pyvmm.eventloop import EventLoop, LoopScope
-from pyvmm.exit_reason import ExitReason
 from pyvmm.logs import logger
-from pyvmm.memory import GuestMemory
-from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.interrupt import Interrupt
 from pyvmm.virtio.queue import Queue, QueueError
 
@@ -21,6 +18,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final, TypeVar
+
+    from pyvmm.exit_reason import ExitReason
+    from pyvmm.memory import GuestMemory
+    from pyvmm.virtio.device import VirtioDevice
 
     T = TypeVar("T")
 

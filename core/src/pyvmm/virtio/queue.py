@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections import deque
 
 from pyvmm._native import ffi, lib
-from pyvmm.eventfd import EventFd
-from pyvmm.memory import GuestAddress, GuestMemory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any, Final
 
+    from pyvmm.eventfd import EventFd
+    from pyvmm.memory import GuestAddress, GuestMemory
     from pyvmm.virtio.interrupt import Interrupt
 
 __all__ = ["MAX_QUEUE_SIZE", "DescriptorChain", "Queue", "QueueError"]

@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 
 from pyvmm._native import ffi, lib
-from pyvmm.aio import IoEngine, IoFile
-from pyvmm.memory import GuestMemory
 from pyvmm.record import record
 from pyvmm.virtio.queue import DescriptorChain, Queue
 
@@ -18,6 +16,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Final
+
+    from pyvmm.aio import IoEngine, IoFile
+    from pyvmm.memory import GuestMemory
 
 __all__ = ["MAX_BYTES", "MAX_REQUESTS", "TransferError", "TransferFormat", "Transfers"]
 

@@ -10,12 +10,13 @@ import fcntl
 import os
 
 from pyvmm._native import ffi, lib
-from pyvmm.memory import GuestAddress, GuestMemory, GuestRegion
-from pyvmm.virtio.queue import Queue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
+
+    from pyvmm.memory import GuestAddress, GuestMemory, GuestRegion
+    from pyvmm.virtio.queue import Queue
 
 __all__ = ["Vhost", "VhostNet"]
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pyvmm.kvm import Vcpu
-from pyvmm.memory import GuestAddress, GuestMemory
 from pyvmm.x86_64 import gdt, paging
 from pyvmm.x86_64.layout import ZERO_PAGE_ADDRESS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
+
+    from pyvmm.kvm import Vcpu
+    from pyvmm.memory import GuestAddress, GuestMemory
 
 CR0_PE: Final = 1 << 0
 CR0_MP: Final = 1 << 1

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
 from pyvmm.record import record
 from pyvmm.x86_64.image import ImageFile, LoadedKernel
 from pyvmm.x86_64.layout import MIB, PAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import os
+
     from pyvmm.memory import GuestAddress, GuestMemory
 
 

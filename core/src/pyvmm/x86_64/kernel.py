@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 from pyvmm.x86_64 import bzimage, elf
 from pyvmm.x86_64.image import ImageFile, LoadedKernel, describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import os
+
     from pyvmm.memory import GuestMemory
 
 

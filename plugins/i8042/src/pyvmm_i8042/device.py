@@ -6,7 +6,6 @@ import threading
 from collections import deque
 
 from pyvmm.bus import BusDevice, BusRange, Placement
-from pyvmm.device import DeviceContext
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.logs import logger
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from pyvmm.control import Answer, ControlSocket
+    from pyvmm.device import DeviceContext
 
     from pyvmm_i8042 import I8042Options
 

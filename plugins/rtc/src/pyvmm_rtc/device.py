@@ -6,8 +6,6 @@ import threading
 import time
 
 from pyvmm.bus import BusDevice, BusRange, Placement
-from pyvmm.device import DeviceContext
-from pyvmm.eventloop import Timer
 
 from pyvmm_rtc.calendar import TIME_REGISTERS, next_alarm, read_time, write_time
 from pyvmm_rtc.registers import (
@@ -38,6 +36,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Final
+
+    from pyvmm.device import DeviceContext
+    from pyvmm.eventloop import Timer
 
 _SECOND: Final = 1_000_000_000
 """In nanoseconds, as all times here are."""

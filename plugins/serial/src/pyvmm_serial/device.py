@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pyvmm.chardev.options import open_backend
-from pyvmm.device import DeviceContext
 from pyvmm.logs import logger
 
 from pyvmm_serial.line import Line
@@ -11,6 +10,8 @@ from pyvmm_serial.uart import Uart
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pyvmm.device import DeviceContext
+
     from pyvmm_serial import SerialOptions
 
 log = logger(__name__)

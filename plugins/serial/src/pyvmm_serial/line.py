@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 
-from pyvmm.chardev.line import Output
-from pyvmm.eventloop import LoopScope
 from pyvmm.logs import logger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final, Protocol
+
+    from pyvmm.chardev.line import Output
+    from pyvmm.eventloop import LoopScope
 else:
     Protocol = object
 

@@ -7,7 +7,6 @@ import threading
 from collections import deque
 
 from pyvmm.bus import BusDevice, BusRange, Placement
-from pyvmm.device import DeviceContext
 from pyvmm.eventfd import EventFd
 
 from pyvmm_serial.registers import (
@@ -56,6 +55,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final, Protocol
 
+    from pyvmm.device import DeviceContext
     from pyvmm.kvm.fast_port import FastPort
 else:
     Protocol = object

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pyvmm.options import int_between
 from pyvmm.plugin import DeviceKind, hookimpl, option, options
 
@@ -12,6 +10,7 @@ from pyvmm_vhost_user.types import TYPES, parse_type
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from pyvmm.vhost_user.front_end import VhostUserDevice
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import errno
 import socket
-from pathlib import Path
 
 from pyvmm.errors import HostError, UsageError
 from pyvmm.vhost_user.connection import Connection
 from pyvmm.vhost_user.front_end import VhostUserDevice
 from pyvmm.vhost_user.protocol import ProtocolFeature, VhostUserError
-from pyvmm.vhost_user.session import Session
 from pyvmm.vhost_user.source import BackendSource
 
-from pyvmm_vhost_user import VhostUserOptions
 from pyvmm_vhost_user.types import describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Final
+
+    from pyvmm.vhost_user.session import Session
+
+    from pyvmm_vhost_user import VhostUserOptions
 
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds that a back end has to take the connection."""

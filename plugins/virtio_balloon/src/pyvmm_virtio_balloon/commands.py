@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pyvmm.control import Answer, ControlSocket
 from pyvmm.options import format_size, parse_size
 
@@ -11,6 +9,7 @@ from pyvmm_virtio_balloon import MAX_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Final
 
     from pyvmm_virtio_balloon.device import Balloon

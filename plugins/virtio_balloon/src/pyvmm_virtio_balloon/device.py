@@ -5,14 +5,10 @@ from __future__ import annotations
 import array
 import struct
 
-from pyvmm.device import DeviceContext
-from pyvmm.eventloop import Timer
 from pyvmm.logs import logger
 from pyvmm.memory import PAGE_SIZE, GuestAddress, GuestMemory, GuestMemoryError
 from pyvmm.options import format_size
 from pyvmm.virtio.device import VirtioDevice
-from pyvmm.virtio.interrupt import Interrupt
-from pyvmm.virtio.queue import DescriptorChain, Queue
 
 from pyvmm_virtio_balloon import statistics
 from pyvmm_virtio_balloon.constants import (
@@ -28,6 +24,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Final
+
+    from pyvmm.device import DeviceContext
+    from pyvmm.eventloop import Timer
+    from pyvmm.virtio.interrupt import Interrupt
+    from pyvmm.virtio.queue import DescriptorChain, Queue
 
     from pyvmm_virtio_balloon import BalloonOptions
     from pyvmm_virtio_balloon.commands import Commands

@@ -9,10 +9,7 @@ from functools import partial
 
 from pyvmm.aio import IoEngine
 from pyvmm.logs import logger
-from pyvmm.memory import GuestMemory
 from pyvmm.virtio.device import VirtioDevice
-from pyvmm.virtio.interrupt import Interrupt
-from pyvmm.virtio.queue import DescriptorChain, Queue
 from pyvmm.virtio.transfer import TransferFormat, Transfers
 
 from pyvmm_virtio_block.constants import (
@@ -53,6 +50,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Final
+
+    from pyvmm.memory import GuestMemory
+    from pyvmm.virtio.interrupt import Interrupt
+    from pyvmm.virtio.queue import DescriptorChain, Queue
 
     from pyvmm_virtio_block import BlockOptions
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import mmap
 
-from pyvmm.aio import IoEngine, IoFile
-
 from pyvmm_virtio_block.request import Segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Final
+
+    from pyvmm.aio import IoEngine, IoFile
 
 # <linux/falloc.h>
 _KEEP_SIZE: Final = 0x01

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import struct
 
-from pyvmm.virtio.queue import DescriptorChain
-
 from pyvmm_virtio_block.constants import (
     SECTOR_SIZE,
     VIRTIO_BLK_S_IOERR,
@@ -17,6 +15,8 @@ from pyvmm_virtio_block.constants import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
+
+    from pyvmm.virtio.queue import DescriptorChain
 
 _HEADER: Final = struct.Struct("<IIQ")
 """struct virtio_blk_outhdr: type, ioprio, sector."""

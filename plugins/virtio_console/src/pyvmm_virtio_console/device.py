@@ -5,12 +5,9 @@ from __future__ import annotations
 import struct
 
 from pyvmm.chardev.options import open_backend
-from pyvmm.device import DeviceContext
 from pyvmm.eventloop import LoopScope
 from pyvmm.logs import logger
-from pyvmm.memory import GuestMemory
 from pyvmm.virtio.device import VirtioDevice
-from pyvmm.virtio.interrupt import Interrupt
 from pyvmm.virtio.queue import Queue, QueueError
 
 from pyvmm_virtio_console.constants import (
@@ -27,6 +24,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Final
+
+    from pyvmm.device import DeviceContext
+    from pyvmm.memory import GuestMemory
+    from pyvmm.virtio.interrupt import Interrupt
 
     from pyvmm_virtio_console import ConsoleOptions
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pyvmm.chardev.line import Output
-from pyvmm.eventloop import LoopScope
-from pyvmm.virtio.queue import DescriptorChain, Queue
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
+
+    from pyvmm.chardev.line import Output
+    from pyvmm.eventloop import LoopScope
+    from pyvmm.virtio.queue import DescriptorChain, Queue
 
 MAX_BYTES: Final = 256 << 10
 """What is written at a time, more or less, so that other devices on the loop get their turn."""

@@ -12,11 +12,11 @@ from pathlib import Path
 from pyvmm import child
 from pyvmm.errors import HostError
 
-from pyvmm_virtio_fs import FsOptions
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
+
+    from pyvmm_virtio_fs import FsOptions
 
 PATHS: Final = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd")
 """Where Debian 13's package virtiofsd, Debian 12's qemu-system-common and others put it."""

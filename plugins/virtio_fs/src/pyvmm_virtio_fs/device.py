@@ -7,8 +7,6 @@ import socket
 import struct
 import tempfile
 
-from pyvmm.child import Child
-from pyvmm.device import DeviceContext
 from pyvmm.errors import HostError, UsageError
 from pyvmm.vhost_user.connection import Connection
 from pyvmm.vhost_user.front_end import VhostUserDevice
@@ -23,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
 
+    from pyvmm.child import Child
+    from pyvmm.device import DeviceContext
     from pyvmm.exit_reason import ExitReason
     from pyvmm.loop_thread import LoopThread
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import struct
 
 from pyvmm.logs import logger
-from pyvmm.memory import GuestMemory
 from pyvmm.virtio.device import VirtioDevice
-from pyvmm.virtio.interrupt import Interrupt
-from pyvmm.virtio.queue import Queue
 
 from pyvmm_virtio_net import constants as net
 from pyvmm_virtio_net.control import Control
-from pyvmm_virtio_net.queue_pair import Pair
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Final
+
+    from pyvmm.memory import GuestMemory
+    from pyvmm.virtio.interrupt import Interrupt
+    from pyvmm.virtio.queue import Queue
+
+    from pyvmm_virtio_net.queue_pair import Pair
 
 log = logger(__name__)
 

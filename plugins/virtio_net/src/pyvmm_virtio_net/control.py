@@ -7,13 +7,14 @@ calls these filters best effort, and which frames reach a tap its bridge knows b
 from __future__ import annotations
 
 from pyvmm.logs import logger
-from pyvmm.virtio.queue import DescriptorChain
 
 from pyvmm_virtio_net import constants as net
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final, Protocol
+
+    from pyvmm.virtio.queue import DescriptorChain
 else:
     Protocol = object
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from pyvmm.logs import logger
-from pyvmm.memory import GuestMemory
-from pyvmm.virtio.interrupt import Interrupt
-from pyvmm.virtio.queue import Queue
 
 from pyvmm_virtio_net import constants as net
 from pyvmm_virtio_net import tap as tun
@@ -20,6 +17,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Final
+
+    from pyvmm.memory import GuestMemory
+    from pyvmm.virtio.interrupt import Interrupt
+    from pyvmm.virtio.queue import Queue
 
     from pyvmm_virtio_net import NetOptions
 

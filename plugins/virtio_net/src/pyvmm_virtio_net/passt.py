@@ -15,13 +15,14 @@ from pathlib import Path
 
 from pyvmm import child
 from pyvmm.errors import HostError, UsageError
-from pyvmm.eventloop import LoopScope
 from pyvmm.logs import logger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Final
+
+    from pyvmm.eventloop import LoopScope
 
 log = logger(__name__)
 

@@ -7,7 +7,6 @@ import select
 
 from pyvmm.eventloop import READABLE, WRITABLE, LoopScope
 from pyvmm.virtio.bulk import BothWays, FromDescriptor, Stop, Stream, ToDescriptor
-from pyvmm.virtio.queue import Queue
 
 from pyvmm_virtio_net.constants import ETHERNET_HEADER_SIZE, HEADER_SIZE, MAX_FRAME_SIZE, NUM_BUFFERS_OFFSET
 
@@ -15,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final, Protocol
+
+    from pyvmm.virtio.queue import Queue
 else:
     Protocol = object
 

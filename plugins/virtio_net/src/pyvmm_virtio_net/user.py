@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pyvmm.device import DeviceContext
 from pyvmm.logs import logger
 from pyvmm.virtio.bulk import Stream
-from pyvmm.virtio.queue import Queue
 
 from pyvmm_virtio_net import constants as net
 from pyvmm_virtio_net.card import Card
@@ -16,6 +14,9 @@ from pyvmm_virtio_net.queue_pair import Pair, QueuePair
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
+
+    from pyvmm.device import DeviceContext
+    from pyvmm.virtio.queue import Queue
 
     from pyvmm_virtio_net import NetOptions
 

@@ -6,11 +6,8 @@ import errno
 
 from pyvmm.errors import HostError
 from pyvmm.eventfd import EventFd
-from pyvmm.eventloop import LoopScope
 from pyvmm.logs import logger
-from pyvmm.memory import GuestMemory
 from pyvmm.virtio.constants import VIRTIO_F_VERSION_1, VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
-from pyvmm.virtio.queue import Queue
 from pyvmm.virtio.vhost import VhostNet
 
 from pyvmm_virtio_net import constants as net
@@ -20,6 +17,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
+
+    from pyvmm.eventloop import LoopScope
+    from pyvmm.memory import GuestMemory
+    from pyvmm.virtio.queue import Queue
 
 log = logger(__name__)
 

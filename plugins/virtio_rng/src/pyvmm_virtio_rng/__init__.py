@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pyvmm.options import Size
 from pyvmm.plugin import DeviceKind, hookimpl, option, options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from pyvmm.options import Size
 
     from pyvmm_virtio_rng.device import Rng
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm.eventloop import Timer
 from pyvmm.virtio.device import VirtioDevice
-from pyvmm.virtio.queue import Queue
 
 from pyvmm_virtio_rng.rate import RateLimit
 from pyvmm_virtio_rng.source import Source
@@ -12,6 +10,9 @@ from pyvmm_virtio_rng.source import Source
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
+
+    from pyvmm.eventloop import Timer
+    from pyvmm.virtio.queue import Queue
 
     from pyvmm_virtio_rng import RngOptions
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
 
 from pyvmm.errors import HostError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 
 class Source:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pyvmm.options import int_between
 from pyvmm.plugin import DeviceKind, hookimpl, option, options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from pyvmm_virtio_vsock.device import Vsock
 

@@ -7,11 +7,8 @@ import time
 
 from pyvmm.errors import UsageError
 from pyvmm.logs import logger
-from pyvmm.memory import GuestMemory
 from pyvmm.unix_listener import MAX_PATH, UnixListener
 from pyvmm.virtio.device import VirtioDevice
-from pyvmm.virtio.interrupt import Interrupt
-from pyvmm.virtio.queue import Queue
 
 from pyvmm_virtio_vsock.constants import (
     EVENTQ,
@@ -21,7 +18,6 @@ from pyvmm_virtio_vsock.constants import (
     VIRTIO_VSOCK_EVENT_TRANSPORT_RESET,
     VIRTIO_VSOCK_F_STREAM,
 )
-from pyvmm_virtio_vsock.drain import Drain
 from pyvmm_virtio_vsock.muxer import MAX_BYTES, Muxer
 
 TYPE_CHECKING = False
@@ -29,7 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Final
 
+    from pyvmm.memory import GuestMemory
+    from pyvmm.virtio.interrupt import Interrupt
+    from pyvmm.virtio.queue import Queue
+
     from pyvmm_virtio_vsock import VsockOptions
+    from pyvmm_virtio_vsock.drain import Drain
 
 log = logger(__name__)
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 import socket
 
-from pyvmm.eventloop import LoopScope
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
+
+    from pyvmm.eventloop import LoopScope
 
 MAX_LINE: Final = 32
 """Bytes of the line, with its end."""

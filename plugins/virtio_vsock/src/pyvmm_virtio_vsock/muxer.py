@@ -5,10 +5,7 @@ from __future__ import annotations
 import socket
 from collections import deque
 
-from pyvmm.eventloop import LoopScope
 from pyvmm.logs import logger
-from pyvmm.unix_listener import UnixListener
-from pyvmm.virtio.queue import DescriptorChain, Queue
 
 from pyvmm_virtio_vsock.connection import SHUTDOWN_MASK, Connection, Ports
 from pyvmm_virtio_vsock.constants import (
@@ -30,6 +27,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Final
+
+    from pyvmm.eventloop import LoopScope
+    from pyvmm.unix_listener import UnixListener
+    from pyvmm.virtio.queue import DescriptorChain, Queue
 
 log = logger(__name__)
 
