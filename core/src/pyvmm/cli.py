@@ -1,6 +1,7 @@
 """The command ``pyvmm``: reads the command line, has the machine made and run, and says how it ended.
 
-click is imported where it is needed: not for a command line that :mod:`pyvmm.arguments` can read.
+Nothing much is imported before :func:`main` has put off the collector. click is imported where it is needed: not for a
+command line that :mod:`pyvmm.arguments` can read.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ import os
 import sys
 
 from pyvmm import startup
-from pyvmm.arguments import Arguments, read
 from pyvmm.errors import PyvmmError
-from pyvmm.options import DeviceSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any, Final, NoReturn
 
+    from pyvmm.arguments import Arguments
     from pyvmm.exit_reason import ExitReason
     from pyvmm.machine import Machine
+    from pyvmm.options import DeviceSpec
     from pyvmm.plugins import DeviceRequest, Plugins
 
 DEFAULT_DEVICES: Final = ("serial",)
@@ -93,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gc.disable()  # a start makes much that stays, and no garbage to speak of
     try:
         if "_PYVMM_COMPLETE" not in os.environ:
+            from pyvmm.arguments import read
+
             known = read(words)
             if known is not None:
                 return run(known)
@@ -166,7 +169,7 @@ def _command_in(words: list[str]) -> str:
 def _print_help(plugins: Plugins, devices: Sequence[DeviceSpec]) -> bool:
     """Print what ``--device help`` or ``--device KIND,help`` asks for; whether one did."""
     for spec in devices:
-        if spec == DeviceSpec("help"):
+        if str(spec) == "help":
             from pyvmm.device_help import kinds_help
 
             _show(kinds_help(plugins.installed_kinds()))
@@ -191,6 +194,7 @@ def _show(text: str) -> None:
 
 def _requests(plugins: Plugins, devices: Sequence[DeviceSpec], defaults: Sequence[str]) -> list[DeviceRequest]:
     """The devices that the user named, after those that are there unasked."""
+    from pyvmm.options import DeviceSpec
     from pyvmm.plugins import PluginError
 
     named = {spec.kind for spec in devices}

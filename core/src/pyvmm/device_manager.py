@@ -12,9 +12,8 @@ from pyvmm.eventfd import EventFd
 from pyvmm.eventloop import EventLoop, LoopScope
 from pyvmm.logs import logger
 from pyvmm.record import record
-from pyvmm.virtio.mmio import MMIO_WINDOW_SIZE, MmioDevice
 from pyvmm.x86_64.acpi import AcpiDevice
-from pyvmm.x86_64.layout import IRQ_BASE, IRQ_MAX, MMIO_BASE, MMIO_END
+from pyvmm.x86_64.layout import IRQ_BASE, IRQ_MAX, MMIO_BASE, MMIO_END, MMIO_WINDOW_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from pyvmm.kvm import FastPort, FastPorts, Vm
     from pyvmm.memory import GuestAddress, GuestMemory
     from pyvmm.virtio.device import VirtioDevice
+    from pyvmm.virtio.mmio import MmioDevice
     from pyvmm.x86_64.cmdline import Cmdline
 
 log = logger(__name__)
@@ -96,6 +96,7 @@ class MMIODeviceManager:
         self._loop = loop
         self._stop = stop
         self._taken_irqs: dict[int, str] = {}
+        self._transports: list[MmioDevice] = []
         self._closers: list[Callable[[], None]] = []
 
     def register_device(self, device: VirtioDevice, cmdline: Cmdline | None, id: str) -> GuestAddress:
@@ -106,6 +107,8 @@ class MMIODeviceManager:
         also when this raises :class:`UsageError`: the id is taken, or lines, addresses or the command line are
         used up.
         """
+        from pyvmm.virtio.mmio import MmioDevice
+
         close_unplaced = self._on_close(device.close)
         self._check_id(id)
         address = self._take_window(id, MMIO_WINDOW_SIZE)
@@ -116,6 +119,7 @@ class MMIODeviceManager:
         self._closers.remove(close_unplaced)
         self._on_close(transport.close)
         window = self.bus.insert(transport, address, MMIO_WINDOW_SIZE)
+        self._transports.append(transport)
         for queue in transport.queues:
             self.vm_requests.append(IoEventRequest(queue.event, address + lib.VIRTIO_MMIO_QUEUE_NOTIFY, queue.index))
         self.vm_requests.append(IrqRequest(transport.interrupt_event, irq))
@@ -165,7 +169,7 @@ class MMIODeviceManager:
 
     def transports(self) -> list[MmioDevice]:
         """The virtio devices' transports, by address."""
-        return [device for _, device in self.bus.devices() if isinstance(device, MmioDevice)]
+        return self._transports.copy()
 
     def carry_out(self, vm: Vm) -> None:
         """Tell KVM what was recorded, once, and let devices have threads."""

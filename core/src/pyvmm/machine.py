@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 from pyvmm import startup
 from pyvmm._native import lib
+from pyvmm.bus import BusDevice
 from pyvmm.device_manager import MMIODeviceManager
 from pyvmm.errors import UsageError
 from pyvmm.eventloop import EventLoop
@@ -21,8 +22,7 @@ from pyvmm.memory import GuestMemory
 from pyvmm.plugin import AcpiRequest, CmdlineRequest
 from pyvmm.record import record, replace
 from pyvmm.vcpu_loop import VcpuLoop
-from pyvmm.virtio.device import VirtioDevice
-from pyvmm.x86_64 import acpi, bootparams, cpuid, initrd, kernel, layout, mptable
+from pyvmm.x86_64 import acpi, bootparams, cpuid, kernel, layout
 from pyvmm.x86_64.boot_state import set_boot_state, set_feature_msrs
 from pyvmm.x86_64.cmdline import DEFAULT, Cmdline
 from pyvmm.x86_64.cmos import AbsentCmos
@@ -33,10 +33,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Final, Self
 
-    from pyvmm.bus import BusDevice
     from pyvmm.plugins import DeviceRequest
     from pyvmm.vhost_user.processes import DeviceProcesses
+    from pyvmm.virtio.device import VirtioDevice
     from pyvmm.x86_64.acpi import AcpiDevice
+    from pyvmm.x86_64.initrd import LoadedInitrd
 
 __all__ = ["Machine", "MachineConfig"]
 
@@ -138,7 +139,7 @@ class Machine:
             self.cmdline = Cmdline(" ".join(DEFAULT))
             """The kernel's command line; until the run, parameters can be added."""
             self._kernel = kernel.load(self.memory, config.kernel)
-            self._initrd = initrd.load(self.memory, config.initrd, self._kernel) if config.initrd else None
+            self._initrd = self._load_initrd()
             startup.ended("kernel and initrd")
             self._create_vcpus()
             startup.ended("vCPUs")
@@ -159,10 +160,10 @@ class Machine:
 
         The machine closes it, also when it cannot take it.
         """
-        if isinstance(device, VirtioDevice):
-            cmdline = self.cmdline if self.config.discovery == "cmdline" else None
-            return self.devices.register_device(device, cmdline, id)
-        return self.devices.register_bus_device(device, id)
+        if isinstance(device, BusDevice):
+            return self.devices.register_bus_device(device, id)
+        cmdline = self.cmdline if self.config.discovery == "cmdline" else None
+        return self.devices.register_device(device, cmdline, id)
 
     def run(self) -> ExitReason:
         """Boot, and serve until the machine ends; why it did. Once only.
@@ -233,6 +234,13 @@ class Machine:
 
         return finish
 
+    def _load_initrd(self) -> LoadedInitrd | None:
+        if not self.config.initrd:
+            return None
+        from pyvmm.x86_64 import initrd
+
+        return initrd.load(self.memory, self.config.initrd, self._kernel)
+
     def _create_vcpus(self) -> None:
         supported = self.kvm.supported_cpuid()
         tsc_deadline = bool(self.kvm.check_extension("KVM_CAP_TSC_DEADLINE_TIMER"))
@@ -268,6 +276,8 @@ class Machine:
         tables = acpi.build(self.config.cpus, devices, i8042=self._has_i8042, rtc=self._has_rtc)
         acpi.write(self.memory, tables)
         if self.config.discovery == "cmdline":
+            from pyvmm.x86_64 import mptable
+
             mptable.write(self.memory, self.config.cpus)
         bootparams.write(self.memory, self._kernel, str(self.cmdline), self._initrd, tables.rsdp_address)
 
