@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-import socket
+import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,16 +21,20 @@ def parse_interface_name(text: str) -> str:
         raise ValueError("is empty; give the name of a tap, such as tap0")
     if len(text.encode("utf-8", "surrogateescape")) >= _IFNAMSIZ:
         raise ValueError(f"is longer than the {_IFNAMSIZ - 1} bytes that an interface's name may have")
-    if text in (".", "..") or not re.fullmatch(r"[!-~]+", text) or re.search("[/:%]", text):
+    if text in (".", "..") or not all("!" <= c <= "~" and c not in "/:%" for c in text):
         raise ValueError("is no name for an interface: letters, digits, '-', '_' and '.', such as tap0")
     return text
 
 
 def parse_mac(text: str) -> str:
     """A station's MAC address in lower case with colons; ValueError for what is none."""
-    if not re.fullmatch(r"[0-9a-f]{2}([:-][0-9a-f]{2}){5}", text, re.IGNORECASE):
+    pairs = text.replace("-", ":").split(":")
+    try:
+        mac = bytes.fromhex("".join(pairs))
+    except ValueError:
+        mac = b""
+    if len(mac) != 6 or any(len(pair) != 2 or not pair.isalnum() for pair in pairs):
         raise ValueError("is not a MAC address such as 02:00:00:12:34:56")
-    mac = bytes.fromhex(re.sub("[:-]", "", text))
     if mac[0] & 1:
         raise ValueError("is a multicast address; the first byte of a card's own is even, such as 02")
     if not any(mac):
@@ -46,6 +48,8 @@ def default_mac(tap: str) -> str:
     Of one name there is one tap in a network namespace and one VM on it, so the address is made of the host's
     machine-id(5), the namespace and the name. Guests that know their card by its address keep it.
     """
+    import hashlib
+
     seed = [_machine_id(), _netns_cookie(), tap.encode()]
     digest = hashlib.blake2b(b"\0".join(seed), digest_size=6, person=b"pyvmm-net-mac").digest()
     return bytes([digest[0] & 0xFC | 0x02, *digest[1:]]).hex(":")
@@ -60,11 +64,13 @@ def _machine_id() -> bytes:
             continue
         if text and text != b"uninitialized":
             return text
-    return socket.gethostname().encode()
+    return os.uname().nodename.encode()
 
 
 def _netns_cookie() -> bytes:
     """A number of this process's network namespace; 1 in the host's first one, at every boot."""
+    import socket
+
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         try:
             return sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
