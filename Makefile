@@ -27,6 +27,8 @@ setup: $(BUILT)
 $(BUILT): $(INPUTS)
 	tests/system/require build
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	# An old pip's scripts import re, and with it a tenth of a start.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check setuptools wheel 'cffi>=1.15' $(TOOLS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation $(addprefix -e ./,$(PACKAGES))
 	touch $@

@@ -10,7 +10,7 @@ import pytest
 from pyvmm_virtio_console import constants
 
 EXPRESSIONS = {"EMERG_WR_OFFSET": "__builtin_offsetof(struct virtio_console_config, emerg_wr)"}
-OURS = ("RECEIVEQ", "TRANSMITQ")
+OURS = ("RECEIVEQ", "TRANSMITQ", "TYPE_CHECKING")
 """What is in the specification and in no header."""
 
 
