@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -216,3 +217,117 @@ def test_what_was_done_before_is_found_by_its_key_until_a_bus_changes() -> None:
     VcpuLoop(vcpu, bus, Bus("port"), lambda reason: None, []).run()  # type: ignore[arg-type]
     assert len(second.calls) == 1
     assert vcpu.read[1] == b"\xff" * 4
+
+
+class Fragile(Recorder):
+    """Raises once it is told to, after it has touched the data; remembers whether its lock was held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken = False
+        self.locked: set[bool] = set()
+
+    @property
+    def lock(self) -> threading.Lock:
+        assert self._service is not None
+        return self._service.lock
+
+    def read(self, offset: int, data: memoryview) -> None:
+        self.locked.add(self.lock.locked())
+        super().read(offset, data)
+        if self.broken:
+            raise RuntimeError("read went wrong")
+
+    def write(self, offset: int, data: memoryview) -> None:
+        self.locked.add(self.lock.locked())
+        super().write(offset, data)
+        if self.broken:
+            raise RuntimeError("write went wrong")
+
+
+def serve_fragile(exits: Sequence[Exit], before: Callable[[int, Bus, Fragile], None]) -> tuple[ScriptedVcpu, Fragile]:
+    """Run a loop over the exits with a device at 0x1000 of both buses; ``before`` each of them something happens."""
+    vcpu, mmio, ports, device = ScriptedVcpu(exits), Bus("MMIO"), Bus("port", 0x10000), Fragile()
+    mmio.insert(device, 0x1000, 0x10)
+    ports.insert(device, 0x1000, 0x10)
+
+    def enter() -> int:
+        before(len(exits) - len(vcpu.exits), mmio, device)
+        return ScriptedVcpu.enter(vcpu)
+
+    vcpu.enter = enter  # type: ignore[method-assign]
+    reasons: list[ExitReason] = []
+    VcpuLoop(vcpu, mmio, ports, reasons.append, reasons).run()  # type: ignore[arg-type]
+    return vcpu, device
+
+
+READ = Exit(VcpuExit.MMIO, 0x1004, key=1)
+WRITE = Exit(VcpuExit.MMIO, 0x1004, is_write=True, data=b"abcd", key=2)
+PORT = Exit(VcpuExit.IO, 0x1008, key=3)
+
+
+@pytest.mark.parametrize("exit_", [READ, WRITE, PORT])
+def test_an_access_that_is_known_has_the_devices_lock(exit_: Exit) -> None:
+    _, device = serve_fragile([exit_] * 3, lambda at, mmio, device: None)
+    assert len(device.calls) == 3
+    assert device.locked == {True}
+    assert not device.lock.locked()
+
+
+@pytest.mark.parametrize("exit_", [READ, WRITE, PORT])
+def test_a_device_that_raises_at_an_access_that_is_known_answers_no_more_on_any_bus(
+    exit_: Exit, caplog: pytest.LogCaptureFixture
+) -> None:
+    def before(at: int, mmio: Bus, device: Fragile) -> None:
+        device.broken = at >= 3
+
+    vcpu, device = serve_fragile([READ, WRITE, PORT, exit_, READ, WRITE, PORT], before)
+    assert len(device.calls) == 4
+    assert vcpu.read[-2:] == [b"\xff" * 4] * 2
+    assert not device.lock.locked()
+    assert [record.getMessage() for record in caplog.records] == ["device: the device failed and answers no more"]
+
+
+def test_a_device_that_somebody_else_fails_answers_no_access_that_is_known() -> None:
+    def before(at: int, mmio: Bus, device: Fragile) -> None:
+        if at == 2:
+            mmio.fail(device, RuntimeError("its backend went away"))
+
+    vcpu, device = serve_fragile([READ, PORT, READ, PORT], before)
+    assert len(device.calls) == 2
+    assert vcpu.read[-2:] == [b"\xff" * 4] * 2
+
+
+def test_an_access_where_nobody_is_reads_all_ones_each_time() -> None:
+    exits = [Exit(VcpuExit.MMIO, 0x2000, key=1), Exit(VcpuExit.MMIO, 0x2000, is_write=True, data=b"abcd", key=2)]
+    vcpu, memory_device, port_device, _ = serve([*exits, *exits, exits[0]])
+    assert vcpu.read[1:] == [b"\xff" * 4] * 3
+    assert (memory_device.calls, port_device.calls) == ([], [])
+
+
+def test_a_stop_within_an_access_that_is_known_ends_the_loop_at_the_next_interruption() -> None:
+    class Stopper(Recorder):
+        def write(self, offset: int, data: memoryview) -> None:
+            super().write(offset, data)
+            if len(self.calls) == 3:
+                reasons.append(ExitReason(End.POWEROFF))
+                vcpu.exits.insert(0, Exit(VcpuExit.INTERRUPTED))  # as a kick does
+
+    vcpu = ScriptedVcpu([Exit(VcpuExit.IO, 0x1000, 1, is_write=True, data=b"x", key=1)] * 5)
+    reasons: list[ExitReason] = []
+    ports, device = Bus("port"), Stopper()
+    ports.insert(device, 0x1000, 1)
+    VcpuLoop(vcpu, Bus("MMIO"), ports, reasons.append, reasons).run()  # type: ignore[arg-type]
+    assert len(device.calls) == 3
+    assert reasons == [ExitReason(End.POWEROFF)]
+
+
+def test_a_loop_that_has_ended_keeps_nothing_of_the_vcpus_memory() -> None:
+    vcpu, bus = ScriptedVcpu([READ] * 2), Bus("MMIO")
+    bus.insert(Recorder(), 0x1000, 0x10)
+    area = vcpu.run_area.obj
+    loop = VcpuLoop(vcpu, bus, Bus("port"), lambda reason: None, [])  # type: ignore[arg-type]
+    loop.run()
+    vcpu.run_area.release()
+    assert isinstance(area, bytearray)
+    area.clear()  # raises BufferError while there is a view of it

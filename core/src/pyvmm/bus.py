@@ -12,7 +12,7 @@ from pyvmm.record import record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Final
+    from typing import Final, TypeAlias
 
     from pyvmm.device import DeviceContext
 
@@ -136,6 +136,13 @@ class BusDevice:
             self.context.irq.signal()
 
 
+Answer: TypeAlias = (
+    "tuple[Callable[[int, memoryview], object], int, memoryview, Callable[[], object], Callable[[], object]]"
+)
+"""What a device does for an access: its handler, the offset and the data to call it with, and what takes the device's
+lock before and releases it after."""
+
+
 class _Slot:
     """One range of a bus and the device that is there."""
 
@@ -158,12 +165,17 @@ class Bus:
     answers all ones from then on.
     """
 
+    changing: Final = threading.Lock()
+    """Held, for all buses, while somebody comes or fails."""
+
     def __init__(self, name: str, end: int = ADDRESS_SPACE_END) -> None:
         self.name = name
         self.end = end
         # vCPU threads look up without a lock, so the two lists are replaced together and never changed.
         self.map: tuple[list[int], list[_Slot]] = ([], [])
         """Where who is; another object when that changes."""
+        self.remembered: list[dict[int, Answer]] = []
+        """Where an :meth:`answer` is kept: emptied when somebody comes to the bus, or fails."""
 
     def insert(self, device: BusDevice, base: int, size: int, *, offset: int = 0) -> BusRange:
         """Put ``device`` at ``size`` addresses from ``base`` on, of which the first is ``offset`` to the device.
@@ -188,7 +200,9 @@ class Bus:
             device._service = _Service()
         bases.insert(at, base)
         slots.insert(at, _Slot(range_, device, base - offset, device._service))
-        self.map = (bases, slots)
+        with self.changing:
+            self.map = (bases, slots)
+            self._forget()
         return range_
 
     def devices(self) -> list[tuple[BusRange, BusDevice]]:
@@ -203,45 +217,40 @@ class Bus:
     def read(self, address: int, data: memoryview) -> bool:
         """Fill ``data`` from the device at ``address``; whether one answered."""
         data[:] = _ALL_ONES[: len(data)]
-        return self.accessor(address, len(data), False)(data)
+        return self._access(address, data, False)
 
     def write(self, address: int, data: memoryview) -> bool:
         """Hand ``data`` to the device at ``address``; whether one took it."""
-        return self.accessor(address, len(data), True)(data)
+        return self._access(address, data, True)
 
-    def accessor(self, address: int, size: int, is_write: bool) -> Callable[[memoryview], bool]:
-        """What :meth:`write` or :meth:`read` do for accesses of ``size`` bytes at ``address``: to be called with the
-        data, which for a read is all ones, also more than once, as long as :attr:`map` stays the same."""
-        slot = self._find(address, size)
-        if slot is None:
-            return _nobody
-        device, service, offset = slot.device, slot.service, address - slot.base
-        lock, handler = service.lock, device.write if is_write else device.read
+    def answer(self, address: int, data: memoryview, is_write: bool) -> Answer:
+        """What :meth:`write` or :meth:`read` do with ``data``, which all ones are in already where it is read.
 
-        def write(data: memoryview) -> bool:
-            if service.failed:
-                return False
-            try:
-                with lock:
-                    handler(offset, data)
-            except Exception as error:
-                self.fail(device, error)
-                return False
-            return True
+        It can be done more than once, as long as nobody comes to the bus or fails: so put it into a dict of
+        :attr:`remembered`, with :attr:`changing` held from before this call. What it raises is to :meth:`fail` the
+        device.
+        """
+        slot = self._find(address, len(data))
+        if slot is None or slot.service.failed:
+            slot = _Slot(BusRange(address, len(data)), BusDevice(), address, _Service())
+        device, lock = slot.device, slot.service.lock
+        handler = device.write if is_write else device.read
+        return handler, address - slot.base, data, lock.acquire, lock.release
 
-        def read(data: memoryview) -> bool:
-            if service.failed:
-                return False
-            try:
-                with lock:
-                    handler(offset, data)
-            except Exception as error:
-                self.fail(device, error)
-                data[:] = _ALL_ONES[:size]
-                return False
-            return True
-
-        return write if is_write else read
+    def _access(self, address: int, data: memoryview, is_write: bool) -> bool:
+        slot = self._find(address, len(data))
+        if slot is None or slot.service.failed:
+            return False
+        handler = slot.device.write if is_write else slot.device.read
+        try:
+            with slot.service.lock:
+                handler(address - slot.base, data)
+        except Exception as error:
+            self.fail(slot.device, error)
+            if not is_write:
+                data[:] = _ALL_ONES[: len(data)]
+            return False
+        return True
 
     def _find(self, address: int, size: int) -> _Slot | None:
         bases, slots = self.map
@@ -254,14 +263,17 @@ class Bus:
     def fail(self, device: BusDevice, error: BaseException) -> None:
         """Take ``device`` out of service for ``error``, wherever it is: logged once, all ones from then on."""
         service = device._service
-        if service is not None and not service.failed:
+        with self.changing:
+            if service is None or service.failed:
+                return
             service.failed = True
-            label = device.context.label if hasattr(device, "context") else device.name
-            log.error("%s: the device failed and answers no more", label, exc_info=error)
+            self._forget()
+        label = device.context.label if hasattr(device, "context") else device.name
+        log.error("%s: the device failed and answers no more", label, exc_info=error)
+
+    def _forget(self) -> None:
+        for answers in self.remembered:
+            answers.clear()
 
 
 _ALL_ONES: Final = b"\xff" * 4096
-
-
-def _nobody(_data: memoryview) -> bool:
-    return False
