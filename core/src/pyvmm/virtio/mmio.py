@@ -35,6 +35,8 @@ MMIO_WINDOW_SIZE: Final = 0x1000
 """Bytes of physical address space of one device."""
 
 _U32: Final = struct.Struct("<I")
+_get_u32: Final = _U32.unpack_from
+_put_u32: Final = _U32.pack_into
 _MAGIC: Final = 0x74726976  # "virt"
 _VERSION: Final = 2
 _VENDOR: Final = 0x4D4D5650  # "PVMM"
@@ -59,14 +61,6 @@ _TRANSPORT_FEATURES: Final = 1 << lib.VIRTIO_F_VERSION_1
 _CONFIG: Final[int] = lib.VIRTIO_MMIO_CONFIG
 _INT_VRING: Final[int] = lib.VIRTIO_MMIO_INT_VRING
 _INT_CONFIG: Final[int] = lib.VIRTIO_MMIO_INT_CONFIG
-_ADDRESS_REGISTERS: Final = {
-    lib.VIRTIO_MMIO_QUEUE_DESC_LOW: ("descriptor_table", 0),
-    lib.VIRTIO_MMIO_QUEUE_DESC_HIGH: ("descriptor_table", 32),
-    lib.VIRTIO_MMIO_QUEUE_AVAIL_LOW: ("available_ring", 0),
-    lib.VIRTIO_MMIO_QUEUE_AVAIL_HIGH: ("available_ring", 32),
-    lib.VIRTIO_MMIO_QUEUE_USED_LOW: ("used_ring", 0),
-    lib.VIRTIO_MMIO_QUEUE_USED_HIGH: ("used_ring", 32),
-}
 
 
 class MmioDevice(BusDevice):
@@ -139,19 +133,16 @@ class MmioDevice(BusDevice):
     def read(self, offset: int, data: memoryview) -> None:
         """Answer a register (4 bytes, aligned) or part of the configuration space (any width)."""
         if offset >= _CONFIG:
-            data[:] = bytes(len(data))
-            self._call(lambda: self.device.read_config(offset - _CONFIG, data))
-        elif len(data) == 4 and offset % 4 == 0:
-            _U32.pack_into(data, 0, self._read_register(offset))
+            self._read_config(offset - _CONFIG, data)
+        elif len(data) == 4 and offset & 3 == 0:
+            _put_u32(data, 0, _READERS.get(offset, _read_nothing)(self))
 
     def write(self, offset: int, data: memoryview) -> None:
         """Take a write to a register (4 bytes, aligned) or to the configuration space (any width)."""
         if offset >= _CONFIG:
-            if self.driver_status & _DRIVER and not self.driver_status & _FAILED:
-                copy = memoryview(bytes(data))
-                self._call(lambda: self.device.write_config(offset - _CONFIG, copy))
-        elif len(data) == 4 and offset % 4 == 0:
-            self._write_register(offset, int.from_bytes(data, "little"))
+            self._write_config(offset - _CONFIG, data)
+        elif len(data) == 4 and (register := _WRITERS.get(offset)):
+            register(self, _get_u32(data)[0])
 
     def start(self) -> None:
         """Start the device's own thread, where it needs one: from here on the process may have threads."""
@@ -195,75 +186,77 @@ class MmioDevice(BusDevice):
             if queue.ready
         )
 
-    def _read_register(self, offset: int) -> int:
-        queue = self.queues[self.queue_select] if self.queue_select < len(self.queues) else None
-        match offset:
-            case lib.VIRTIO_MMIO_INTERRUPT_STATUS:
-                return self.interrupt_status
-            case lib.VIRTIO_MMIO_MAGIC_VALUE:
-                return _MAGIC
-            case lib.VIRTIO_MMIO_VERSION:
-                return _VERSION
-            case lib.VIRTIO_MMIO_DEVICE_ID:
-                return self.device.device_type
-            case lib.VIRTIO_MMIO_VENDOR_ID:
-                return _VENDOR
-            case lib.VIRTIO_MMIO_DEVICE_FEATURES:
-                return self._offered >> 32 * self.features_select & 0xFFFFFFFF if self.features_select < 4 else 0
-            case lib.VIRTIO_MMIO_QUEUE_NUM_MAX:
-                return queue.max_size if queue else 0
-            case lib.VIRTIO_MMIO_QUEUE_READY:
-                return int(queue.ready) if queue else 0
-            case lib.VIRTIO_MMIO_STATUS:
-                return self.driver_status | (_NEEDS_RESET if self.needs_reset and self.driver_status else 0)
-            case lib.VIRTIO_MMIO_CONFIG_GENERATION:
-                return self.config_generation
-            case lib.VIRTIO_MMIO_SHM_LEN_LOW | lib.VIRTIO_MMIO_SHM_LEN_HIGH:
-                return 0xFFFFFFFF  # no shared memory region has this id (section 4.2.2)
-            case lib.VIRTIO_MMIO_SHM_BASE_LOW | lib.VIRTIO_MMIO_SHM_BASE_HIGH:
-                return 0xFFFFFFFF
-        return 0
+    @property
+    def _queue(self) -> Queue | None:
+        """The one that the driver selected."""
+        return self.queues[self.queue_select] if self.queue_select < len(self.queues) else None
 
-    def _write_register(self, offset: int, value: int) -> None:
-        match offset:
-            case lib.VIRTIO_MMIO_INTERRUPT_ACK:
-                if value & _INT_VRING:
-                    self._used_acked = self._used_seen
-                if value & _INT_CONFIG:
-                    self._config_interrupt = False
-            case lib.VIRTIO_MMIO_QUEUE_NOTIFY:
-                # Usually KVM takes it, as an ioeventfd.
-                if value < len(self.queues):
-                    self.queues[value].event.signal()
-            case lib.VIRTIO_MMIO_DEVICE_FEATURES_SEL:
-                self.features_select = value
-            case lib.VIRTIO_MMIO_DRIVER_FEATURES_SEL:
-                self.acked_features_select = value
-            case lib.VIRTIO_MMIO_DRIVER_FEATURES:
-                if self.driver_status & (_DRIVER | _FEATURES_OK) == _DRIVER and self.acked_features_select < 4:
-                    shift = 32 * self.acked_features_select
-                    self.acked_features = self.acked_features & ~(0xFFFFFFFF << shift) | value << shift
-            case lib.VIRTIO_MMIO_QUEUE_SEL:
-                self.queue_select = value
-            case lib.VIRTIO_MMIO_STATUS:
-                self._write_status(value)
-            case _:
-                self._write_queue_register(offset, value)
-
-    def _write_queue_register(self, offset: int, value: int) -> None:
+    @property
+    def _queue_to_set_up(self) -> Queue | None:
+        """The selected one, while it is to be set up."""
         settable = self.driver_status & (_FEATURES_OK | _DRIVER_OK | _FAILED) == _FEATURES_OK
-        if not settable or self.queue_select >= len(self.queues):
-            return
-        queue = self.queues[self.queue_select]
-        if offset == lib.VIRTIO_MMIO_QUEUE_READY:
-            queue.ready = bool(value & 1)
-        elif queue.ready:
-            return  # a queue that is in use does not move
-        elif offset == lib.VIRTIO_MMIO_QUEUE_NUM:
+        return self._queue if settable else None
+
+    # Not where registers are read and written, which a variable that a lambda needs would make slower.
+    def _read_config(self, offset: int, data: memoryview) -> None:
+        data[:] = bytes(len(data))
+        self._call(lambda: self.device.read_config(offset, data))
+
+    def _write_config(self, offset: int, data: memoryview) -> None:
+        if self.driver_status & _DRIVER and not self.driver_status & _FAILED:
+            copy = memoryview(bytes(data))
+            self._call(lambda: self.device.write_config(offset, copy))
+
+    def _read_device_features(self) -> int:
+        return self._offered >> 32 * self.features_select & 0xFFFFFFFF if self.features_select < 4 else 0
+
+    def _read_queue_num_max(self) -> int:
+        return queue.max_size if (queue := self._queue) else 0
+
+    def _read_queue_ready(self) -> int:
+        return int(queue.ready) if (queue := self._queue) else 0
+
+    def _read_status(self) -> int:
+        return self.driver_status | (_NEEDS_RESET if self.needs_reset and self.driver_status else 0)
+
+    def _write_device_features_sel(self, value: int) -> None:
+        self.features_select = value
+
+    def _write_driver_features_sel(self, value: int) -> None:
+        self.acked_features_select = value
+
+    def _write_driver_features(self, value: int) -> None:
+        if self.driver_status & (_DRIVER | _FEATURES_OK) == _DRIVER and self.acked_features_select < 4:
+            shift = 32 * self.acked_features_select
+            self.acked_features = self.acked_features & ~(0xFFFFFFFF << shift) | value << shift
+
+    def _write_queue_sel(self, value: int) -> None:
+        self.queue_select = value
+
+    def _write_queue_num(self, value: int) -> None:
+        queue = self._queue_to_set_up
+        if queue and not queue.ready:  # a queue that is in use does not move
             queue.size = value
-        elif offset in _ADDRESS_REGISTERS:
-            field, shift = _ADDRESS_REGISTERS[offset]
+
+    def _write_queue_ready(self, value: int) -> None:
+        if queue := self._queue_to_set_up:
+            queue.ready = bool(value & 1)
+
+    def _write_queue_address(self, field: str, shift: int, value: int) -> None:
+        queue = self._queue_to_set_up
+        if queue and not queue.ready:
             setattr(queue, field, getattr(queue, field) & ~(0xFFFFFFFF << shift) | value << shift)
+
+    def _write_queue_notify(self, value: int) -> None:
+        # Usually KVM takes it, as an ioeventfd.
+        if value < len(self.queues):
+            self.queues[value].event.signal()
+
+    def _write_interrupt_ack(self, value: int) -> None:
+        if value & _INT_VRING:
+            self._used_acked = self._used_seen
+        if value & _INT_CONFIG:
+            self._config_interrupt = False
 
     def _write_status(self, value: int) -> None:
         if value == 0:
@@ -378,3 +371,48 @@ class MmioDevice(BusDevice):
         write("%s: %s; it is served no more until the driver resets it", label, reason, exc_info=error)
         self.needs_reset = True
         self._config_changed()
+
+
+def _read_nothing(_: MmioDevice) -> int:
+    return 0
+
+
+def _address_writer(field: str, shift: int) -> Callable[[MmioDevice, int], None]:
+    return lambda transport, value: transport._write_queue_address(field, shift, value)
+
+
+# One look-up, however many registers there are: what answers an access is the slower, the more memory it touches.
+_READERS: Final[dict[int, Callable[[MmioDevice], int]]] = {
+    lib.VIRTIO_MMIO_MAGIC_VALUE: lambda _: _MAGIC,
+    lib.VIRTIO_MMIO_VERSION: lambda _: _VERSION,
+    lib.VIRTIO_MMIO_DEVICE_ID: lambda transport: transport.device.device_type,
+    lib.VIRTIO_MMIO_VENDOR_ID: lambda _: _VENDOR,
+    lib.VIRTIO_MMIO_DEVICE_FEATURES: MmioDevice._read_device_features,
+    lib.VIRTIO_MMIO_QUEUE_NUM_MAX: MmioDevice._read_queue_num_max,
+    lib.VIRTIO_MMIO_QUEUE_READY: MmioDevice._read_queue_ready,
+    lib.VIRTIO_MMIO_INTERRUPT_STATUS: lambda transport: transport.interrupt_status,
+    lib.VIRTIO_MMIO_STATUS: MmioDevice._read_status,
+    lib.VIRTIO_MMIO_CONFIG_GENERATION: lambda transport: transport.config_generation,
+    # No shared memory region has whatever id is asked for (section 4.2.2).
+    lib.VIRTIO_MMIO_SHM_LEN_LOW: lambda _: 0xFFFFFFFF,
+    lib.VIRTIO_MMIO_SHM_LEN_HIGH: lambda _: 0xFFFFFFFF,
+    lib.VIRTIO_MMIO_SHM_BASE_LOW: lambda _: 0xFFFFFFFF,
+    lib.VIRTIO_MMIO_SHM_BASE_HIGH: lambda _: 0xFFFFFFFF,
+}
+_WRITERS: Final[dict[int, Callable[[MmioDevice, int], None]]] = {
+    lib.VIRTIO_MMIO_DEVICE_FEATURES_SEL: MmioDevice._write_device_features_sel,
+    lib.VIRTIO_MMIO_DRIVER_FEATURES: MmioDevice._write_driver_features,
+    lib.VIRTIO_MMIO_DRIVER_FEATURES_SEL: MmioDevice._write_driver_features_sel,
+    lib.VIRTIO_MMIO_QUEUE_SEL: MmioDevice._write_queue_sel,
+    lib.VIRTIO_MMIO_QUEUE_NUM: MmioDevice._write_queue_num,
+    lib.VIRTIO_MMIO_QUEUE_READY: MmioDevice._write_queue_ready,
+    lib.VIRTIO_MMIO_QUEUE_NOTIFY: MmioDevice._write_queue_notify,
+    lib.VIRTIO_MMIO_INTERRUPT_ACK: MmioDevice._write_interrupt_ack,
+    lib.VIRTIO_MMIO_STATUS: MmioDevice._write_status,
+    lib.VIRTIO_MMIO_QUEUE_DESC_LOW: _address_writer("descriptor_table", 0),
+    lib.VIRTIO_MMIO_QUEUE_DESC_HIGH: _address_writer("descriptor_table", 32),
+    lib.VIRTIO_MMIO_QUEUE_AVAIL_LOW: _address_writer("available_ring", 0),
+    lib.VIRTIO_MMIO_QUEUE_AVAIL_HIGH: _address_writer("available_ring", 32),
+    lib.VIRTIO_MMIO_QUEUE_USED_LOW: _address_writer("used_ring", 0),
+    lib.VIRTIO_MMIO_QUEUE_USED_HIGH: _address_writer("used_ring", 32),
+}
