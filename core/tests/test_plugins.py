@@ -295,3 +295,21 @@ def test_pluggys_own_marker_and_its_options_do_as_well(site_packages: SitePackag
     plugins = Plugins()
     assert plugins.kind("lamp").name == "lamp"
     assert plugins.plugin("lamp").manager is plugins.manager
+
+
+def test_a_hook_that_answers_nothing_offers_nothing(site_packages: SitePackages) -> None:
+    source = LAMP.replace("return [", "return None and [")
+    site_packages.install("pyvmm-lamp", {"lamp": "pyvmm_lamp"}, {"pyvmm_lamp": source})
+    assert fails("lamp") == (
+        "pyvmm-lamp 1.2: module 'pyvmm_lamp' offers no device kind 'lamp', as its entry point says"
+    )
+
+
+def test_a_module_that_two_entry_points_name_differently_is_one_plugin(site_packages: SitePackages) -> None:
+    source = LAMP.replace("return [", 'return [DeviceKind("torch", LampOptions, make, help="a small one"), ')
+    source += "\n    import sys\n    plugin = sys.modules[__name__]\n"
+    points = {"lamp": "pyvmm_lamp", "torch": "pyvmm_lamp:plugin"}
+    site_packages.install("pyvmm-lamp", points, {"pyvmm_lamp": source})
+    plugins = Plugins()
+    assert (plugins.kind("lamp").name, plugins.kind("torch").name) == ("lamp", "torch")
+    assert plugins.manager.get_plugins() == {sys.modules["pyvmm_lamp"]}

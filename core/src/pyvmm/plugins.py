@@ -117,7 +117,8 @@ class Plugins:
 
         self.__dict__["manager"] = manager = new_manager()
         for point, plugin in self._plain:
-            self._register(point, plugin)
+            if not manager.is_registered(plugin):
+                self._register(point, plugin)
         return manager
 
     @property
@@ -218,7 +219,7 @@ class Plugins:
             [hook] = plain.values()
             if not hook.__code__.co_argcount:
                 self._plain.append((point, plugin))
-                kinds = self._ask(point, lambda: [hook()])
+                kinds = self._ask(point, lambda: [answer for answer in (hook(),) if answer is not None])
                 return LoadedPlugin(str(point), plugin, None, self.disabled), kinds
         if not self.manager.is_registered(plugin):
             self._register(point, plugin)
