@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import subprocess
 import sys
@@ -46,3 +47,26 @@ def test_a_record_is_of_the_line_that_logs(caplog: pytest.LogCaptureFixture) -> 
     assert [record.funcName for record in caplog.records] == ["test_a_record_is_of_the_line_that_logs"] * 3
     assert {record.name for record in caplog.records} == {"pyvmm.lamp"}
     assert log.isEnabledFor(logging.DEBUG)
+
+
+def test_all_that_is_said_at_once_is_formatted() -> None:
+    statement = (
+        "import threading\nready = threading.Barrier(4)\n"
+        "def say():\n    ready.wait()\n    log.warning('x')\n"
+        "threads = [threading.Thread(target=say) for _ in range(4)]\n"
+        "[t.start() for t in threads]; [t.join() for t in threads]"
+    )
+    command = [sys.executable, "-c", START.format(0) + "\n" + statement]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == ["pyvmm: lamp: x"] * 4
+
+
+def test_a_logger_can_be_copied_and_told_of_its_caller(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    copied = copy.deepcopy(logger("pyvmm.lamp"))
+
+    def helper() -> None:
+        copied.info("lit", stacklevel=2)
+
+    helper()
+    assert [record.funcName for record in caplog.records] == ["test_a_logger_can_be_copied_and_told_of_its_caller"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
+import inspect
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 from pyvmm.options import describe, format_options, option, options, parse_options
@@ -118,3 +120,101 @@ def test_a_dataclass_is_made_of_it_when_somebody_asks() -> None:
         "import dataclasses; print([f.name for f in dataclasses.fields(Lamp)], dataclasses.replace(Lamp(), on=True).on)"
     )
     assert in_new_python(statement) == "['path', 'colour', 'on', 'names'] True"
+
+
+class Undecorated(DimmedLamp):
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    KIND: ClassVar[str] = "plain"
+    files: list[str] = option([])
+    count: int = option(3)
+
+
+class UndecoratedPlain(Plain):
+    pass
+
+
+@options
+class OfPlain(Plain):
+    LIMIT: ClassVar[int] = 4
+    more: int = option(1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (Undecorated, ["path", "colour", "watts", "names", "dimmed"]),
+        (UndecoratedPlain, ["files", "count"]),
+        (OfPlain, ["files", "count", "more"]),
+        (OwnLamp, ["path", "colour", "watts", "names", "owner"]),
+    ],
+)
+def test_fields_are_those_of_dataclasses(kind: type[Any], names: list[str]) -> None:
+    assert [info.name for info in describe(kind)] == [field.name for field in dataclasses.fields(kind)] == names
+    assert isinstance(parse_options(kind, "k", "a,names=x" if "path" in names else ",count=4"), kind)
+    inspect.signature(kind)
+
+
+def test_defaults_are_those_that_are_described() -> None:
+    assert OfPlain(count=1) == OfPlain([], 1, 1)
+    assert OfPlain().files is not OfPlain().files
+
+    @options
+    class Base:
+        count: int = option(3)
+
+    @options
+    class Stricter(Base):
+        count: int = option()
+
+    assert [info.required for info in describe(Stricter)] == [True]
+    with pytest.raises(TypeError, match="count"):
+        Stricter()
+
+
+class Checked:
+    def __post_init__(self) -> None:
+        raise ValueError("checked")
+
+
+def test_a_mixin_checks_as_well() -> None:
+    @options
+    class Base:
+        a: int = option(1)
+
+    @options
+    class Both(Base, Checked):
+        b: int = option(2)
+
+    with pytest.raises(ValueError, match="checked"):
+        Both()
+
+
+@options
+class Nested:
+    class Mode(enum.Enum):
+        SLOW = "slow"
+        FAST = "fast"
+
+    mode: Mode = option(Mode.SLOW)
+
+
+def test_a_type_may_be_one_of_the_records_own() -> None:
+    assert parse_options(Nested, "k", ",mode=fast").mode is Nested.Mode.FAST
+
+
+def test_a_dataclass_derives_from_one_whose_types_are_there_for_a_checker_only() -> None:
+    statement = (
+        "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Own(Lamp):\n    speed: int = option(1)\n"
+        "class Other(Lamp): pass\n"
+        "print(parse_options(Own, 'k', 'a,speed=3'), describe(Other)[1].choices)"
+    )
+    assert in_new_python(statement).endswith("speed=3) ('red', 'green')")
+
+
+def test_an_undecorated_one_needs_no_dataclasses() -> None:
+    statement = "class Other(Lamp): pass\nprint(parse_options(Other, 'k', ',on').on, 'dataclasses' in sys.modules)"
+    assert in_new_python(statement) == "True False"

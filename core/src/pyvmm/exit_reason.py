@@ -27,8 +27,19 @@ class End:
         """The command's exit status."""
         self.text = text
 
+    @classmethod
+    def called(cls, name: str) -> End:
+        """The one of this name; raises ValueError where there is none."""
+        end = vars(cls).get(name)
+        if not isinstance(end, cls):
+            raise ValueError(f"{name!r} is no way in which a run ends")
+        return end
+
     def __repr__(self) -> str:
         return f"End.{self.name}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return End.called, (self.name,)  # a copy is the same
 
 
 for _end in (

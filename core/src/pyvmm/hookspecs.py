@@ -11,6 +11,7 @@ that a later version can add some.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import pluggy
@@ -33,7 +34,8 @@ class _Manager(pluggy.PluginManager):
     """Knows the marker of :mod:`pyvmm.hookimpl` beside pluggy's own."""
 
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
-        mark_for_pluggy(getattr(plugin, name, None))
+        with contextlib.suppress(Exception):  # a property may raise: pluggy knows what to do then
+            mark_for_pluggy(getattr(plugin, name))
         return super().parse_hookimpl_opts(plugin, name)
 
 

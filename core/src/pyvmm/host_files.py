@@ -21,9 +21,9 @@ class HostFiles:
     devices' processes and a process that takes a dead one's place all find the same: who has ``path`` has it.
     """
 
-    def __init__(self, path: str | os.PathLike[str] = "") -> None:
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         """The place at ``path``; by default a new one."""
-        self._path = os.fspath(path) or _new_path()
+        self._path = os.fspath(path) if path else _new_path()
 
     @property
     def path(self) -> Path:

@@ -6,6 +6,7 @@ logging takes a tenth of a start to import, and most starts have nothing to say.
 from __future__ import annotations
 
 import sys
+import threading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ __all__ = ["logger"]
 _WARNING: Final = 30
 """logging.WARNING, where a logger that nobody has configured begins."""
 
+_settling = threading.RLock()
+
 _waiting: Callable[[], None] | None = None
 """What is to be done once somebody has imported logging."""
 
@@ -28,15 +31,18 @@ class Logger:
     def __init__(self, name: str) -> None:
         self.name = name
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return logger, (self.name,)
+
     def debug(self, message: str, *arguments: object, **named: Any) -> None:
         """As that of logging.Logger. Nobody wants to see it where nobody has imported logging to say so."""
         if "logging" in sys.modules:
-            self.logger.debug(message, *arguments, stacklevel=2, **named)
+            self.logger.debug(message, *arguments, **_one_up(named))
 
     def info(self, message: str, *arguments: object, **named: Any) -> None:
         """As :meth:`debug`."""
         if "logging" in sys.modules:
-            self.logger.info(message, *arguments, stacklevel=2, **named)
+            self.logger.info(message, *arguments, **_one_up(named))
 
     @property
     def logger(self) -> logging.Logger:
@@ -48,6 +54,11 @@ class Logger:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.logger, name)
+
+
+def _one_up(named: dict[str, Any]) -> dict[str, Any]:
+    """What a logger's method was told, for the caller of its caller."""
+    return named | {"stacklevel": named.get("stacklevel", 1) + 1}
 
 
 def logger(name: str) -> logging.Logger:
@@ -79,11 +90,18 @@ def when_imported(function: Callable[[], None]) -> None:
 
 
 def settle() -> None:
-    """Do what waits for logging, if it has been imported meanwhile: by a logger of this module, or a plugin."""
+    """Do what waits for logging, if it has been imported meanwhile: by a logger of this module, or a plugin.
+
+    Called wherever a plugin's code has run on the way to a running machine. One that imports logging later than that
+    and does not use this module's loggers writes bare lines.
+    """
     global _waiting
-    if _waiting is not None and "logging" in sys.modules:
-        function, _waiting = _waiting, None
-        function()
+    if _waiting is None or "logging" not in sys.modules:
+        return
+    with _settling:  # who comes meanwhile waits until there is a place for the message
+        if _waiting is not None:
+            _waiting()
+            _waiting = None
 
 
 def level() -> int:

@@ -308,6 +308,7 @@ class Machine:
             thread.start()
             self._threads.append(thread)
         self._hooks.started()
+        settle()
 
     def _run_vcpu(self, loop: VcpuLoop) -> None:
         lib.pyvmm_process_set_name(f"vcpu{loop.vcpu.index}".encode())  # for top(1), gdb and perf

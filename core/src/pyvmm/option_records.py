@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from pyvmm.option_types import STAND_INS
-from pyvmm.record import record
+from pyvmm.record import own_fields, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def options(cls: type[T]) -> type[T]:
     made: dict[str, Option] = {}
     for base in reversed(cls.__mro__[1:]):
         made |= _declared(base)
-    for name in own.get("__annotations__", ()):
+    for name in own_fields(cls):
         made[name] = Option.of(own.get(name, REQUIRED))
         if made[name].default is not REQUIRED:
             setattr(cls, name, made[name].default)
@@ -125,6 +125,8 @@ def options(cls: type[T]) -> type[T]:
     setattr(cls, "_options", made)  # noqa: B010 - mypy knows no such attribute
     for name in ("__dataclass_fields__", "__dataclass_params__"):
         setattr(cls, name, _OfDataclass(cls, name))
+    defaults = {name: option.default for name, option in made.items() if option.default is not REQUIRED}
+    setattr(cls, "_defaults", defaults)  # noqa: B010
     return record(cls)
 
 
@@ -149,17 +151,17 @@ def fields(cls: type[Any]) -> Iterator[tuple[str, Option, Any]]:
     Raises TypeError where ``cls`` is neither, or its types are not known at run time.
     """
     where = getattr(cls, "__qualname__", repr(cls))
-    own = isinstance(cls, type) and "_options" in vars(cls)
-    dataclasses = sys.modules.get("dataclasses")
-    if not own and (not isinstance(cls, type) or dataclasses is None or not dataclasses.is_dataclass(cls)):
+    bases: tuple[Any, ...] = cls.__mro__ if isinstance(cls, type) else ()
+    nearest = next((base for base in bases if "__dataclass_fields__" in vars(base)), None)
+    if nearest is None:
         raise TypeError(f"{where} is not a dataclass")
-    if not own and not cls.__dataclass_params__.frozen:
+    if "_options" not in vars(nearest) and not nearest.__dataclass_params__.frozen:
         raise TypeError(f"{where} is not frozen: it needs @dataclass(frozen=True)")
     try:
-        hints = _evaluated(cls) if own else _hints(cls)
+        hints = _evaluated(cls) if any("_options" in vars(base) for base in bases) else _hints(cls)
     except NameError as error:
         raise TypeError(f"{where}: {error}; the types of options are needed at run time") from error
-    for name, known in _declared(cls).items():
+    for name, known in _declared(nearest).items():
         yield name, known, hints[name]
 
 
@@ -169,7 +171,11 @@ def _declared(cls: type[Any]) -> Mapping[str, Option]:
     if "_options" in own:
         made: dict[str, Option] = own["_options"]
         return made
-    return {name: Option.of(field) for name, field in own.get("__dataclass_fields__", {}).items()}
+    if "__dataclass_fields__" not in own:
+        return {}
+    import dataclasses
+
+    return {field.name: Option.of(field) for field in dataclasses.fields(cls)}
 
 
 def _hints(cls: type[Any]) -> Mapping[str, Any]:
@@ -183,9 +189,11 @@ def _evaluated(cls: type[Any]) -> Mapping[str, Any]:
     """What typing.get_type_hints finds, as far as types of options go; to import typing takes longer than this."""
     hints = {}
     for base in reversed(cls.__mro__):
-        names = {**STAND_INS, **vars(sys.modules[base.__module__])}
-        for name, hint in _annotations(base).items():
-            hints[name] = eval(hint, names) if isinstance(hint, str) else hint
+        module = sys.modules.get(base.__module__)
+        names = {**STAND_INS, **(vars(module) if module is not None else {})}
+        for name in own_fields(base):
+            hint = _annotations(base)[name]
+            hints[name] = eval(hint, names, dict(vars(base))) if isinstance(hint, str) else hint
     return hints
 
 

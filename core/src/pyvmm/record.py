@@ -24,8 +24,8 @@ def record(cls: type[T]) -> type[T]:
     a list is copied for each. One record may derive from another. ``__post_init__`` is called as in a dataclass.
     """
     own = vars(cls)
-    fields = tuple(dict.fromkeys((*getattr(cls, "__match_args__", ()), *own.get("__annotations__", ()))))
-    defaults = {name: getattr(cls, name) for name in fields if hasattr(cls, name)}
+    fields = tuple(dict.fromkeys((*getattr(cls, "__match_args__", ()), *own_fields(cls))))
+    defaults = own.get("_defaults") or {name: getattr(cls, name) for name in fields if hasattr(cls, name)}
     members: dict[str, Any] = {
         "__match_args__": fields,
         "_defaults": defaults,
@@ -38,13 +38,17 @@ def record(cls: type[T]) -> type[T]:
         "__repr__": _repr,
         "__signature__": _Signature(),
     }
-    if not hasattr(cls, "__post_init__"):
-        members["__post_init__"] = _no_post_init
     for name, member in members.items():
         # As with a dataclass, a method that the class defines itself stays.
         if name not in own or (name == "__hash__" and own[name] is None):
             setattr(cls, name, member)
     return cls
+
+
+def own_fields(cls: type[Any]) -> list[str]:
+    """The annotated names of a class, not of its bases, but for those that are marked ``ClassVar``."""
+    annotations = vars(cls).get("__annotations__", {})
+    return [name for name, hint in annotations.items() if "ClassVar" not in str(hint).partition("[")[0]]
 
 
 def replace(original: T, **changes: Any) -> T:
@@ -56,6 +60,8 @@ class _Signature:
     """What inspect.signature, and so help and documentation, has on a record; made when somebody asks."""
 
     def __get__(self, instance: object, cls: type[Any]) -> Any:
+        if cls.__init__ is not _init:
+            return None  # one that derives from a record and is another sort of class: by its __init__
         import inspect
 
         def parameter(name: str, type_: Any) -> inspect.Parameter:
@@ -78,11 +84,9 @@ def _init(self: Any, /, *values: Any, **named: Any) -> None:
         name = type(self).__qualname__
         missing = [field for field in fields if field not in state]
         raise TypeError(f"{name}() {f'lacks {missing}' if missing else 'is given what it does not take, or twice'}")
-    self.__post_init__()
-
-
-def _no_post_init(self: Any) -> None:
-    """As in a dataclass: what a class makes of a new record, or refuses with a ValueError."""
+    post_init = getattr(self, "__post_init__", None)
+    if post_init is not None:
+        post_init()
 
 
 def _set(self: Any, name: str, value: object) -> None:

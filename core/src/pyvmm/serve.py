@@ -70,6 +70,7 @@ def command(device: DeviceSpec, path: str | None, fd: int | None, disabled: Sequ
         stack.callback(loop.close)
         _stop_on_signals(loop)
         backend = Backend(_make(request), request.id, loop, lambda reason: loop.stop(), machine)
+        logs.settle()
         stack.callback(backend.close)
         if path is not None:
             stack.callback(Listener(loop, backend, bind(path), path).close)

@@ -25,7 +25,8 @@ class VcpuLoop:
     def __init__(
         self, vcpu: Vcpu, mmio: Bus, ports: Bus, stop: Callable[[ExitReason], None], reasons: Sequence[ExitReason]
     ) -> None:
-        """``reasons`` is what ``stop`` adds to: the loop ends when it is not empty."""
+        """``reasons`` is what ``stop`` adds to before it kicks the vCPU: not empty, a run that was interrupted was the
+        last."""
         self.vcpu = vcpu
         self._mmio = mmio
         self._ports = ports

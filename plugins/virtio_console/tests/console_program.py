@@ -31,7 +31,8 @@ def main(command: str = "") -> int:
             typed = b"" if guest.needs_reset else guest.typed()
             resized = bool(guest.interrupt_status & VIRTIO_MMIO_INT_CONFIG)
             if not (typed or resized) or guest.needs_reset:
-                guest.loop.run_once()
+                if not guest.console.stops:  # which what was typed may have been
+                    guest.loop.run_once()
                 continue
             if resized:
                 guest.acknowledge(VIRTIO_MMIO_INT_CONFIG)

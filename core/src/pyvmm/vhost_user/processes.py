@@ -230,8 +230,8 @@ class DeviceProcess(BackendSource):
             word, *fields = self._hear(0)
             if word == "stop":
                 name, detail = fields
-                self._stop(ExitReason(getattr(End, name), detail))
-        except (HostError, ValueError, KeyError):
+                self._stop(ExitReason(End.called(name), detail))
+        except (HostError, ValueError):
             pass  # the process has ended, of which the connection tells, or babbles
 
 
