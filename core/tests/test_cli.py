@@ -20,6 +20,7 @@ from pyvmm import logs
 from pyvmm.cli import main
 from pyvmm.completion import complete_device
 from pyvmm.errors import HostError
+from pyvmm.eventloop import EventLoop
 from pyvmm.exit_reason import End, ExitReason
 
 from core.tests.distributions import SitePackages
@@ -33,6 +34,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     class Machine:
         def __init__(self, config: Any) -> None:
             seen.config = config
+            self.loop = EventLoop()
 
         def __enter__(self) -> Machine:
             seen.entered += 1
@@ -40,6 +42,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
         def __exit__(self, *_: object) -> None:
             seen.entered -= 1
+            self.loop.close()
 
         def run(self) -> ExitReason:
             if seen.error:

@@ -223,6 +223,14 @@ def _stopped_by_signals(machine: Machine) -> Iterator[None]:
     def stop(number: int, _: object) -> None:
         machine.stop(ExitReason(End.SIGNAL, signal=number))
 
+    def drain(_: int) -> None:
+        os.read(reading, 4096)
+
+    # Python calls a handler between two steps of its own, so a signal that comes as the loop is about to wait has to
+    # wake it.
+    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    machine.loop.add(reading, drain)
+    wakeup_before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         for number, handler in before.items():
@@ -232,6 +240,10 @@ def _stopped_by_signals(machine: Machine) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup_before)
+        machine.loop.remove(reading)
+        os.close(reading)
+        os.close(writing)
 
 
 def _report(reason: ExitReason) -> int:
