@@ -16,7 +16,8 @@ from pyvmm.errors import PyvmmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
     from typing import Any, Final, NoReturn
 
     from pyvmm.arguments import Arguments
@@ -212,38 +213,12 @@ def _requests(plugins: Plugins, devices: Sequence[DeviceSpec], defaults: Sequenc
     return plugins.request_devices([*unasked, *devices])
 
 
-@contextlib.contextmanager
-def _stopped_by_signals(machine: Machine) -> Iterator[None]:
-    """Within it, the signals that ask a process to end stop ``machine``; one that is ignored stays ignored."""
-    # signal without its enums, which take longer to make than all that is done with them.
-    import _signal as signal  # type: ignore[import-not-found]
-
+def _stopped_by_signals(machine: Machine) -> AbstractContextManager[None]:
+    """Within it, the signals that ask a process to end stop ``machine``."""
     from pyvmm.exit_reason import End, ExitReason
+    from pyvmm.stop_signals import stopped_by_signals
 
-    def stop(number: int, _: object) -> None:
-        machine.stop(ExitReason(End.SIGNAL, signal=number))
-
-    def drain(_: int) -> None:
-        os.read(reading, 4096)
-
-    # Python calls a handler between two steps of its own, so a signal that comes as the loop is about to wait has to
-    # wake it.
-    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    machine.loop.add(reading, drain)
-    wakeup_before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        for number, handler in before.items():
-            if handler is not signal.SIG_IGN:
-                signal.signal(number, stop)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(wakeup_before)
-        machine.loop.remove(reading)
-        os.close(reading)
-        os.close(writing)
+    return stopped_by_signals(machine.loop, lambda number: machine.stop(ExitReason(End.SIGNAL, signal=number)))
 
 
 def _report(reason: ExitReason) -> int:

@@ -14,10 +14,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 else:
-
-    def dataclass_transform(**_):
-        return lambda decorator: decorator
-
+    from pyvmm.record import dataclass_transform
 
 __all__ = ["REQUIRED", "Option", "fields", "option", "options"]
 

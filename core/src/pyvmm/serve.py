@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from contextlib import ExitStack
 
 import click
@@ -14,7 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyvmm.eventloop import EventLoop
     from pyvmm.plugins import DeviceRequest
     from pyvmm.virtio.device import VirtioDevice
 
@@ -60,6 +58,7 @@ def command(device: DeviceSpec, path: str | None, fd: int | None, disabled: Sequ
 
     from pyvmm.eventloop import EventLoop
     from pyvmm.machine_view import MachineView
+    from pyvmm.stop_signals import stopped_by_signals
     from pyvmm.vhost_user.backend import Backend
     from pyvmm.vhost_user.listener import Listener, bind, from_fd
 
@@ -68,7 +67,7 @@ def command(device: DeviceSpec, path: str | None, fd: int | None, disabled: Sequ
         stack.callback(machine.files.remove)
         loop = EventLoop()
         stack.callback(loop.close)
-        _stop_on_signals(loop)
+        stack.enter_context(stopped_by_signals(loop, lambda _: loop.stop()))
         backend = Backend(_make(request), request.id, loop, lambda reason: loop.stop(), machine)
         logs.settle()
         stack.callback(backend.close)
@@ -96,10 +95,3 @@ def _make(request: DeviceRequest) -> VirtioDevice:
         made.close()
         raise UsageError(f"serve: {request.spec} is served by another process; give its socket to the machine")
     return made
-
-
-def _stop_on_signals(loop: EventLoop) -> None:
-    """End ``loop`` at the signals that ask a process to end; one that is ignored stays ignored."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: loop.stop())
