@@ -8,7 +8,7 @@
 # make lint   formats and types, checked
 # All of it works from a fresh clone; what it makes is in .venv and .cache.
 
-PYTHON ?= python3
+PYTHON ?= $(shell tests/system/python)
 PACKAGES := core $(wildcard plugins/*)
 BIN := .venv/bin
 BUILT := .venv/.installed

@@ -268,7 +268,7 @@ def test_a_kind_that_does_not_say_so_is_restartable(lamp: SitePackages) -> None:
 def test_a_plugin_that_has_its_kinds_only_is_with_pluggy_when_somebody_asks(lamp: SitePackages) -> None:
     plugins = Plugins()
     plugins.kind("lamp")
-    assert "manager" not in vars(plugins) and plugins.plugin("lamp").manager is None
+    assert plugins._manager is None and plugins.plugin("lamp").manager is None
     module = sys.modules["pyvmm_lamp"]
     assert plugins.manager.get_plugins() == {module}
     assert [kind.name for kind in plugins.manager.hook.pyvmm_device_kinds()[0]] == ["lamp"]

@@ -24,7 +24,9 @@ def build(source: Path, sdists: Path, wheels: Path) -> tuple[str, str]:
     sdist = build_meta.build_sdist(str(sdists))
     with tempfile.TemporaryDirectory() as empty:
         with tarfile.open(sdists / sdist) as archive:
-            archive.extractall(empty, filter="data")
+            # Debian 12's Python has no filters yet; later ones want to be told of one.
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)
+            archive.extractall(empty)
         os.chdir(Path(empty, sdist.removesuffix(".tar.gz")))
         return sdist, build_meta.build_wheel(str(wheels))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from _thread import allocate_lock
 from bisect import bisect_right
 
 from pyvmm.errors import PyvmmError
@@ -88,7 +88,7 @@ class _Service:
     __slots__ = ("failed", "lock")
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = allocate_lock()
         self.failed = False
 
 
@@ -165,7 +165,7 @@ class Bus:
     answers all ones from then on.
     """
 
-    changing: Final = threading.Lock()
+    changing: Final = allocate_lock()
     """Held, for all buses, while somebody comes or fails."""
 
     def __init__(self, name: str, end: int = ADDRESS_SPACE_END) -> None:

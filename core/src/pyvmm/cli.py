@@ -6,7 +6,6 @@ command line that :mod:`pyvmm.arguments` can read.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import sys
@@ -17,7 +16,6 @@ from pyvmm.errors import PyvmmError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from contextlib import AbstractContextManager
     from typing import Any, Final, NoReturn
 
     from pyvmm.arguments import Arguments
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from pyvmm.machine import Machine
     from pyvmm.options import DeviceSpec
     from pyvmm.plugins import DeviceRequest, Plugins
+    from pyvmm.stop_signals import StopSignals
 
 DEFAULT_DEVICES: Final = ("serial",)
 """Kinds that a machine has without being asked, where a package that offers them is installed."""
@@ -213,12 +212,12 @@ def _requests(plugins: Plugins, devices: Sequence[DeviceSpec], defaults: Sequenc
     return plugins.request_devices([*unasked, *devices])
 
 
-def _stopped_by_signals(machine: Machine) -> AbstractContextManager[None]:
+def _stopped_by_signals(machine: Machine) -> StopSignals:
     """Within it, the signals that ask a process to end stop ``machine``."""
     from pyvmm.exit_reason import End, ExitReason
-    from pyvmm.stop_signals import stopped_by_signals
+    from pyvmm.stop_signals import StopSignals
 
-    return stopped_by_signals(machine.loop, lambda number: machine.stop(ExitReason(End.SIGNAL, signal=number)))
+    return StopSignals(machine.loop, lambda number: machine.stop(ExitReason(End.SIGNAL, signal=number)))
 
 
 def _report(reason: ExitReason) -> int:
@@ -230,8 +229,10 @@ def _report(reason: ExitReason) -> int:
 
 def _complain(message: str) -> None:
     # Where stderr is closed or full, the exit status has to say it.
-    with contextlib.suppress(OSError):
+    try:
         print(f"pyvmm: {message}", file=sys.stderr, flush=True)
+    except OSError:
+        pass
 
 
 def _is_verbose(arguments: Sequence[str]) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from pyvmm._native import lib
 from pyvmm.bus import Bus, BusDevice, BusRange, Placement
 from pyvmm.device import DeviceContext, MachineView
@@ -148,7 +146,10 @@ class MMIODeviceManager:
             self.vm_requests.append(IrqRequest(event, irq))
         scope = LoopScope(self._loop, lambda error: self._bus_device_failed(device, scope, error))
         self._on_close(scope.close)
-        fast_port = partial(self._fast_port, placement)
+
+        def fast_port(offset: int) -> FastPort | None:
+            return self._fast_port(placement, offset)
+
         context = DeviceContext(id, scope, self._stop, event, fast_port, self.guest_mem, self._machine)
         device.attach(context)
         # The device goes before what it was given.

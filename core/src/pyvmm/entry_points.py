@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import cached_property, partial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,10 +42,13 @@ class EntryPoint:
         self.api_version = api_version
         """The version of the plugin contract that it is built for."""
         self._read_metadata = metadata
+        self._read: tuple[str, str] | None = None
 
-    @cached_property
+    @property
     def _metadata(self) -> tuple[str, str]:
-        return self._read_metadata()
+        if self._read is None:
+            self._read = self._read_metadata()
+        return self._read
 
     @property
     def distribution(self) -> str:
@@ -60,10 +62,9 @@ class EntryPoint:
 
     def load(self) -> Any:
         """Import what ``value`` names."""
-        import importlib
-
         module, _, attributes = self.value.partition("[")[0].partition(":")
-        loaded: Any = importlib.import_module(module.strip())
+        __import__(module.strip())  # as importlib does it, whose own import brings warnings
+        loaded: Any = sys.modules[module.strip()]
         for attribute in filter(None, attributes.strip().split(".")):
             loaded = getattr(loaded, attribute)
         return loaded
@@ -112,11 +113,11 @@ def _ask_importlib_metadata(group: str) -> Iterator[EntryPoint]:
 
     for found in importlib_metadata.entry_points():
         if version := _api_version(found.group, group):
-            yield EntryPoint(found.name, found.value, partial(_metadata_of, found.dist), version)
+            yield EntryPoint(found.name, found.value, _metadata_of(found.dist), version)
 
 
-def _metadata_of(distribution: Any) -> tuple[str, str]:
-    return distribution.metadata["Name"] or "", distribution.version or ""
+def _metadata_of(distribution: Any) -> Callable[[], tuple[str, str]]:
+    return lambda: (distribution.metadata["Name"] or "", distribution.version or "")
 
 
 def _scan(paths: Iterable[str], group: str) -> Iterator[EntryPoint]:
@@ -151,7 +152,7 @@ def _read(folder: str, group: str) -> Iterator[EntryPoint]:
             version = _api_version(line.strip("[]"), group)
         elif version and line and not line.startswith("#"):
             name, _, value = line.partition("=")
-            yield EntryPoint(name.strip(), value.strip(), partial(_name_and_version, folder), version)
+            yield EntryPoint(name.strip(), value.strip(), lambda: _name_and_version(folder), version)
 
 
 def _content(path: str) -> bytes:

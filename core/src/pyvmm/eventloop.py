@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import select
-import threading
 import time
+from _thread import allocate_lock, get_ident
 from bisect import insort_left
-from collections import deque
-from contextlib import ExitStack
 
+from pyvmm.closing import Closers
 from pyvmm.eventfd import EventFd
 from pyvmm.logs import logger
 
@@ -33,13 +32,14 @@ WRITABLE: Final = select.EPOLLOUT
 class _Call:
     """A function that another thread wants run on the loop, and what came of it."""
 
-    __slots__ = ("done", "error", "function", "result")
+    __slots__ = ("_under_way", "error", "function", "result")
 
     def __init__(self, function: Callable[[], object]) -> None:
         self.function = function
         self.result: object = None
         self.error: BaseException | None = None
-        self.done = threading.Event()
+        self._under_way = allocate_lock()
+        self._under_way.acquire()
 
     def run(self) -> None:
         try:
@@ -49,7 +49,11 @@ class _Call:
             if not isinstance(error, Exception):
                 raise  # Ctrl-C is for the thread that it came to
         finally:
-            self.done.set()
+            self._under_way.release()
+
+    def wait(self) -> None:
+        """Until it has run; called once."""
+        self._under_way.acquire()
 
 
 class Timer:
@@ -79,13 +83,13 @@ class EventLoop:
         self._epoll = select.epoll(-1)
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._removed: set[int] = set()
-        self._posted: deque[Callable[[], object]] = deque()
+        self._posted: list[Callable[[], object]] = []
         self._timers: list[Timer] = []  # the next one last
         self._wake = EventFd()
         self._thread: int | None = None
         self._stopping = False
         self._closed = False
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self.add(self._wake.fd, self._run_posted)
 
     def add(self, fd: int, callback: Callable[[int], None], events: int = READABLE) -> None:
@@ -137,14 +141,14 @@ class EventLoop:
         Where no thread is in :meth:`run`, it runs at once, here.
         """
         with self._lock:
-            direct = self._thread is None or self._thread == threading.get_ident()
+            direct = self._thread is None or self._thread == get_ident()
             if not direct:
                 call = _Call(function)
                 self._posted.append(call.run)
                 self._wake.signal()
         if direct:
             return function()
-        call.done.wait()
+        call.wait()
         if call.error is not None:
             raise call.error
         return call.result  # type: ignore[return-value]
@@ -152,7 +156,7 @@ class EventLoop:
     def run(self) -> None:
         """Serve until :meth:`stop`."""
         with self._lock:
-            self._thread = threading.get_ident()
+            self._thread = get_ident()
         try:
             while not self._stopping:
                 self.run_once()
@@ -202,10 +206,11 @@ class EventLoop:
         self._wake.drain()
         # What these functions post has its turn later, so that other descriptors have theirs. One that raises
         # keeps none of the others from running: somebody may wait for them.
-        functions = [self._posted.popleft() for _ in range(len(self._posted))]
-        with ExitStack() as stack:
+        functions = self._posted[:]
+        del self._posted[: len(functions)]  # others may have posted meanwhile
+        with Closers() as closers:
             for function in reversed(functions):
-                stack.callback(function)
+                closers.add(function)
 
 
 class LoopScope:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-
 from pyvmm._native import lib
 from pyvmm.eventfd import EventFd
+from pyvmm.threads import begin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,18 +26,14 @@ class PageJoiner:
     def __init__(self, memory: GuestMemory) -> None:
         """``memory`` stays open until :meth:`close`."""
         self._stop = EventFd()
-        self._thread = threading.Thread(target=self._run, args=(memory.native(),), name="memory", daemon=True)
-        self._thread.start()
-
-    def _run(self, memory: object) -> None:
-        lib.pyvmm_process_set_name(b"memory")
-        lib.pyvmm_memory_keep_joined(memory, self._stop.fd)
+        native = memory.native()
+        self._join = begin(lambda: lib.pyvmm_memory_keep_joined(native, self._stop.fd), "memory")
 
     def close(self) -> None:
         """End the thread; closing twice does nothing."""
         if self._stop.fd >= 0:
             self._stop.signal()
-            self._thread.join()
+            self._join()
             self._stop.close()
 
     def __enter__(self) -> Self:

@@ -6,7 +6,7 @@ logging takes a tenth of a start to import, and most starts have nothing to say.
 from __future__ import annotations
 
 import sys
-import threading
+from _thread import RLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ __all__ = ["logger"]
 _WARNING: Final = 30
 """logging.WARNING, where a logger that nobody has configured begins."""
 
-_settling = threading.RLock()
+_settling = RLock()
 
 _waiting: Callable[[], None] | None = None
 """What is to be done once somebody has imported logging."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
-from contextlib import ExitStack
 
 from pyvmm import startup
-from pyvmm._native import lib
 from pyvmm.bus import BusDevice
+from pyvmm.closing import Closers
 from pyvmm.device_manager import MMIODeviceManager
 from pyvmm.errors import UsageError
 from pyvmm.eventloop import EventLoop
@@ -21,6 +19,7 @@ from pyvmm.machine_view import MachineView
 from pyvmm.memory import GuestMemory
 from pyvmm.plugin import AcpiRequest, CmdlineRequest
 from pyvmm.record import record, replace
+from pyvmm.threads import Crew, begin
 from pyvmm.vcpu_loop import VcpuLoop
 from pyvmm.x86_64 import acpi, bootparams, cpuid, kernel, layout
 from pyvmm.x86_64.boot_state import set_boot_state, set_feature_msrs
@@ -74,13 +73,13 @@ class MachineConfig:
     """How the guest finds its virtio devices: ``acpi``, in ACPI's tables, or ``cmdline``, by virtio_mmio.device=."""
 
 
-def _start_processes(requests: Sequence[DeviceRequest], view: MachineView, stack: ExitStack) -> DeviceProcesses | None:
-    """The processes of those devices that want one, begun; they end with ``stack``."""
+def _start_processes(requests: Sequence[DeviceRequest], view: MachineView, closers: Closers) -> DeviceProcesses | None:
+    """The processes of those devices that want one, begun; they end with ``closers``."""
     if not any(request.process for request in requests):
         return None
     from pyvmm.vhost_user.processes import DeviceProcesses
 
-    processes = stack.enter_context(DeviceProcesses())
+    processes = closers.enter(DeviceProcesses())
     processes.start(requests, view)
     return processes
 
@@ -108,34 +107,32 @@ class Machine:
         """What it is made of."""
         self._requests: dict[str, DeviceRequest] = {}
         self._reasons: list[ExitReason] = []
-        self._threads: list[threading.Thread] = []
-        self._vcpus_changed = threading.Condition()
-        self._vcpus_left = self._vcpus_at_work = 0
-        self._run_over = False
+        self._joins: list[Callable[[], None]] = []
+        self._crew = Crew()
         self.vcpus: list[Vcpu] = []
         self._view = MachineView.of(config.devices)
-        with ExitStack() as stack:
-            stack.callback(self._view.files.remove)
+        with Closers() as closers:
+            closers.add(self._view.files.remove)
             # Before anything else: a device's process has nothing of the machine but what it is given, and is made
             # while the machine is.
-            processes = _start_processes(config.devices, self._view, stack)
+            processes = _start_processes(config.devices, self._view, closers)
             startup.ended("device processes begun")
-            self.kvm = stack.enter_context(Kvm())
-            self.memory = stack.enter_context(
+            self.kvm = closers.enter(Kvm())
+            self.memory = closers.enter(
                 GuestMemory.create(ranges, huge_page_size=config.huge_page_size, join_pages=config.join_pages)
             )
             """The guest's memory, mapped as long as the machine is open."""
             startup.ended("/dev/kvm, guest memory")
-            self.vm = stack.enter_context(self.kvm.create_vm())
-            finish_memory = self._begin_vm(stack)
+            self.vm = closers.enter(self.kvm.create_vm())
+            finish_memory = self._begin_vm(closers)
             startup.ended("virtual machine, interrupt controllers")
             self.loop = EventLoop()
             """Where the devices of this process live; :meth:`run` is its thread."""
-            stack.callback(self.loop.close)
+            closers.add(self.loop.close)
             self.devices = MMIODeviceManager(
                 self.memory, loop=self.loop, stop=self.stop, fast_ports=self.vm.fast_ports, machine=self._view
             )
-            stack.callback(self.devices.close)
+            closers.add(self.devices.close)
             self.cmdline = Cmdline(" ".join(DEFAULT))
             """The kernel's command line; until the run, parameters can be added."""
             self._kernel = kernel.load(self.memory, config.kernel)
@@ -151,9 +148,9 @@ class Machine:
             finish_memory()
             startup.ended("memory in KVM's hands")
             self._hooks = MachineHooks(self, [request.plugin for request in config.devices])
-            stack.callback(self._hooks.stopped, None)
+            closers.add(lambda: self._hooks.stopped(None))
             self._hooks.created()
-            self._stack = stack.pop_all()
+            self._closers = closers.take_all()
 
     def add_device(self, device: VirtioDevice | BusDevice, id: str) -> int:
         """Take ``device`` into the machine, before :meth:`run`; its address or first port.
@@ -181,7 +178,7 @@ class Machine:
         set_boot_state(self.vcpus[0], self.memory, self._kernel.entry)
         startup.ended("registers of the vCPUs")
         if self.config.join_pages and not self.config.huge_page_size:
-            self._stack.enter_context(PageJoiner(self.memory))
+            self._closers.enter(PageJoiner(self.memory))
         # From the loop, so that the first access of a vCPU finds it running.
         self.loop.post(self._start_vcpus)
         try:
@@ -190,11 +187,9 @@ class Machine:
             self.stop(ExitReason(End.HOST_FAILURE, "the event loop failed"))
             raise
         finally:
-            with self._vcpus_changed:
-                self._run_over = True
-                self._vcpus_changed.wait_for(lambda: self._vcpus_at_work == 0)
-            for thread in self._threads:
-                thread.join()
+            self._crew.close()  # Ctrl-C may have come while the threads were begun
+            for join in self._joins:
+                join()
             self._hooks.stopped(self._reasons[0])
         self._report_idle_devices()
         return self._reasons[0]
@@ -207,31 +202,16 @@ class Machine:
 
     def close(self) -> None:
         """Release everything; closing twice does nothing."""
-        self._stack.close()
+        self._closers.close()
 
-    def _begin_vm(self, stack: ExitStack) -> Callable[[], None]:
+    def _begin_vm(self, closers: Closers) -> Callable[[], None]:
         """Set up what vCPUs need. To take memory, KVM waits for milliseconds (synchronize_srcu), in which the machine
         is made: what is returned waits for the rest, and raises what came of it."""
         self.vm.set_tss_address(layout.KVM_TSS_ADDRESS)
         self.vm.set_identity_map_address(layout.KVM_IDENTITY_MAP_ADDRESS)
         self.vm.create_irqchip()
-        failures: list[BaseException] = []
-
-        def set_memory() -> None:
-            try:
-                self.vm.set_memory(self.memory)
-            except BaseException as error:
-                failures.append(error)
-
-        thread = threading.Thread(target=set_memory, name="memory")
-        thread.start()
-        stack.callback(thread.join)
-
-        def finish() -> None:
-            thread.join()
-            if failures:
-                raise failures[0]
-
+        finish = begin(lambda: self.vm.set_memory(self.memory), "memory")
+        closers.add(finish)
         return finish
 
     def _load_initrd(self) -> LoadedInitrd | None:
@@ -301,33 +281,27 @@ class Machine:
         return replace(device, terms=terms)
 
     def _start_vcpus(self) -> None:
-        self._vcpus_left = len(self.vcpus)
         for vcpu in self.vcpus:
             loop = VcpuLoop(vcpu, self.devices.bus, self.devices.ports, self.stop, self._reasons)
-            thread = threading.Thread(target=self._run_vcpu, args=(loop,), name=f"vcpu{vcpu.index}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+            self._joins.append(begin(self._vcpu_run(loop), f"vcpu{vcpu.index}"))
         self._hooks.started()
         settle()
 
-    def _run_vcpu(self, loop: VcpuLoop) -> None:
-        lib.pyvmm_process_set_name(f"vcpu{loop.vcpu.index}".encode())  # for top(1), gdb and perf
-        with self._vcpus_changed:
-            if self._run_over:
-                return  # Ctrl-C came while the threads were started: what the vCPU needs may be gone
-            self._vcpus_at_work += 1
-        if startup.steps is not None and loop.vcpu.index == 0:
-            startup.ended("vCPU 0 enters the guest")
-            startup.report()
-        try:
-            loop.run()
-        finally:
-            with self._vcpus_changed:
-                self._vcpus_at_work -= 1
-                self._vcpus_left -= 1
-                self._vcpus_changed.notify_all()
-                if self._vcpus_left == 0:
-                    self.loop.stop()
+    def _vcpu_run(self, loop: VcpuLoop) -> Callable[[], None]:
+        """What the thread of ``loop`` does."""
+
+        def run() -> None:
+            if not self._crew.enter():
+                return  # the run is over already, and what the vCPU needs may be gone
+            if startup.steps is not None and loop.vcpu.index == 0:
+                startup.ended("vCPU 0 enters the guest")
+                startup.report()
+            try:
+                loop.run()
+            finally:
+                self._crew.leave(self.loop.stop)
+
+        return run
 
     def _report_idle_devices(self) -> None:
         for transport in self.devices.transports():

@@ -7,7 +7,6 @@ import fcntl
 import os
 import struct
 from bisect import bisect_right
-from functools import partial
 
 from pyvmm._native import ffi, lib
 from pyvmm.errors import HostError
@@ -285,7 +284,7 @@ class GuestMemory:
             if host == ffi.NULL:
                 raise OSError(ffi.errno, os.strerror(ffi.errno))
             # Whoever has a view of it keeps it.
-            mapping = ffi.gc(host, partial(_unmap, length=length))
+            mapping = ffi.gc(host, lambda host, length=length: _unmap(host, length))
             self._views.append(memoryview(ffi.buffer(mapping, length))[start : start + region.size])
         self.regions = tuple(region for _, region in pairs)
         self._region_fds = [fd for fd, _ in pairs]

@@ -4,7 +4,6 @@ version of the plugin contract, and nothing that two packages claim. No plugin's
 from __future__ import annotations
 
 import os
-from functools import cached_property
 
 from pyvmm.entry_points import API_VERSION, EntryPoint, entry_points, normalized
 from pyvmm.errors import PluginError
@@ -27,22 +26,30 @@ class Offers:
         self._group = group
         self._noun = noun
         self.patterns = tuple(filter(None, disabled))
+        self._all: Mapping[str, Sequence[EntryPoint]] | None = None
+        self._enabled: Mapping[str, Sequence[EntryPoint]] | None = None
 
-    @cached_property
+    @property
     def all(self) -> Mapping[str, Sequence[EntryPoint]]:
         """Who offers what; nothing is imported for it."""
-        offers: dict[str, list[EntryPoint]] = {}
-        for point in entry_points(self._group):
-            offers.setdefault(point.name, []).append(point)
-        return offers
+        if self._all is None:
+            offers: dict[str, list[EntryPoint]] = {}
+            for point in entry_points(self._group):
+                offers.setdefault(point.name, []).append(point)
+            self._all = offers
+        return self._all
 
-    @cached_property
+    @property
     def enabled(self) -> Mapping[str, Sequence[EntryPoint]]:
         """Those of :attr:`all` that are not disabled."""
         if not self.patterns:
             return self.all
-        left = {name: [point for point in points if not self.is_disabled(point)] for name, points in self.all.items()}
-        return {name: points for name, points in left.items() if points}
+        if self._enabled is None:
+            left = {
+                name: [point for point in points if not self.is_disabled(point)] for name, points in self.all.items()
+            }
+            self._enabled = {name: points for name, points in left.items() if points}
+        return self._enabled
 
     def is_disabled(self, point: EntryPoint) -> bool:
         """Whether a pattern has its name or its distribution's."""

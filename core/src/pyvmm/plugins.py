@@ -6,8 +6,6 @@ What was not asked for is not imported and cannot be felt. What was asked for an
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from pyvmm.entry_points import DEVICES, EntryPoint
 from pyvmm.errors import PluginError, UsageError, cause_of
 from pyvmm.hookimpl import plain_hooks
@@ -102,24 +100,26 @@ class Plugins:
         self._plugins: dict[str, LoadedPlugin] = {}
         self._loaded: dict[str, tuple[LoadedPlugin, Mapping[str, DeviceKind[Any]]]] = {}
         """By the module that an entry point names: a kind of it is used only when it was asked for, and chosen."""
+        self._manager: pluggy.PluginManager | None = None
         self._plain: list[tuple[EntryPoint, Any]] = []
         """The plugins that have been asked without pluggy."""
         self.disabled = (*disabled, *disabled_by_environment())
         self._offers = Offers(DEVICES, "device kind", self.disabled)
 
-    @cached_property
+    @property
     def manager(self) -> pluggy.PluginManager:
         """pluggy's manager: it holds the plugins that were asked for and no others.
 
         A start with plugins that say no more than their kinds does without: to import pluggy takes a seventh of it.
         """
-        from pyvmm.hookspecs import new_manager
+        if self._manager is None:
+            from pyvmm.hookspecs import new_manager
 
-        self.__dict__["manager"] = manager = new_manager()
-        for point, plugin in self._plain:
-            if not manager.is_registered(plugin):
-                self._register(point, plugin)
-        return manager
+            self._manager = new_manager()
+            for point, plugin in self._plain:
+                if not self._manager.is_registered(plugin):
+                    self._register(point, plugin)
+        return self._manager
 
     @property
     def offers(self) -> Mapping[str, Sequence[EntryPoint]]:
@@ -215,7 +215,7 @@ class Plugins:
             raise PluginError(f"{point}: its module {point.value!r} cannot be imported: {cause_of(error)}") from error
         settle()  # it may have imported logging
         plain = plain_hooks(plugin)
-        if "manager" not in vars(self) and plain is not None and plain.keys() == {"pyvmm_device_kinds"}:
+        if self._manager is None and plain is not None and plain.keys() == {"pyvmm_device_kinds"}:
             [hook] = plain.values()
             if not hook.__code__.co_argcount:
                 self._plain.append((point, plugin))

@@ -58,7 +58,7 @@ def command(device: DeviceSpec, path: str | None, fd: int | None, disabled: Sequ
 
     from pyvmm.eventloop import EventLoop
     from pyvmm.machine_view import MachineView
-    from pyvmm.stop_signals import stopped_by_signals
+    from pyvmm.stop_signals import StopSignals
     from pyvmm.vhost_user.backend import Backend
     from pyvmm.vhost_user.listener import Listener, bind, from_fd
 
@@ -67,7 +67,7 @@ def command(device: DeviceSpec, path: str | None, fd: int | None, disabled: Sequ
         stack.callback(machine.files.remove)
         loop = EventLoop()
         stack.callback(loop.close)
-        stack.enter_context(stopped_by_signals(loop, lambda _: loop.stop()))
+        stack.enter_context(StopSignals(loop, lambda _: loop.stop()))
         backend = Backend(_make(request), request.id, loop, lambda reason: loop.stop(), machine)
         logs.settle()
         stack.callback(backend.close)

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from pyvmm.bus import BusDevice, BusRange, Placement
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.testing.bare_metal import BareMachine
+from pyvmm.threads import begin
+
+
+def all_vcpus_ended() -> bool:
+    """Whether no thread is a vCPU's any more, but for one that is done with it and about to end."""
+    deadline = time.monotonic() + PROMPT
+    while any(name.startswith("vcpu") for name in thread_names()):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def thread_names() -> Iterator[str]:
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # it may just have ended
+            yield (task / "comm").read_text()
+
 
 PROMPT = 2.0
 """Seconds that an end may take, on a machine that has other things to do."""
@@ -105,7 +124,7 @@ def test_an_exception_on_the_event_loop_ends_all_vcpus_and_is_raised(
         machine.loop.post(lambda: machine.loop.post(fail))
         with pytest.raises(type(error)):
             machine.run()
-        assert not any(thread.is_alive() for thread in machine._threads)
+        assert all_vcpus_ended()
 
 
 class Port(BusDevice):
@@ -151,18 +170,16 @@ def test_a_device_that_raises_does_not_end_the_machine(
 def test_threads_that_cannot_be_started_end_the_run(
     program: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = threading.Thread.start
-
-    def fail(thread: threading.Thread) -> None:
-        if thread.name == "vcpu1":
+    def fail(function: Callable[[], object], name: str) -> Callable[[], None]:
+        if name == "vcpu1":
             raise RuntimeError("can't start new thread")
-        start(thread)
+        return begin(function, name)
 
-    monkeypatch.setattr(threading.Thread, "start", fail)
+    monkeypatch.setattr("pyvmm.machine.begin", fail)
     with BareMachine(program("end.c", "END_SPIN"), cpus=2, all_cpus=True) as machine:
         with pytest.raises(RuntimeError, match="can't start new thread"):
             machine.run()
-        assert not any(thread.is_alive() for thread in machine._threads)
+        assert all_vcpus_ended()
 
 
 def test_a_machine_leaves_no_descriptor_and_no_thread(program: Callable[..., Path]) -> None:

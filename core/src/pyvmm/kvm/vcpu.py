@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import threading
-from functools import partial
+from _thread import get_native_id
+from types import MethodType
 
 from pyvmm._native import ffi, lib
 from pyvmm.kvm.ioctl import KvmError, ioctl
@@ -62,7 +62,7 @@ class Vcpu:
         """The last exit's fields: error, an errno or 0; reason, address, size, count, is_write, data_offset; and a key,
         which is the same for each access of the same size at the same place and in the same direction, and 0 for any
         other exit."""
-        self.enter: Callable[[], int] = partial(lib.pyvmm_vcpu_run, self._native)
+        self.enter: Callable[[], int] = MethodType(lib.pyvmm_vcpu_run, self._native)
         """What :meth:`run` does, as a native function that gives the exit's key."""
 
     def run(self) -> int:
@@ -84,7 +84,7 @@ class Vcpu:
         error = lib.pyvmm_vcpu_init_kick()
         if error:
             raise OSError(error, os.strerror(error))
-        self._thread = threading.get_native_id()
+        self._thread = get_native_id()
 
     def leave_thread(self) -> None:
         """Say that the thread runs it no more."""

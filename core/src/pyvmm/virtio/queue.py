@@ -5,8 +5,6 @@ The ring itself (walking, checks, barriers) is native code; here are its batches
 
 from __future__ import annotations
 
-from collections import deque
-
 from pyvmm._native import ffi, lib
 
 TYPE_CHECKING = False
@@ -164,7 +162,8 @@ class Queue:
         self._native: Any = None
         self._take_over: Callable[[], int] | None = None
         self._inflight: Any = None
-        self._taken: deque[DescriptorChain] = deque()
+        self._taken: list[DescriptorChain] = []
+        """Taken in a batch and not handed out yet, the next one last."""
         self._pending = 0
 
     def activate(
@@ -306,12 +305,12 @@ class Queue:
         """The next available chain; None when there is none: then the driver will kick again."""
         if self.paused or self.handed_over or (not self._taken and not self._take()):
             return None
-        return self._taken.popleft()
+        return self._taken.pop()
 
     def unpop(self, chain: DescriptorChain) -> None:
         """Put back ``chain``, the one that was popped last and not completed: the next pop returns it."""
         if chain._native is self._native:  # otherwise it went with a reset
-            self._taken.appendleft(chain)
+            self._taken.append(chain)
 
     def publish(self) -> None:
         """Show completed chains to the driver, and interrupt it if it wants that."""
@@ -334,8 +333,9 @@ class Queue:
 
     def _put_back(self) -> None:
         """What was taken in a batch and not handed out yet is available again."""
-        while self._taken:
-            lib.pyvmm_queue_untake(self._native, self._taken.pop().head)
+        for chain in self._taken:  # the one that was taken last first
+            lib.pyvmm_queue_untake(self._native, chain.head)
+        self._taken.clear()
 
     def _track(self, inflight: memoryview) -> None:
         if len(inflight) < inflight_size(self.size):
@@ -364,7 +364,7 @@ class Queue:
         assert self._memory is not None
         slice_ = self._memory.slice
         iov, addresses = self._iov, self._addresses
-        for i in range(count):
+        for i in reversed(range(count)):
             chain = self._chains[i]
             middle = chain.first + chain.readable
             views = [slice_(addresses[j], iov[j].iov_len) for j in range(chain.first, middle + chain.writable)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from _thread import allocate_lock
 
 from pyvmm.logs import logger
 
@@ -57,7 +57,7 @@ class Line:
 
     def __init__(self) -> None:
         self.full = False
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._port: Port | None = None
         self._loop: LoopScope | None = None
         self._output: Output | None = None

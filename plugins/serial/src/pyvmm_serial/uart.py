@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections import deque
+from _thread import allocate_lock
 
 from pyvmm.bus import BusDevice, BusRange, Placement
 from pyvmm.eventfd import EventFd
@@ -119,7 +118,7 @@ class Uart(BusDevice):
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self.ier = 0
         self.fcr = 0
         self.lcr = 0
@@ -129,7 +128,7 @@ class Uart(BusDevice):
         self.scr = 0
         self.dll = _DIVISOR_115200
         self.dlm = 0
-        self.rx_fifo: deque[int] = deque()
+        self.rx_fifo: list[int] = []
         self.thre_pending = False
         self.causes = 0
         """What holds the interrupt line high: bits of IER, and the character timeout."""
@@ -272,7 +271,7 @@ class Uart(BusDevice):
                 self.scr = value
 
     def _read_rbr(self) -> int:
-        value = self.rx_fifo.popleft() if self.rx_fifo else 0
+        value = self.rx_fifo.pop(0) if self.rx_fifo else 0
         # Filled up before it falls below the trigger level, a long input is one interrupt, not one for every
         # time that the level is passed.
         if len(self.rx_fifo) < self._trigger_level:
