@@ -88,7 +88,7 @@ def test_each_chain_is_one_message(b: Bench) -> None:
     b.ring.add([b"t", b"w", b"o"])
     b.ring.add([b"3"], [100])
 
-    assert b.to_descriptor().move() is Stop.EMPTY
+    assert b.to_descriptor().move() == Stop.EMPTY
 
     assert b.sent() == [b"one", b"two", b"3"]
     assert b.used() == [b"", b"", b""]
@@ -114,7 +114,7 @@ def test_message_that_the_descriptor_refuses_is_dropped(b: Bench) -> None:
     b.far.close()
     b.ring.add([b"one"])
 
-    assert mover.move() is Stop.EMPTY
+    assert mover.move() == Stop.EMPTY
 
     assert (mover.messages, mover.dropped, mover.error) == (0, 1, errno.EPIPE)
     assert b.used() == [b""]
@@ -147,9 +147,9 @@ def test_one_call_has_a_budget_of_messages() -> None:
         for _ in range(MAX_MESSAGES + 10):
             b.ring.add([b"x"])
 
-        assert mover.move() is Stop.BUDGET
+        assert mover.move() == Stop.BUDGET
         assert len(b.sent()) == MAX_MESSAGES
-        assert mover.move() is Stop.EMPTY
+        assert mover.move() == Stop.EMPTY
         assert len(b.sent()) == 10
 
 
@@ -159,7 +159,7 @@ def test_one_call_has_a_budget_of_bytes(b: Bench) -> None:
     for _ in range(10):
         b.ring.add([large])
 
-    assert mover.move() is Stop.BUDGET
+    assert mover.move() == Stop.BUDGET
     assert mover.dropped == 4
 
 
@@ -197,8 +197,8 @@ def test_queue_that_is_not_active_is_empty(b: Bench) -> None:
     b.ring.add([b"one"])
     b.queue.reset()
 
-    assert sending.move() is Stop.EMPTY
-    assert receiving.move() is Stop.EMPTY
+    assert sending.move() == Stop.EMPTY
+    assert receiving.move() == Stop.EMPTY
     assert b.sent() == []
 
 
@@ -206,7 +206,7 @@ def test_message_goes_over_the_buffers_of_one_chain(b: Bench) -> None:
     b.ring.add([], [3, 1, 2000])
     b.far.send(b"message")
 
-    assert b.from_descriptor().move() is Stop.EMPTY
+    assert b.from_descriptor().move() == Stop.EMPTY
 
     assert b.used() == [b"message"]
     assert b.interrupt.drain()
@@ -218,7 +218,7 @@ def test_descriptor_without_messages_leaves_the_ring_as_it_was(b: Bench) -> None
     mover = b.from_descriptor(merge=True)
 
     for _ in range(3):
-        assert mover.move() is Stop.WAIT
+        assert mover.move() == Stop.WAIT
 
     assert b.queue.next_avail == 0
     assert b.ring.used_idx == 0
@@ -264,7 +264,7 @@ def test_descriptor_that_fails_is_reported(b: Bench) -> None:
         mover = FromDescriptor(b.queue, write_end, min_size=4, max_size=100)
         b.ring.add([], [100])
 
-        assert mover.move() is Stop.ERROR
+        assert mover.move() == Stop.ERROR
 
         assert mover.error == errno.EBADF
         assert b.queue.next_avail == 0
@@ -282,9 +282,9 @@ def test_chains_without_use_are_given_back_and_have_a_budget() -> None:
         b.ring.add([], [100])
         b.far.send(b"1234")
 
-        assert mover.move() is Stop.BUDGET
+        assert mover.move() == Stop.BUDGET
         assert b.used() == [b""] * MAX_MESSAGES
-        assert mover.move() is Stop.EMPTY
+        assert mover.move() == Stop.EMPTY
         assert b.used() == [b"", b"", b"1234"]
 
 
@@ -310,11 +310,11 @@ def test_merged_message_waits_while_the_driver_holds_most_chains_back(b: Bench) 
     for _ in range(8):
         b.far.send(b"1234")
 
-    assert mover.move() is Stop.EMPTY
+    assert mover.move() == Stop.EMPTY
     assert len(b.used()) == 6, "at 5 of 10 the last is read"
     b.ring.add([], [900])
     assert b.ring.kick()
-    assert mover.move() is Stop.WAIT
+    assert mover.move() == Stop.WAIT
     assert b.used() == [b"1234"] * 2
 
 

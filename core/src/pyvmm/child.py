@@ -9,10 +9,11 @@ it ends, which therefore has to live as long.
 
 from __future__ import annotations
 
+# signal without its enums, which take longer to make than all that is done with them.
+import _signal as signal  # type: ignore[import-not-found]
 import fcntl
 import os
 import select
-import signal
 import sys
 import termios
 
@@ -236,8 +237,10 @@ def _outcome(result: os.waitid_result | None) -> str:
         return "ended"
     if result.si_code == os.CLD_EXITED:
         return f"ended with status {result.si_status}"
+    from signal import Signals
+
     try:
-        name = signal.Signals(result.si_status).name
+        name = Signals(result.si_status).name
     except ValueError:
         name = f"signal {result.si_status}"
     return f"was killed by {name}"

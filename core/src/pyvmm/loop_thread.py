@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import threading
+from _thread import allocate_lock
 
 from pyvmm.eventloop import EventLoop
+from pyvmm.threads import begin
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["LoopThread"]
 
@@ -17,30 +22,24 @@ class LoopThread(EventLoop):
     """
 
     def __init__(self, name: str) -> None:
-        """``name`` is the thread's."""
+        """``name`` is the thread's, of at most 15 bytes, and may be changed until it is started."""
         super().__init__()
-        self._own = threading.Thread(target=self.run, name=name, daemon=True)
-
-    @property
-    def name(self) -> str:
-        """The thread's name."""
-        return self._own.name
-
-    @name.setter
-    def name(self, name: str) -> None:
-        self._own.name = name
+        self.name = name
+        self._join: Callable[[], None] | None = None
 
     def start(self) -> None:
         """Start the thread; returns when it takes calls. Starting twice does nothing."""
-        if self._own.ident is None:
-            running = threading.Event()
-            self.post(running.set)
-            self._own.start()
-            running.wait()
+        if self._join is None:
+            waiting = allocate_lock()
+            waiting.acquire()
+            self.post(waiting.release)
+            self._join = begin(self.run, self.name)
+            waiting.acquire()
 
     def close(self) -> None:
         """End the thread after what it is at, and release the loop's descriptors. Not from the thread itself."""
-        if self._own.is_alive():
+        if self._join is not None:
             self.stop()
-            self._own.join()
+            self._join()
+            self._join = None
         super().close()

@@ -22,13 +22,13 @@ from pyvmm.vhost_user.protocol import (
     ConfigSpace,
     Inflight,
     MemoryRegion,
-    ProtocolFeature,
     VhostUserError,
     VringAddr,
     VringFd,
     VringState,
     pack_memory_table,
     pack_u64,
+    request_name,
     unpack_u64,
 )
 from pyvmm.vhost_user.protocol import FrontendRequest as R
@@ -42,7 +42,7 @@ MEMORY_SIZE = 4 << 20
 VERSION_1: int = 1 << lib.VIRTIO_F_VERSION_1
 EVENT_IDX: int = 1 << lib.VIRTIO_RING_F_EVENT_IDX
 PROTOCOL_FEATURES = 1 << VHOST_USER_F_PROTOCOL_FEATURES
-ALL_BUT_STATUS = sum(f.mask for f in ProtocolFeature if f in (0, 3, 5, 9, 12, 13, 15))
+ALL_BUT_STATUS = sum(1 << bit for bit in (0, 3, 5, 9, 12, 13, 15))
 
 
 class Echo(VirtioDevice):
@@ -173,7 +173,7 @@ class FrontEnd:
     def tell(self, request: int, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
         """Send what has no answer of its own; raises where the back end refuses it."""
         if unpack_u64(self.ask(request, payload, fds, flags=NEED_REPLY).payload):
-            raise VhostUserError(f"{R(request).name} was refused")
+            raise VhostUserError(f"{request_name(request)} was refused")
 
     def negotiate(self, *, features: int | None = None, protocol_features: int = ALL_BUT_STATUS) -> None:
         """Up to the memory table."""

@@ -17,6 +17,7 @@ from pyvmm.vhost_user.protocol import (
     FrontendRequest,
     Inflight,
     MemoryRegion,
+    Number,
     ProtocolFeature,
     VhostUserError,
     VringAddr,
@@ -200,7 +201,7 @@ class Backend:
             raise VhostUserError(f"{message.name} without {feature.name} negotiated")
         return handler(self, message)
 
-    def _has(self, feature: ProtocolFeature) -> bool:
+    def _has(self, feature: Number) -> bool:
         return bool(self._protocol_features & feature.mask)
 
     def _vring(self, index: int) -> Vring:

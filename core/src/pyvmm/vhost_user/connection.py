@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import array
 import os
 import select
-import socket
+import struct
 import time
 
 from pyvmm.vhost_user.protocol import (
@@ -23,16 +22,19 @@ from pyvmm.vhost_user.protocol import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
     from types import TracebackType
     from typing import Final
+else:
+    import _socket as socket  # its enums take longer to make than all that is done with them
 
 __all__ = ["Connection", "Message"]
 
 DEFAULT_TIMEOUT: Final = 10.0
 """Seconds that the other side has to take or to answer a message."""
 
-_FD_SIZE: Final = array.array("i").itemsize
+_FD_SIZE: Final = struct.calcsize("i")
 _ANCILLARY: Final = socket.CMSG_SPACE(MAX_FDS * _FD_SIZE)
 
 
@@ -150,7 +152,7 @@ class Connection:
         if len(fds) > MAX_FDS or len(payload) > MAX_PAYLOAD:
             raise ValueError(f"{request_name(request)} with {len(payload)} bytes and {len(fds)} descriptors")
         data = memoryview(Header(request, flags | VHOST_USER_VERSION, len(payload)).pack() + payload)
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         while data:
             try:
@@ -269,7 +271,8 @@ class Connection:
             raise self._lost(error) from error
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                self._fds += array.array("i", content[: len(content) - len(content) % _FD_SIZE])
+                count = len(content) // _FD_SIZE
+                self._fds += struct.unpack(f"{count}i", content[: count * _FD_SIZE])
         if flags & socket.MSG_CTRUNC or len(self._fds) > MAX_FDS:
             raise VhostUserError(f"a message with more than {MAX_FDS} descriptors, or more than can be opened here")
         if not data:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
-import socket
 import sys
 
 from pyvmm import child, logs
@@ -24,11 +23,14 @@ from pyvmm.virtio.device import VirtioDevice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
     from typing import Final, NoReturn
 
     from pyvmm.exit_reason import ExitReason
     from pyvmm.plugins import DeviceRequest
+else:
+    import _socket as socket  # its enums take longer to make than all that is done with them
 
 SOCKET_FD: Final = child.FIRST_FD
 TELL_FD: Final = child.FIRST_FD + 1

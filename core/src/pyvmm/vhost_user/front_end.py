@@ -8,7 +8,6 @@ configuration. It waits for the back end, for a bounded time, on a thread of the
 from __future__ import annotations
 
 import time
-from collections import deque
 
 from pyvmm.errors import PyvmmError
 from pyvmm.eventfd import EventFd
@@ -98,7 +97,7 @@ class VhostUserDevice(VirtioDevice):
         self._config_writes: dict[tuple[int, int], bytes] = {}
         """The driver's writes, oldest first: what a restarted back end has to be told."""
         self._inflight: InflightBuffer | None = None
-        self._restarts: deque[float] = deque(maxlen=MAX_RESTARTS)
+        self._restarts: list[float] = []
         self._channel_used = 0
         self._err = EventFd()
         self.own_loop = LoopThread("vhost-user")
@@ -285,7 +284,7 @@ class VhostUserDevice(VirtioDevice):
             window = now - self._restarts[0]
             log.error("%s: %d restarts in %d s were of no use", self.context.label, MAX_RESTARTS, window)
             return False
-        self._restarts.append(now)
+        self._restarts = [*self._restarts[1 - MAX_RESTARTS :], now]
         return True
 
     def _reconnect(self, deadline: float) -> Session:

@@ -8,13 +8,10 @@ by knowing its addresses does not know those of the next.
 from __future__ import annotations
 
 import gc
-import importlib
 import os
 import select
-import socket
 import sys
 import time
-from functools import partial
 
 from pyvmm import child, logs
 from pyvmm.errors import HostError, UsageError
@@ -30,12 +27,15 @@ from pyvmm.vhost_user.source import BackendSource
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
     from typing import Final
 
     from pyvmm.child import Child
     from pyvmm.loop_thread import LoopThread
     from pyvmm.plugins import DeviceRequest
+else:
+    import _socket as socket  # its enums take longer to make than all that is done with them
 
 log = logs.logger(__name__)
 
@@ -104,9 +104,11 @@ class DeviceProcess(BackendSource):
                 arguments = [*command, str(parent), str(level), request.id, request.spec, self.machine.to_text()]
                 self.child = child.spawn(request.id, arguments, fds, environment)
             else:
-                self.child = child.fork(
-                    request.id, partial(device_process.serve, request, self.machine, parent, level), fds
-                )
+
+                def serve() -> int:
+                    return device_process.serve(request, self.machine, parent, level)
+
+                self.child = child.fork(request.id, serve, fds)
         except OSError as error:
             raise HostError(f"{request.id}: no process for the device: {error.strerror}; give process=off") from error
         finally:
@@ -250,7 +252,7 @@ class DeviceProcesses:
         for request in wanted:
             for module in request.kind.modules:
                 try:
-                    importlib.import_module(module)
+                    __import__(module)
                 except Exception as error:
                     log.debug("%s: %s", module, error)  # whoever makes the device hears of it
         new_program = child.has_threads()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 
 from pyvmm._native import lib
 from pyvmm.vhost_user.connection import Connection, close_fds
@@ -14,6 +13,7 @@ from pyvmm.vhost_user.protocol import (
     FrontendRequest,
     Inflight,
     MemoryRegion,
+    Number,
     ProtocolFeature,
     VhostUserError,
     VringAddr,
@@ -26,11 +26,14 @@ from pyvmm.vhost_user.protocol import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
     from typing import Final
 
     from pyvmm.memory import GuestMemory
     from pyvmm.virtio.queue import Queue
+else:
+    import _socket as socket  # its enums take longer to make than all that is done with them
 
 __all__ = ["InflightBuffer", "Session"]
 
@@ -90,7 +93,7 @@ class Session:
             self.close()
             raise
 
-    def has(self, feature: ProtocolFeature) -> bool:
+    def has(self, feature: Number) -> bool:
         """Whether ``feature`` of the protocol was negotiated."""
         return bool(self.protocol_features & feature.mask)
 
@@ -234,11 +237,13 @@ class Session:
         if self.has(ProtocolFeature.BACKEND_REQ):
             ours, theirs = socket.socketpair()
             self.channel = Connection(ours, timeout=self.connection.timeout)
-            with theirs:
+            try:
                 self._request(FrontendRequest.SET_BACKEND_REQ_FD, fds=[theirs.fileno()])
+            finally:
+                theirs.close()
 
     def _request(
-        self, request: FrontendRequest, payload: bytes = b"", fds: Sequence[int] = (), timeout: float | None = None
+        self, request: Number, payload: bytes = b"", fds: Sequence[int] = (), timeout: float | None = None
     ) -> None:
         """A request without an answer of its own."""
         if self.has(ProtocolFeature.REPLY_ACK):
@@ -246,7 +251,7 @@ class Session:
         else:
             self.connection.send(request, payload, fds, timeout=timeout)
 
-    def _ask_u64(self, request: FrontendRequest) -> int:
+    def _ask_u64(self, request: Number) -> int:
         with self.connection.exchange(request) as message:
             message.take_fds(0)
             return unpack_u64(message.payload)

@@ -6,8 +6,6 @@ goes between the descriptor and guest memory directly; nothing of it is seen her
 
 from __future__ import annotations
 
-import enum
-
 from pyvmm._native import ffi, lib
 from pyvmm.eventfd import EventFd
 
@@ -37,19 +35,19 @@ _IDLE_TIME: Final = 2
 _LENGTH_SIZE: Final = 4
 
 
-class Stop(enum.IntEnum):
+class Stop:
     """Why a call ended, and so what to wait for before the next."""
 
-    EMPTY = lib.PYVMM_BULK_EMPTY
+    EMPTY: Final[int] = lib.PYVMM_BULK_EMPTY
     """The driver has to make chains available (enough of them); it was asked to kick."""
 
-    WAIT = lib.PYVMM_BULK_WAIT
+    WAIT: Final[int] = lib.PYVMM_BULK_WAIT
     """The descriptor would block."""
 
-    BUDGET = lib.PYVMM_BULK_BUDGET
+    BUDGET: Final[int] = lib.PYVMM_BULK_BUDGET
     """Nothing: there may be more to do at once."""
 
-    ERROR = lib.PYVMM_BULK_ERROR
+    ERROR: Final[int] = lib.PYVMM_BULK_ERROR
     """The descriptor cannot be read; ``error`` says why."""
 
 
@@ -115,11 +113,11 @@ class _Bulk:
         """The last errno of the descriptor; 0 when there was none."""
         return int(self.native.error)
 
-    def _done(self, result: int) -> Stop:
+    def _done(self, result: int) -> int:
         if self.native.interrupt and self.queue.interrupt is not None:
             self.queue.interrupt.signal_used_queue()
         self.queue.check(result)
-        return Stop(result)
+        return result
 
 
 class ToDescriptor(_Bulk):
@@ -131,7 +129,7 @@ class ToDescriptor(_Bulk):
         must not be taken otherwise."""
         super().__init__(queue, channel, min_size, max_size)
 
-    def move(self) -> Stop:
+    def move(self) -> int:
         """Move what there is; raises :class:`~pyvmm.virtio.queue.QueueError`."""
         if self.queue.native is None:
             return Stop.EMPTY
@@ -170,7 +168,7 @@ class FromDescriptor(_Bulk):
         self.native.count_offset = count_offset
         self.native.clear = clear
 
-    def move(self) -> Stop:
+    def move(self) -> int:
         """Move what there is; raises :class:`~pyvmm.virtio.queue.QueueError`."""
         if self.queue.native is None:
             return Stop.EMPTY
@@ -198,7 +196,7 @@ class BothWays:
         self._native.idle_ms = _IDLE_TIME
         self._native.max_ms = MAX_TIME
 
-    def move(self) -> tuple[Stop, Stop]:
+    def move(self) -> tuple[int, int]:
         """Move what there is and what comes; why each of the directions stopped. Raises as they do."""
         to, back, native = self._to.queue, self._back.queue, self._native
         plain = (
@@ -214,4 +212,4 @@ class BothWays:
         back.interrupt.used_signals += native.back_calls
         to.check(native.to_stop)
         back.check(native.back_stop)
-        return Stop(native.to_stop), Stop(native.back_stop)
+        return native.to_stop, native.back_stop

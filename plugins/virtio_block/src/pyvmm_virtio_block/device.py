@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from functools import partial
 
 from pyvmm.aio import IoEngine
 from pyvmm.logs import logger
@@ -233,10 +232,11 @@ class Block(VirtioDevice):
             self._check_writable()
             segments = read_segments(chain, type_, image.size)
             if type_ == VIRTIO_BLK_T_DISCARD:
-                Discard(engine, image.file, segments, partial(self._done, chain, "discard")).start()
+                Discard(engine, image.file, segments, lambda result: self._done(chain, "discard", result)).start()
             else:
-                zeroed = partial(self._zeroed, chain)
-                WriteZeroes(engine, image.file, segments, zeroed, self._refused_modes).start()
+                WriteZeroes(
+                    engine, image.file, segments, lambda result: self._zeroed(chain, result), self._refused_modes
+                ).start()
         else:
             raise RequestError(VIRTIO_BLK_S_UNSUPP, f"type {type_}")
 
@@ -245,7 +245,7 @@ class Block(VirtioDevice):
             raise RequestError(VIRTIO_BLK_S_IOERR, "a write to a read-only disk")
 
     def _flush(self, chain: DescriptorChain) -> None:
-        self.engine.fdatasync(self.image.file, partial(self._done, chain, "flush"))
+        self.engine.fdatasync(self.image.file, lambda result: self._done(chain, "flush", result))
 
     def _zeroed(self, chain: DescriptorChain, result: int) -> None:
         if result == 0 and not self.writeback:

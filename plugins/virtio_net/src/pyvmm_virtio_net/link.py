@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
-import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from typing import Final
+else:
+    import _socket as socket  # its enums take longer to make than all that is done with them
 
 _RTMGRP_LINK: Final = 1  # <linux/rtnetlink.h>
 

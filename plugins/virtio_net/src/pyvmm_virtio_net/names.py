@@ -48,10 +48,13 @@ def default_mac(tap: str) -> str:
     Of one name there is one tap in a network namespace and one VM on it, so the address is made of the host's
     machine-id(5), the namespace and the name. Guests that know their card by its address keep it.
     """
-    import hashlib
+    try:
+        from _blake2 import blake2b  # hashlib's, without OpenSSL, whose libraries it loads for other hashes
+    except ImportError:
+        from hashlib import blake2b
 
     seed = [_machine_id(), _netns_cookie(), tap.encode()]
-    digest = hashlib.blake2b(b"\0".join(seed), digest_size=6, person=b"pyvmm-net-mac").digest()
+    digest = blake2b(b"\0".join(seed), digest_size=6, person=b"pyvmm-net-mac").digest()
     return bytes([digest[0] & 0xFC | 0x02, *digest[1:]]).hex(":")
 
 
@@ -69,10 +72,12 @@ def _machine_id() -> bytes:
 
 def _netns_cookie() -> bytes:
     """A number of this process's network namespace; 1 in the host's first one, at every boot."""
-    import socket
+    import _socket as socket  # its enums take longer to make than all that is done with them
 
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        try:
-            return sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
-        except OSError:
-            return b""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+    except OSError:
+        return b""
+    finally:
+        sock.close()

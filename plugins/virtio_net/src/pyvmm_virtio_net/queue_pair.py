@@ -149,20 +149,20 @@ class QueuePair:
         self._received(received)
         return True
 
-    def _sent(self, stop: Stop) -> None:
-        if stop is Stop.BUDGET:
+    def _sent(self, stop: int) -> None:
+        if stop == Stop.BUDGET:
             self._transmitq.event.signal()
-        elif stop is Stop.WAIT:
+        elif stop == Stop.WAIT:
             self._wait_for(self._events | WRITABLE)
 
-    def _received(self, stop: Stop) -> None:
-        if stop is Stop.EMPTY:
+    def _received(self, stop: int) -> None:
+        if stop == Stop.EMPTY:
             # The tap keeps its frames, and tells when there is room again: nothing is polled meanwhile, and
             # nothing forgotten.
             self._wait_for(self._events & ~READABLE)
-        elif stop is Stop.ERROR and self._is_gone():
+        elif stop == Stop.ERROR and self._is_gone():
             self._leave()
-        elif stop is Stop.BUDGET:
+        elif stop == Stop.BUDGET:
             self._receive_more()
 
     def _receive_more(self) -> None:

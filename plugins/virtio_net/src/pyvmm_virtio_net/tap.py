@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import array
 import errno
 import fcntl
 import os
-import socket
 import struct
 
 from pyvmm.errors import HostError, PyvmmError, UsageError
@@ -16,9 +14,12 @@ from pyvmm_virtio_net.constants import HEADER_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from typing import Final
 
     from pyvmm.virtio.vhost import VhostNet
+else:
+    import _socket as socket  # its enums take longer to make than all that is done with them
 
 log = logger(__name__)
 
@@ -127,6 +128,8 @@ class Tap:
         name = self.current_name()
         if name is None:
             return False
+        import array  # and with it collections
+
         value = array.array("I", [ETHTOOL_GLINK, 0])
         try:
             fcntl.ioctl(self.socket, SIOCETHTOOL, _IFREQ_POINTER.pack(name.encode(), value.buffer_info()[0]))
