@@ -5,38 +5,27 @@ from __future__ import annotations
 import os
 
 from pyvmm import startup
-from pyvmm.bus import BusDevice
 from pyvmm.closing import Closers
-from pyvmm.device_manager import MMIODeviceManager
 from pyvmm.errors import UsageError
-from pyvmm.eventloop import EventLoop
 from pyvmm.exit_reason import End, ExitReason
-from pyvmm.huge_pages import PageJoiner
 from pyvmm.kvm import Kvm, Vcpu
 from pyvmm.logs import logger, settle
-from pyvmm.machine_hooks import MachineHooks
 from pyvmm.machine_view import MachineView
 from pyvmm.memory import GuestMemory
-from pyvmm.plugin import AcpiRequest, CmdlineRequest
-from pyvmm.record import record, replace
+from pyvmm.record import record
 from pyvmm.threads import Crew, begin
-from pyvmm.vcpu_loop import VcpuLoop
-from pyvmm.x86_64 import acpi, bootparams, cpuid, kernel, layout
-from pyvmm.x86_64.boot_state import set_boot_state, set_feature_msrs
-from pyvmm.x86_64.cmdline import DEFAULT, Cmdline
-from pyvmm.x86_64.cmos import AbsentCmos
-from pyvmm.x86_64.power import KeyboardReset, PowerRegisters
+from pyvmm.x86_64 import layout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Final, Self
 
+    from pyvmm.bus import BusDevice
     from pyvmm.plugins import DeviceRequest
+    from pyvmm.vcpu_loop import VcpuLoop
     from pyvmm.vhost_user.processes import DeviceProcesses
     from pyvmm.virtio.device import VirtioDevice
-    from pyvmm.x86_64.acpi import AcpiDevice
-    from pyvmm.x86_64.initrd import LoadedInitrd
 
 __all__ = ["Machine", "MachineConfig"]
 
@@ -126,6 +115,14 @@ class Machine:
             self.vm = closers.enter(self.kvm.create_vm())
             finish_memory = self._begin_vm(closers)
             startup.ended("virtual machine, interrupt controllers")
+
+            # Imported while KVM takes the memory, which takes milliseconds.
+            from pyvmm.boot import Boot
+            from pyvmm.device_manager import MMIODeviceManager
+            from pyvmm.eventloop import EventLoop
+            from pyvmm.machine_hooks import MachineHooks
+
+            startup.ended("import of boot and devices")
             self.loop = EventLoop()
             """Where the devices of this process live; :meth:`run` is its thread."""
             closers.add(self.loop.close)
@@ -133,10 +130,9 @@ class Machine:
                 self.memory, loop=self.loop, stop=self.stop, fast_ports=self.vm.fast_ports, machine=self._view
             )
             closers.add(self.devices.close)
-            self.cmdline = Cmdline(" ".join(DEFAULT))
+            self._boot = Boot(self.memory, config)
+            self.cmdline = self._boot.cmdline
             """The kernel's command line; until the run, parameters can be added."""
-            self._kernel = kernel.load(self.memory, config.kernel)
-            self._initrd = self._load_initrd()
             startup.ended("kernel and initrd")
             self._create_vcpus()
             startup.ended("vCPUs")
@@ -157,6 +153,8 @@ class Machine:
 
         The machine closes it, also when it cannot take it.
         """
+        from pyvmm.bus import BusDevice
+
         if isinstance(device, BusDevice):
             return self.devices.register_bus_device(device, id)
         cmdline = self.cmdline if self.config.discovery == "cmdline" else None
@@ -168,16 +166,16 @@ class Machine:
         The calling thread becomes the devices' event loop; each vCPU has a thread of its own.
         """
         settle()  # a device may have imported logging
-        self._add_power()
-        self._write_boot_data()
+        self._boot.add_power(self.devices.ports, self.stop)
+        self._boot.write_tables(self.devices.acpi_devices, self._requests)
         startup.ended("tables and command line for the guest")
         self.devices.carry_out(self.vm)
         startup.ended("ioeventfds and irqfds")
-        for vcpu in self.vcpus:
-            set_feature_msrs(vcpu)
-        set_boot_state(self.vcpus[0], self.memory, self._kernel.entry)
+        self._boot.set_registers(self.vcpus)
         startup.ended("registers of the vCPUs")
         if self.config.join_pages and not self.config.huge_page_size:
+            from pyvmm.huge_pages import PageJoiner
+
             self._closers.enter(PageJoiner(self.memory))
         # From the loop, so that the first access of a vCPU finds it running.
         self.loop.post(self._start_vcpus)
@@ -214,14 +212,9 @@ class Machine:
         closers.add(finish)
         return finish
 
-    def _load_initrd(self) -> LoadedInitrd | None:
-        if not self.config.initrd:
-            return None
-        from pyvmm.x86_64 import initrd
-
-        return initrd.load(self.memory, self.config.initrd, self._kernel)
-
     def _create_vcpus(self) -> None:
+        from pyvmm.x86_64 import cpuid
+
         supported = self.kvm.supported_cpuid()
         tsc_deadline = bool(self.kvm.check_extension("KVM_CAP_TSC_DEADLINE_TIMER"))
         for index in range(self.config.cpus):
@@ -229,58 +222,9 @@ class Machine:
             vcpu.set_cpuid(cpuid.for_vcpu(supported, index, self.config.cpus, tsc_deadline=tsc_deadline))
             self.vcpus.append(vcpu)
 
-    def _add_power(self) -> None:
-        """The ways in which a guest ends a run."""
-
-        def poweroff() -> None:
-            self.stop(ExitReason(End.POWEROFF))
-
-        def reboot() -> None:
-            self.stop(ExitReason(End.REBOOT))
-
-        ports = self.devices.ports
-        ports.insert(PowerRegisters(poweroff, reboot), layout.POWER_PORT, layout.POWER_PORT_SIZE)
-        # What a guest looks for at fixed ports, and loses time over where nobody says that it is not there.
-        self._has_i8042 = ports.device_at(layout.I8042_STATUS_PORT) is not None
-        self._has_rtc = ports.device_at(layout.CMOS_PORT) is not None
-        if not self._has_i8042:
-            ports.insert(KeyboardReset(reboot), layout.I8042_STATUS_PORT, 1)
-        if not self._has_rtc:
-            ports.insert(AbsentCmos(), layout.CMOS_PORT, layout.CMOS_PORT_SIZE)
-
-    def _write_boot_data(self) -> None:
-        """Tables and command line, when all devices are known."""
-        self._add_kinds_to_cmdline()
-        self.cmdline.insert(self.config.cmdline)
-        devices = [self._with_terms(at, device) for at, device in enumerate(self.devices.acpi_devices)]
-        tables = acpi.build(self.config.cpus, devices, i8042=self._has_i8042, rtc=self._has_rtc)
-        acpi.write(self.memory, tables)
-        if self.config.discovery == "cmdline":
-            from pyvmm.x86_64 import mptable
-
-            mptable.write(self.memory, self.config.cpus)
-        bootparams.write(self.memory, self._kernel, str(self.cmdline), self._initrd, tables.rsdp_address)
-
-    def _add_kinds_to_cmdline(self) -> None:
-        """What the kinds of the machine's devices want the kernel to be told, once a kind."""
-        by_kind: dict[str, list[DeviceRequest]] = {}
-        for request in self._requests.values():
-            by_kind.setdefault(request.kind.name, []).append(request)
-        for requests in by_kind.values():
-            if ask := requests[0].kind.cmdline:
-                options = [request.options for request in requests]
-                self.cmdline.insert(ask(CmdlineRequest(options, self.config.cmdline, self._initrd is not None)))
-
-    def _with_terms(self, index: int, device: AcpiDevice) -> AcpiDevice:
-        """``device`` with what its kind adds to its object."""
-        request = self._requests.get(device.id)
-        if request is None or request.kind.acpi is None:
-            return device
-        path = acpi.device_path(index)
-        terms = request.kind.acpi(AcpiRequest(request.options, path, device.mmio, device.ports, device.irq))
-        return replace(device, terms=terms)
-
     def _start_vcpus(self) -> None:
+        from pyvmm.vcpu_loop import VcpuLoop
+
         for vcpu in self.vcpus:
             loop = VcpuLoop(vcpu, self.devices.bus, self.devices.ports, self.stop, self._reasons)
             self._joins.append(begin(self._vcpu_run(loop), f"vcpu{vcpu.index}"))

@@ -119,13 +119,13 @@ class BareMachine(Machine):
 
     def _start_vcpus(self) -> None:
         for vcpu in self.vcpus if self.all_cpus else self.vcpus[:1]:
-            set_boot_state(vcpu, self.memory, self._kernel.entry, user=self.user)
+            set_boot_state(vcpu, self.memory, self._boot.entry, user=self.user)
             # Not every KVM knows IOPL. Behind a TSS of this size there is a bitmap of ports, all zeros: all allowed.
             sregs = vcpu.get_sregs()
             sregs.tr.limit = 0xFFFF
             vcpu.set_sregs(sregs)
             flags = RFLAGS_FIXED | (RFLAGS_IOPL3 if self.user else 0)
-            vcpu.set_regs(rip=self._kernel.entry, rdi=vcpu.index, rsp=STACKS + STACK_SIZE * vcpu.index, rflags=flags)
+            vcpu.set_regs(rip=self._boot.entry, rdi=vcpu.index, rsp=STACKS + STACK_SIZE * vcpu.index, rflags=flags)
             state = ffi.new("struct kvm_mp_state *")
             state.mp_state = lib.KVM_MP_STATE_RUNNABLE
             ioctl(vcpu.fd, "KVM_SET_MP_STATE", state)
