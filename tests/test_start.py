@@ -23,35 +23,43 @@ HEAVY = {
 RUN = """
 import os, sys
 from pyvmm import cli
-parent, end = os.getpid(), os._exit
+end = os._exit
 def tell(status):
-    if os.getpid() == parent:
-        print(*sys.modules, file=sys.stderr, flush=True)
+    with open(f"WHERE/{os.getpid()}", "w") as file:
+        print(*sys.modules, file=file)
     end(status)
 os._exit = tell
 cli.script()
 """
-"""The command, which prints at its end what has been imported."""
+"""The command, of which each process says at its end what it has imported."""
 
 
-def imported(*arguments: str) -> set[str]:
-    """The modules that the command's own process has at its end."""
-    command = [sys.executable, "-c", RUN, *arguments]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=True)
-    names = set(done.stderr.split())
-    assert "pyvmm.machine" in names
-    return names
-
-
-@needs_kvm
-def test_a_machine_with_a_serial_port_imports_nothing_heavy(kernel: str) -> None:
-    assert not HEAVY & imported("--kernel", kernel)
+def imported(where: Path, *arguments: str, processes: int = 1) -> set[str]:
+    """The modules that the command's processes have at their ends."""
+    run = RUN.replace("WHERE", str(where))
+    command = [sys.executable, "-c", run, *arguments]
+    subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=True)
+    each = [set(file.read_text().split()) for file in where.iterdir()]
+    assert len(each) == processes
+    assert any("pyvmm.machine" in names for names in each)
+    return set().union(*each)
 
 
 @needs_kvm
-@pytest.mark.parametrize("where", ["on", "off"])
-def test_nor_does_one_with_a_disk(kernel: str, disk: str, where: str) -> None:
-    assert not HEAVY & imported("--kernel", kernel, "--device", f"block:{disk},process={where}")
+def test_a_machine_with_a_serial_port_imports_nothing_heavy(
+    kernel: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    assert not HEAVY & imported(tmp_path_factory.mktemp("said"), "--kernel", kernel)
+
+
+@needs_kvm
+@pytest.mark.parametrize(("where", "processes"), [("on", 2), ("off", 1)])
+def test_nor_does_one_with_a_disk(
+    kernel: str, disk: str, where: str, processes: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    said = tmp_path_factory.mktemp("said")
+    command = ["--kernel", kernel, "--device", f"block:{disk},process={where}"]
+    assert not HEAVY & imported(said, *command, processes=processes)
 
 
 @needs_kvm

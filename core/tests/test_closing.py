@@ -60,6 +60,20 @@ def test_what_one_raises_keeps_no_other_from_being_called() -> None:
     assert isinstance(raised.value.__context__, OSError)
 
 
+def test_an_error_that_is_on_its_way_is_behind_those_of_closing() -> None:
+    def fail(error: BaseException) -> None:
+        raise error
+
+    first, second, third = ValueError("first"), OSError("second"), KeyError("third")
+    with pytest.raises(KeyError) as raised, Closers() as closers:
+        closers.add(lambda: fail(third))
+        closers.add(lambda: fail(second))
+        raise first
+    assert raised.value is third
+    assert third.__context__ is second
+    assert second.__context__ is first
+
+
 def test_very_many_of_them_may_fail() -> None:
     closers = Closers()
     for _ in range(5000):

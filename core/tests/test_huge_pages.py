@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -11,6 +10,8 @@ import pytest
 from pyvmm._native import ffi, lib
 from pyvmm.huge_pages import PageJoiner
 from pyvmm.memory import PAGE_SIZE, GuestMemory, GuestRegion
+
+from core.tests.os_threads import wait_until
 
 MIB = 1 << 20
 HUGE = 2 * MIB
@@ -182,11 +183,12 @@ def test_what_was_given_back_in_part_is_not_taken_again(memory: GuestMemory) -> 
 def test_it_ends_and_leaves_the_rest_as_it_is() -> None:
     with GuestMemory.create([(0, 32 * MIB)]) as memory:
         joiner = PageJoiner(memory)
+        wait_until("memory", there=True)
         joiner.close()
         joiner.close()
         memory.write(5 * MIB, MIXED * 20)
         assert held(memory) == 20 * PAGE_SIZE
-        assert "memory" not in {thread.name for thread in threading.enumerate()}
+    wait_until("memory", there=False)
 
 
 def test_memory_that_is_not_to_be_joined_never_is() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -25,15 +27,44 @@ def test_a_thread_has_its_name_and_is_waited_for() -> None:
     join()
 
 
-@pytest.mark.parametrize("error", [OSError("no"), SystemExit(3), KeyboardInterrupt()])
-def test_what_it_raises_is_for_the_first_who_asks(error: BaseException) -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError("no"), ["Exception in thread at-work:", "OSError: no"]),
+        (KeyboardInterrupt(), ["Exception in thread at-work:", "KeyboardInterrupt"]),
+        (SystemExit(3), []),
+    ],
+)
+def test_what_it_raises_is_printed_and_does_not_come_out_of_the_wait(
+    error: BaseException, said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     def work() -> None:
         raise error
 
-    join = begin(work, "at-work")
-    with pytest.raises(type(error)):
-        join()
-    join()
+    begin(work, "at-work")()
+    lines = capsys.readouterr().err.splitlines()
+    assert [*lines[:1], *lines[-1:]] == said
+
+
+def test_any_name_will_do() -> None:
+    names: list[bytes] = []
+    begin(lambda: names.append(Path("/proc/thread-self/comm").read_bytes()), "d\udcffe" + 20 * "x")()
+    assert names == [b"d\xffe" + 12 * b"x" + b"\n"]
+
+
+THREADS = """
+import sys
+from pyvmm import threads
+threads.alone = {alone}
+threads.begin(lambda: __import__("logging"), "logs")()
+import threading
+print(threading.current_thread() is threading.main_thread())
+"""
+
+
+def test_the_main_thread_stays_the_main_thread_to_the_program() -> None:
+    command = [sys.executable, "-c", THREADS.format(alone=False)]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout == "True\n"
 
 
 def test_a_crew_is_waited_for_and_nobody_enters_later() -> None:

@@ -29,15 +29,20 @@ DEFAULT_DEVICES: Final = ("serial",)
 """Kinds that a machine has without being asked, where a package that offers them is installed."""
 
 
+_is_process = False
+"""Whether the process is this command's, and not a program's that calls :func:`main`."""
+
+
 def run(arguments: Arguments) -> int:
     """Do what the command line says; the exit status."""
-    from pyvmm import logs
+    from pyvmm import logs, threads
     from pyvmm.plugins import Plugins
 
     if arguments.trace_startup:
         startup.begin()
         startup.ended("command line")
     logs.configure(arguments.verbose)
+    threads.alone = _is_process
     plugins = Plugins(arguments.disabled)
     plugins.warn_of_unmatched(arguments.disabled)
     if _print_help(plugins, arguments.devices):
@@ -119,6 +124,8 @@ def script() -> NoReturn:
     When the machine is closed, nothing is left that somebody needs, and to take the interpreter apart takes as long
     as to make a machine.
     """
+    global _is_process
+    _is_process = True
     status = main()
     try:
         for stream in (sys.stdout, sys.stderr):

@@ -3,6 +3,8 @@ what contextlib imports, which is a tenth of a start."""
 
 from __future__ import annotations
 
+import sys
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,20 +39,36 @@ class Closers:
         return taken
 
     def close(self) -> None:
-        """Call them, once. When all have been called the last error is raised, with the one before as its context."""
+        """Call them, once. When all have been called the last error is raised, with the one before as its context, and
+        so on up to the one that is being handled here, if one is."""
+        outer = sys.exc_info()[1]
         failure: BaseException | None = None
         while self._functions:
             function = self._functions.pop()
             try:
                 function()
             except BaseException as error:
-                error.__context__ = error.__context__ or failure
+                if failure is not None:
+                    _first_of(error, outer).__context__ = failure
                 failure = error
         if failure is not None:
-            raise failure
+            context = failure.__context__
+            try:
+                raise failure
+            finally:
+                failure.__context__ = context  # raise has put the one that is being handled there
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _first_of(error: BaseException, outer: BaseException | None) -> BaseException:
+    """The error that led to ``error``, at first, after ``outer``."""
+    seen = {id(error)}
+    while (before := error.__context__) is not None and before is not outer and id(before) not in seen:
+        seen.add(id(before))
+        error = before
+    return error

@@ -22,7 +22,7 @@ class LoopThread(EventLoop):
     """
 
     def __init__(self, name: str) -> None:
-        """``name`` is the thread's, of at most 15 bytes, and may be changed until it is started."""
+        """``name`` is the thread's, and may be changed until it is started."""
         super().__init__()
         self.name = name
         self._join: Callable[[], None] | None = None
@@ -32,14 +32,22 @@ class LoopThread(EventLoop):
         if self._join is None:
             waiting = allocate_lock()
             waiting.acquire()
+
+            def serve() -> None:
+                try:
+                    self.run()
+                finally:
+                    if waiting.locked():
+                        waiting.release()
+
             self.post(waiting.release)
-            self._join = begin(self.run, self.name)
+            self._join = begin(serve, self.name)
             waiting.acquire()
+            waiting.release()
 
     def close(self) -> None:
         """End the thread after what it is at, and release the loop's descriptors. Not from the thread itself."""
-        if self._join is not None:
+        if self._join is not None and not self._closed:
             self.stop()
             self._join()
-            self._join = None
         super().close()

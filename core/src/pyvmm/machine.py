@@ -208,8 +208,22 @@ class Machine:
         self.vm.set_tss_address(layout.KVM_TSS_ADDRESS)
         self.vm.set_identity_map_address(layout.KVM_IDENTITY_MAP_ADDRESS)
         self.vm.create_irqchip()
-        finish = begin(lambda: self.vm.set_memory(self.memory), "memory")
-        closers.add(finish)
+        failures: list[BaseException] = []
+
+        def set_memory() -> None:
+            try:
+                self.vm.set_memory(self.memory)
+            except BaseException as error:
+                failures.append(error)
+
+        join = begin(set_memory, "memory")
+        closers.add(join)
+
+        def finish() -> None:
+            join()
+            if failures:
+                raise failures[0]
+
         return finish
 
     def _create_vcpus(self) -> None:
@@ -237,10 +251,10 @@ class Machine:
         def run() -> None:
             if not self._crew.enter():
                 return  # the run is over already, and what the vCPU needs may be gone
-            if startup.steps is not None and loop.vcpu.index == 0:
-                startup.ended("vCPU 0 enters the guest")
-                startup.report()
             try:
+                if startup.steps is not None and loop.vcpu.index == 0:
+                    startup.ended("vCPU 0 enters the guest")
+                    startup.report()
                 loop.run()
             finally:
                 self._crew.leave(self.loop.stop)

@@ -3,6 +3,8 @@ those import in turn a tenth of a start. What devices do with ``threading`` is t
 
 from __future__ import annotations
 
+import os
+import sys
 from _thread import allocate_lock, start_new_thread
 
 from pyvmm._native import lib
@@ -13,31 +15,38 @@ if TYPE_CHECKING:
 
 __all__ = ["Crew", "begin"]
 
+alone = False
+"""Whether the process is the command's and ends as that does. In any other ``threading`` is imported before there are
+threads, since to it the one that imports it first is the main thread: the one that the interpreter's end waits for."""
+
 
 def begin(function: Callable[[], object], name: str) -> Callable[[], None]:
-    """Run ``function`` on a thread that top(1), gdb and perf know by ``name``, of at most 15 bytes.
+    """Run ``function`` on a thread that top(1), gdb and perf know by the first 15 bytes of ``name``.
 
-    What is returned waits for its end and raises what it raised, to the first who asks. The process's end does not
-    wait for it.
+    What is returned waits for its end. The process's end does not. What ``function`` raises is printed as the bug that
+    it is, but for SystemExit.
     """
+    if not alone:
+        import threading  # noqa: F401 - see above
     over = allocate_lock()
     over.acquire()
-    failures: list[BaseException] = []
+    known_as = os.fsencode(name)[:15]
 
     def run() -> None:
         try:
-            lib.pyvmm_process_set_name(name.encode())
+            lib.pyvmm_process_set_name(known_as)
             function()
-        except BaseException as error:
-            failures.append(error)
+        except SystemExit:
+            pass
+        except BaseException:
+            print(f"Exception in thread {name}:", file=sys.stderr)
+            sys.excepthook(*sys.exc_info())
         finally:
             over.release()
 
     def join() -> None:
         with over:
             pass
-        if failures:
-            raise failures.pop()
 
     start_new_thread(run, ())
     return join
@@ -67,8 +76,10 @@ class Crew:
         with self._lock:
             self._count -= 1
             if self._count == 0:
-                last()
-                self._nobody.release()
+                try:
+                    last()
+                finally:
+                    self._nobody.release()
 
     def close(self) -> None:
         """Let nobody in, and wait for those who are."""

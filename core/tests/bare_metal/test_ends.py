@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,22 +15,7 @@ from pyvmm.exit_reason import End, ExitReason
 from pyvmm.testing.bare_metal import BareMachine
 from pyvmm.threads import begin
 
-
-def all_vcpus_ended() -> bool:
-    """Whether no thread is a vCPU's any more, but for one that is done with it and about to end."""
-    deadline = time.monotonic() + PROMPT
-    while any(name.startswith("vcpu") for name in thread_names()):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
-
-
-def thread_names() -> Iterator[str]:
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(OSError):  # it may just have ended
-            yield (task / "comm").read_text()
-
+from core.tests.os_threads import wait_until
 
 PROMPT = 2.0
 """Seconds that an end may take, on a machine that has other things to do."""
@@ -124,7 +108,7 @@ def test_an_exception_on_the_event_loop_ends_all_vcpus_and_is_raised(
         machine.loop.post(lambda: machine.loop.post(fail))
         with pytest.raises(type(error)):
             machine.run()
-        assert all_vcpus_ended()
+        wait_until("vcpu", there=False)
 
 
 class Port(BusDevice):
@@ -179,15 +163,16 @@ def test_threads_that_cannot_be_started_end_the_run(
     with BareMachine(program("end.c", "END_SPIN"), cpus=2, all_cpus=True) as machine:
         with pytest.raises(RuntimeError, match="can't start new thread"):
             machine.run()
-        assert all_vcpus_ended()
+        wait_until("vcpu", there=False)
 
 
 def test_a_machine_leaves_no_descriptor_and_no_thread(program: Callable[..., Path]) -> None:
     kernel = program("end.c", "END_POWEROFF")
     gc.collect()  # other tests' exceptions hold on to their machines
-    before, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         with BareMachine(kernel, cpus=2) as machine:
             machine.run()
     assert len(os.listdir("/proc/self/fd")) == before
-    assert threading.active_count() == threads
+    wait_until("vcpu", there=False)
+    wait_until("memory", there=False)
