@@ -1,6 +1,7 @@
 # make run    sets up, gets a guest and boots it with serial, block and net
 # make shell  the same guest with an interactive shell
 # make test   sets up, passes all tests and builds the documentation
+# make soak   a Linux works disks and cards for minutes, with every engine, and verifies
 # make bench  prints tables, side by side with QEMU
 # make docs   builds the documentation
 # make dist   sdists and wheels of all distributions, in .cache/dist
@@ -18,7 +19,7 @@ INPUTS := Makefile $(wildcard $(addsuffix /pyproject.toml,$(PACKAGES))) core/set
 
 TOOLS := pytest pytest-timeout pytest-xdist hypothesis mypy ruff
 
-.PHONY: setup run shell test unit boot-test bench docs dist deb deb-test lint clean
+.PHONY: setup run shell test unit boot-test soak bench docs dist deb deb-test lint clean
 
 # Compiled ahead of time, since an environment may say that Python writes no bytecode: it is most of a start.
 setup: $(BUILT)
@@ -51,6 +52,14 @@ boot-test: setup
 	tests/system/require guest lab test
 	$(BIN)/python tests/guest/build.py
 	tests/boot/run $(BIN)/python
+
+SOAK_SECONDS ?= 60
+
+soak: setup
+	tests/system/require guest lab test
+	$(BIN)/python tests/guest/build.py
+	tests/lab/with-kvm $(BIN)/python -m pytest -p no:cacheprovider -rs --soak $(SOAK_SECONDS) \
+	    -k 'keep_what_fio_writes or sends_little_again' tests/boot/test_linux.py tests/boot/test_network.py
 
 bench: setup
 	tests/system/require guest lab test

@@ -17,3 +17,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--boots", type=int, default=3, help="how often test_boots_in_a_row boots")
+    parser.addoption(
+        "--soak", type=int, default=0, metavar="SECONDS", help="work disks and cards for so long, with every engine"
+    )
+
+
+@pytest.fixture
+def soak(pytestconfig: pytest.Config) -> int:
+    """How many seconds disks and cards are to be worked; skips where nobody asks for it."""
+    seconds: int = pytestconfig.getoption("--soak")
+    if not seconds:
+        pytest.skip("takes minutes: --soak SECONDS")
+    return seconds

@@ -31,6 +31,15 @@ FIELD = """
 field() { grep -A12 "\\"$2\\"" $1 | grep "\\"$3\\"" | head -1 | tr -dc '0-9'; }
 """
 
+SOAK = """
+iperf3 -c $HOST -t $SECONDS_EACH -J >/tmp/up || { cat /tmp/up; exit 2; }
+iperf3 -c $HOST -t $SECONDS_EACH -R -J >/tmp/down || { cat /tmp/down; exit 3; }
+echo UP=$(field /tmp/up sum_received bytes)
+echo UP-AGAIN=$(field /tmp/up sum_sent retransmits)
+echo DOWN=$(field /tmp/down sum_received bytes)
+echo DOWN-AGAIN=$(field /tmp/down sum_sent retransmits)
+"""
+
 QUEUES = """
 echo QUEUES=$(ls /sys/class/net/eth1/queues | tr '\\n' ' ')
 """
@@ -91,3 +100,21 @@ def test_tcp_over_a_tap_over_vhost_with_two_queues_and_over_passt(tmp_path: Path
         assert int(result.value(f"{device}-UP")) >= 1 << 20  # its receiver counts until the sender is done
         assert int(result.value(f"{device}-DOWN")) >= 1 << 20
         assert int(result.value(f"{device}-RETRANSMITS")) < 100
+
+
+@pytest.mark.parametrize("vhost", ["off", "on"])
+def test_tcp_sends_little_again(tmp_path: Path, vhost: str, soak: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """In each direction for a while, with frames that this process moves and that the kernel does."""
+    with tap() as interface, iperf_server(interface.host):
+        script = f"{FIELD}HOST={interface.host} SECONDS_EACH={soak}\n"
+        script += f"ip link set eth0 up && ip addr add {interface.guest}/{interface.prefix} dev eth0 || exit 1\n{SOAK}"
+        arguments = ["-v", "--device", f"net:{interface.name},vhost={vhost}"]
+        result = boot(tmp_path, script, *arguments, tools=["iperf3"])
+
+    result.assert_passed()
+    for direction in ("UP", "DOWN"):
+        size, again = int(result.value(direction)), int(result.value(f"{direction}-AGAIN"))
+        with capsys.disabled():
+            print(f"vhost={vhost}, {direction}: {size >> 20} MiB in {soak} s, {again} segments sent again")
+        assert size > soak << 16
+        assert again * 1448 < size // 100
