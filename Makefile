@@ -32,6 +32,8 @@ $(BUILT): $(INPUTS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check setuptools wheel 'cffi>=1.15' $(TOOLS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation $(addprefix -e ./,$(PACKAGES))
+	# It makes each start of Python import _distutils_hack, for who imports distutils.
+	rm -f .venv/lib/python3*/site-packages/distutils-precedence.pth
 	touch $@
 
 run: setup

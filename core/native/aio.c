@@ -217,7 +217,7 @@ int pyvmm_aio_submit(struct pyvmm_aio *aio)
             }
         }
         if (request->op == PYVMM_AIO_WRITE && request->file->cached && !request->flags &&
-            request->length <= aio->inline_length && request->length <= left_to_write) {
+            request->length <= left_to_write) {
             if (aio->detained) {
                 aio->detained--;
             } else {

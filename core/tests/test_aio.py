@@ -551,13 +551,25 @@ def write(engine: IoEngine, file: IoFile, length: int, flags: int = 0) -> list[i
     return at_once
 
 
-def test_a_short_write_into_the_page_cache_is_made_at_once(waiting_engine: IoEngine, file: IoFile) -> None:
+def test_a_write_into_the_page_cache_is_made_at_once(waiting_engine: IoEngine, file: IoFile) -> None:
     assert write(waiting_engine, file, 4096) == [4096]
     assert os.pread(file.fd, 4097, 0) == b"x" * 4096 + CONTENT[4096:4097]
+    assert write(waiting_engine, file, 1 << 20) == [1 << 20]
+
+
+def test_one_submission_writes_so_much_at_once_and_no_more(waiting_engine: IoEngine, file: IoFile) -> None:
+    results: list[int] = []
+    for at in range(5):
+        waiting_engine.pwritev(file, [bytes([at]) * (300 << 10)], at * (300 << 10), results.append)
+    waiting_engine.submit()
+    assert results == [300 << 10] * 3
+    wait(waiting_engine)
+    assert results == [300 << 10] * 5
+    assert [os.pread(file.fd, 1, at * (300 << 10)) for at in range(5)] == [bytes([at]) for at in range(5)]
 
 
 def test_other_writes_are_handed_over(waiting_engine: IoEngine, file: IoFile) -> None:
-    assert write(waiting_engine, file, 128 << 10) == []
+    assert write(waiting_engine, file, (1 << 20) + 1) == []
     assert write(waiting_engine, file, 4096, os.RWF_DSYNC) == []
     assert write(waiting_engine, IoFile(file.fd, cached=False), 4096) == []
 
