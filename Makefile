@@ -2,7 +2,7 @@
 # make shell  the same guest with an interactive shell
 # make test   sets up, passes all tests and builds the documentation
 # make soak   a Linux works disks and cards for minutes, with every engine, and verifies
-# make bench  prints tables, side by side with QEMU
+# make bench  prints tables, side by side with QEMU; .cache/bench.json has every sample
 # make docs   builds the documentation
 # make dist   sdists and wheels of all distributions, in .cache/dist
 # make deb    Debian packages, in .cache/deb; make deb-test installs them in a fresh Debian and boots a guest from it
@@ -65,7 +65,7 @@ soak: setup
 
 bench: setup
 	tests/system/require guest lab test
-	$(BIN)/python tests/benchmarks
+	$(BIN)/python tests/benchmarks --json .cache/bench.json
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
