@@ -230,3 +230,29 @@ def test_broken_ring(driver: VirtioDriver) -> None:
     assert driver.needs_reset
     driver.start(indirect=True)
     assert one(driver, [header(READ, 0)], [5]) == (DONE, CONTENT[:4])
+
+
+class LateStore(Store):
+    """One whose ring is not enabled yet when it is activated: a vhost-user front end enables them in turn."""
+
+    def activate(self, mem: GuestMemory, interrupt: Interrupt, queues: Sequence[Queue]) -> None:
+        queues[0].paused = True
+        super().activate(mem, interrupt, queues)
+
+
+def test_a_queue_that_is_paused_at_the_activation_is_served_when_it_goes_on(path: Path, backend: str) -> None:
+    fd = os.open(path, os.O_RDWR)
+    store = LateStore(IoFile(fd), 128, backend)
+    with VirtioDriver(store) as driver:
+        driver.start()
+        driver.rings[0].add([header(READ, 5)], [100, 1])
+        driver.rings[0].kick()
+        driver.loop.settle()
+        assert not driver.rings[0].take_used()
+        queue = driver.transport.queues[0]
+        queue.paused = False
+        queue.event.signal()
+        (used,) = driver.wait_used()
+        assert used.chain is not None
+        assert (status(used), used.chain.written()[:-1]) == (DONE, CONTENT[20:120])
+    os.close(fd)

@@ -275,6 +275,12 @@ class Queue:
         return None if self.paused or self.handed_over else self._native
 
     @property
+    def ring(self) -> Any:
+        """The same, also while no chain may be taken; None before the activation. To tell one activation's from the
+        next's: by another's wish a queue may be paused when its device is activated."""
+        return self._native
+
+    @property
     def in_flight(self) -> int:
         """How many chains were handed out and not completed."""
         return int(self._native.outstanding) - self.to_resubmit - len(self._taken) if self._native else 0

@@ -100,7 +100,7 @@ class Transfers:
         self._queue = queue
         self._memory = memory
         self._engine = engine
-        self._ring = queue.native  # lives as long as transfers are under way
+        self._ring = queue.ring  # lives as long as transfers are under way
         self._file = file
         buffers = max(queue.size, lib.PYVMM_MAX_CHAIN)
         self._iov = ffi.new("struct iovec[]", buffers)
