@@ -21,9 +21,10 @@ void *pyvmm_memory_map(int fd, uint64_t offset, uint64_t length, uint64_t page, 
     uint64_t unit = page > HUGE_PAGE ? page : HUGE_PAGE, whole = (length + page - 1) & ~(page - 1);
     struct stat file;
 
-    if (fstat(fd, &file) < 0)
+    if (fd >= 0 && fstat(fd, &file) < 0)
         return NULL;
-    if (whole < length || offset + whole < whole || (S_ISREG(file.st_mode) && (uint64_t)file.st_size < offset + whole)) {
+    if (whole < length || offset + whole < whole ||
+        (fd >= 0 && S_ISREG(file.st_mode) && (uint64_t)file.st_size < offset + whole)) {
         errno = EINVAL; /* to touch what is past the end would end the process (SIGBUS) */
         return NULL;
     }
@@ -32,8 +33,8 @@ void *pyvmm_memory_map(int fd, uint64_t offset, uint64_t length, uint64_t page, 
     if (room == MAP_FAILED)
         return NULL;
     uint64_t before = (offset - (uint64_t)(uintptr_t)room) & (unit - 1);
-    int flags = MAP_SHARED | MAP_FIXED | (reserved ? 0 : MAP_NORESERVE);
-    if (mmap(room + before, whole, PROT_READ | PROT_WRITE, flags, fd, (off_t)offset) == MAP_FAILED) {
+    int flags = (fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED) | MAP_FIXED | (reserved ? 0 : MAP_NORESERVE);
+    if (mmap(room + before, whole, PROT_READ | PROT_WRITE, flags, fd, fd < 0 ? 0 : (off_t)offset) == MAP_FAILED) {
         int error = errno;
         munmap(room, whole + unit);
         errno = error;
@@ -42,7 +43,10 @@ void *pyvmm_memory_map(int fd, uint64_t offset, uint64_t length, uint64_t page, 
     if (before)
         munmap(room, before);
     munmap(room + before + whole, unit - before);
-    madvise(room + before, whole, MADV_HUGEPAGE); /* for hosts that give them to who asks: "advise" in shmem_enabled */
+    madvise(room + before, whole, MADV_HUGEPAGE); /* for hosts that give them to who asks: "madvise" in enabled, "advise"
+                                                      in shmem_enabled */
+    if (fd < 0) /* else a fork made it copy on write, under KVM and under transfers of disks */
+        madvise(room + before, whole, MADV_DONTFORK);
     return room + before;
 }
 
@@ -59,6 +63,11 @@ int pyvmm_memory_discard(int fd, uint64_t offset, uint64_t length)
         result = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length);
     while (result < 0 && errno == EINTR);
     return result < 0 ? -errno : 0;
+}
+
+int pyvmm_memory_discard_own(void *host, uint64_t length)
+{
+    return madvise(host, length, MADV_DONTNEED) < 0 ? -errno : 0;
 }
 
 static struct pyvmm_range *range_at(const struct pyvmm_region *region, uint64_t at)

@@ -8,8 +8,8 @@
 
 /* Maps `length` bytes of `fd` from `offset` on, shared, for reading and writing, at an address that is as far from a
  * multiple of 2 MiB, or of `page` if that is more, as `offset` is: so huge pages of the file can be mapped as such.
- * `reserved`: of memory that the host has already. The mapping's address; or NULL, with errno, which is EINVAL where
- * the file ends before that. */
+ * `fd` -1 for memory of this process alone, which its forks do not get. `reserved`: of memory that the host has
+ * already. The mapping's address; or NULL, with errno, which is EINVAL where the file ends before that. */
 void *pyvmm_memory_map(int fd, uint64_t offset, uint64_t length, uint64_t page, int reserved);
 
 void pyvmm_memory_unmap(void *host, uint64_t length);
@@ -17,6 +17,9 @@ void pyvmm_memory_unmap(void *host, uint64_t length);
 /* Gives `length` bytes of `fd` from `offset` on back to the host: a hole, which reads as zeros (fallocate(2)). 0, or an
  * errno negated. */
 int pyvmm_memory_discard(int fd, uint64_t offset, uint64_t length);
+
+/* The same for whole pages of memory that is this process's alone (MADV_DONTNEED). */
+int pyvmm_memory_discard_own(void *host, uint64_t length);
 
 /* Makes huge pages of the ranges of 2 MiB that `length` bytes at `host` lie in, each tried once: a disk is then given
  * a few large pieces in place of hundreds of pages. MADV_COLLAPSE does so for a memfd too where the host's settings

@@ -342,14 +342,15 @@ def test_help_for_a_kind_lists_its_options_with_types_and_defaults(
         "\n"
         "--device lamp:PATH[,OPTION=VALUE…]\n"
         "\n"
-        "OPTION            DEFAULT        HELP\n"
-        "path=PATH         must be given  file that the light comes from (its name may be left out)\n"
-        "ro[=on|off]       off            never written to\n"
-        "colour=red|green  red            of the light\n"
-        "id=TEXT           none           name of the lamp\n"
-        "process[=on|off]  on             the device has a process of its own\n"
-        "restart[=on|off]  off            its process, if it dies, is replaced: requests go on, what it had in memory "
-        "is lost\n"
+        "OPTION               DEFAULT        HELP\n"
+        "path=PATH            must be given  file that the light comes from (its name may be left out)\n"
+        "ro[=on|off]          off            never written to\n"
+        "colour=red|green     red            of the light\n"
+        "id=TEXT              none           name of the lamp\n"
+        "process=auto|on|off  auto           the device has a process of its own; auto: on a host with one CPU only if "
+        "it needs the GIL\n"
+        "restart[=on|off]     off            its process, if it dies, is replaced: requests go on, what it had in "
+        "memory is lost\n"
     )
 
 
@@ -387,7 +388,7 @@ def test_a_start_imports_nothing_that_it_does_not_need(lamp: SitePackages, argum
         ("hel", ["help"]),
         (
             "lamp:a,",
-            [f"lamp:a,{option}" for option in ("path=", "ro", "colour=", "id=", "process", "restart", "help")],
+            [f"lamp:a,{option}" for option in ("path=", "ro", "colour=", "id=", "process=", "restart", "help")],
         ),
         ("lamp,r", ["lamp,ro", "lamp,restart"]),
         ("lamp:a,ro,colour=", ["lamp:a,ro,colour=red", "lamp:a,ro,colour=green"]),

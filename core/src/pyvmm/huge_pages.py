@@ -1,4 +1,4 @@
-"""Huge pages of what the guest comes to use, made beside it."""
+"""Huge pages of what the guest comes to use: whether the kernel makes them by itself, and who makes them beside it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,22 @@ from pyvmm.threads import begin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Final, Self
 
     from pyvmm.memory import GuestMemory
 
-__all__ = ["PageJoiner"]
+__all__ = ["PageJoiner", "at_first_use"]
+
+_ENABLED: Final = "/sys/kernel/mm/transparent_hugepage/enabled"
+
+
+def at_first_use() -> bool:
+    """Whether the host makes huge pages of anonymous memory that asks for them, when it is used first."""
+    try:
+        with open(_ENABLED, "rb", 0) as file:
+            return b"[never]" not in file.read(64)
+    except OSError:
+        return False  # a kernel without CONFIG_TRANSPARENT_HUGEPAGE
 
 
 class PageJoiner:

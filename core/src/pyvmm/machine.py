@@ -54,6 +54,10 @@ class MachineConfig:
     join_pages: bool = True
     """Whether the usual pages are made huge ones where the guest comes to use them."""
 
+    shared_memory: bool = False
+    """Whether the memory is a memfd also where none of ``devices`` needs that: for a program that hands it to another
+    process, or adds a device that does."""
+
     cpus: int = 1
     """1 to 8."""
 
@@ -71,6 +75,21 @@ def _start_processes(requests: Sequence[DeviceRequest], view: MachineView, close
     processes = closers.enter(DeviceProcesses())
     processes.start(requests, view)
     return processes
+
+
+def _make_memory(config: MachineConfig, ranges: Sequence[tuple[int, int]]) -> GuestMemory:
+    """The VMM's alone where that will do: the host then makes huge pages of it at their first use, and we need not."""
+    if not (
+        config.shared_memory
+        or config.huge_page_size
+        or not config.join_pages
+        or any(request.process or request.kind.shares_memory for request in config.devices)
+    ):
+        from pyvmm.huge_pages import at_first_use
+
+        if at_first_use():
+            return GuestMemory.private(ranges)
+    return GuestMemory.create(ranges, huge_page_size=config.huge_page_size, join_pages=config.join_pages)
 
 
 class Machine:
@@ -107,9 +126,7 @@ class Machine:
             processes = _start_processes(config.devices, self._view, closers)
             startup.ended("device processes begun")
             self.kvm = closers.enter(Kvm())
-            self.memory = closers.enter(
-                GuestMemory.create(ranges, huge_page_size=config.huge_page_size, join_pages=config.join_pages)
-            )
+            self.memory = closers.enter(_make_memory(config, ranges))
             """The guest's memory, mapped as long as the machine is open."""
             startup.ended("/dev/kvm, guest memory")
             self.vm = closers.enter(self.kvm.create_vm())
@@ -173,7 +190,7 @@ class Machine:
         startup.ended("ioeventfds and irqfds")
         self._boot.set_registers(self.vcpus)
         startup.ended("registers of the vCPUs")
-        if self.config.join_pages and not self.config.huge_page_size:
+        if self.memory.fds and self.config.join_pages and not self.config.huge_page_size:
             from pyvmm.huge_pages import PageJoiner
 
             self._closers.enter(PageJoiner(self.memory))

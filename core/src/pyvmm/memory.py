@@ -1,4 +1,4 @@
-"""The guest's physical memory: a memfd, mapped here and in whatever process serves a device."""
+"""The guest's physical memory: a memfd, mapped here and in whatever process serves a device, or this process's own."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class GuestRegion:
 
 
 class GuestMemory:
-    """Guest memory in one memfd, or where another process made it in one a region; one mapping a region.
+    """Guest memory in one memfd, or where another process made it in one a region, or in none; one mapping a region.
 
     Memory is reserved and not touched: a page costs the host nothing before the guest or a device writes it.
     All numbers are little-endian. Every access is checked: it lies inside one region or raises
@@ -69,27 +69,32 @@ class GuestMemory:
     def __init__(self, fd: int | Sequence[int], regions: Sequence[GuestRegion], *, join_pages: bool = True) -> None:
         """Map ``regions`` of the memfd ``fd``, which becomes this object's to close, also on failure.
 
-        With a sequence of descriptors, each is that of the region at its place; with :attr:`fd` then the first.
+        With a sequence of descriptors, each is that of the region at its place; with :attr:`fd` then the first. Without
+        any (an empty sequence) the memory is this process's alone, as :meth:`private` makes it.
         ``join_pages``: whether :meth:`join` and large transfers make huge pages of what they touch.
         Raises OSError where one cannot be mapped.
         """
         self.join_pages = join_pages
         fds = (fd,) if isinstance(fd, int) else tuple(fd)
         self.fds = fds
+        """The memfds: one, or one a region; none of memory that is this process's alone."""
         self.regions: tuple[GuestRegion, ...] = ()
         self._bases: list[GuestAddress] = []
         self._region_fds: list[int] = []
         self._views: list[memoryview] = []
         self._native: Any = None
         try:
-            self._map(fds * len(regions) if isinstance(fd, int) else fds, regions)
+            if len(fds) == len(regions):
+                self._map(fds, regions)
+            else:
+                self._map((fds or (-1,)) * len(regions), regions)
         except BaseException:
             self.close()
             raise
 
     @property
     def fd(self) -> int:
-        """The memfd; -1 when closed."""
+        """The memfd; -1 when closed, and of memory that is this process's alone."""
         return self.fds[0] if self.fds else -1
 
     def replace(self, fds: Sequence[int], regions: Sequence[GuestRegion]) -> None:
@@ -121,13 +126,7 @@ class GuestMemory:
         all of them are taken at once, so that the guest cannot meet their end. 0: the usual pages.
         Raises :class:`HostError` where the host refuses so much memory.
         """
-        regions = []
-        offset = 0
-        for base, size in ranges:
-            if size <= 0 or size % PAGE_SIZE or base % PAGE_SIZE:
-                raise ValueError(f"not a range of whole pages: {size:#x} bytes at {base:#x}")
-            regions.append(GuestRegion(base, size, offset))
-            offset += size
+        regions, offset = _regions(ranges)
         fd = -1
         try:
             fd = os.memfd_create(
@@ -148,8 +147,23 @@ class GuestMemory:
             if error.errno == errno.ENOMEM:
                 if huge_page_size:
                     raise _no_huge_pages(offset, huge_page_size) from error
-                message = f"memory: the host cannot map {offset >> 20} MiB for the guest; give a smaller --memory"
-                raise HostError(message) from error
+                raise _no_room(offset) from error
+            raise
+
+    @classmethod
+    def private(cls, ranges: Sequence[tuple[GuestAddress, int]]) -> GuestMemory:
+        """New memory, all zeros, at ``ranges`` of (base, size), for a machine none of whose memory another process has
+        to see.
+
+        Anonymous memory: of huge pages from its first use on, where the host gives them to who asks (madvise(2),
+        MADV_HUGEPAGE). Forks do not get it. Raises :class:`HostError` where the host refuses so much memory.
+        """
+        regions, size = _regions(ranges)
+        try:
+            return cls((), regions)
+        except OSError as error:
+            if error.errno == errno.ENOMEM:
+                raise _no_room(size) from error
             raise
 
     @property
@@ -212,7 +226,12 @@ class GuestMemory:
         if start < end:
             at = bisect_right(self._bases, address) - 1
             region = self.regions[at]
-            error = lib.pyvmm_memory_discard(self._region_fds[at], region.offset + start - region.base, end - start)
+            fd, offset = self._region_fds[at], start - region.base
+            if fd < 0:
+                own = ffi.cast("void *", self.host_address(region) + offset)
+                error = lib.pyvmm_memory_discard_own(own, end - start)
+            else:
+                error = lib.pyvmm_memory_discard(fd, region.offset + offset, end - start)
             if error:
                 raise OSError(-error, os.strerror(-error))
 
@@ -276,7 +295,7 @@ class GuestMemory:
             raise ValueError(f"{len(regions)} regions of memory, more than {MAX_REGIONS}")
         pairs = sorted(zip(fds, regions, strict=True), key=lambda pair: pair[1].base)
         for fd, region in pairs:
-            page = _page_size(fd)
+            page = PAGE_SIZE if fd < 0 else _page_size(fd)
             start = region.offset % page
             length = -(-(start + region.size) // page) * page
             # Huge pages are reserved: were none left, touching one would end the process.
@@ -299,7 +318,7 @@ class GuestMemory:
             native.host = ffi.cast("uint8_t *", self.host_address(region))
             native.offset, native.fd = region.offset, self._region_fds[i]
             ranges = ffi.NULL
-            if self.join_pages and _page_size(native.fd) == PAGE_SIZE:
+            if self.join_pages and native.fd >= 0 and _page_size(native.fd) == PAGE_SIZE:
                 ranges = ffi.new("struct pyvmm_range[]", region.size // _HUGE_PAGE + 2)
             native.ranges = ranges
             self._ranges.append(ranges)
@@ -315,6 +334,22 @@ class GuestMemory:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _regions(ranges: Sequence[tuple[GuestAddress, int]]) -> tuple[list[GuestRegion], int]:
+    """Regions of ``ranges``, one behind the other in one file, and how large that is."""
+    regions = []
+    offset = 0
+    for base, size in ranges:
+        if size <= 0 or size % PAGE_SIZE or base % PAGE_SIZE:
+            raise ValueError(f"not a range of whole pages: {size:#x} bytes at {base:#x}")
+        regions.append(GuestRegion(base, size, offset))
+        offset += size
+    return regions, offset
+
+
+def _no_room(size: int) -> HostError:
+    return HostError(f"memory: the host cannot map {size >> 20} MiB for the guest; give a smaller --memory")
 
 
 def _unmap(host: Any, length: int) -> None:

@@ -95,6 +95,16 @@ class DeviceKind(Generic[O]):
     """Whether its devices can have processes of their own, as virtio devices do. No for a kind of
     :class:`~pyvmm.bus.BusDevice`, and for devices that another process serves anyhow."""
 
+    gil_free: bool = False
+    """Whether native code moves its devices' data, without the interpreter's lock, and Python has next to nothing to
+    do for a request. Such a device lives in the VMM's process where the host has one CPU, unless ``process=on`` is
+    given: a process of its own would cost it two changes of processes a request."""
+
+    shares_memory: bool = False
+    """Whether its devices hand the guest's memory on to another program, as those do that speak vhost-user. A machine
+    none of whose devices does, and none of which has a process of its own, may have memory that no other process can
+    be given."""
+
     modules: Sequence[str] = ()
     """Modules that ``make`` imports: imported once, before the processes of a machine's devices are made, which share
     them. The device's own is enough, for what a module imports comes with it; not so what it imports in a function."""

@@ -203,7 +203,7 @@ class Plugins:
                 raise UsageError(f"{spec}: the id {id_!r} is taken by {requests[id_].spec}; give another with id=NAME")
             [where] = life or [NO_PROCESS]
             requests[id_] = DeviceRequest(
-                kind, options, str(spec), id_, where.process, where.restart, self._plugins[spec.kind]
+                kind, options, str(spec), id_, where.own_process(kind), where.restart, self._plugins[spec.kind]
             )
         return list(requests.values())
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from pyvmm.option_records import option, options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
+    from typing import Any, Literal
 
     from pyvmm.plugin import DeviceKind
 
@@ -16,14 +18,27 @@ if TYPE_CHECKING:
 class ProcessOptions:
     """A device's process."""
 
-    process: bool = option(True, help="the device has a process of its own")
+    process: Literal["auto", "on", "off"] = option(
+        "auto",
+        help="the device has a process of its own; auto: on a host with one CPU only if it needs the GIL",
+    )
     restart: bool = option(
         False, help="its process, if it dies, is replaced: requests go on, what it had in memory is lost"
     )
 
     def __post_init__(self) -> None:
-        if self.restart and not self.process:
+        if self.restart and self.process == "off":
             raise ValueError("restart=on is for a device with a process of its own")
+
+    def own_process(self, kind: DeviceKind[Any]) -> bool:
+        """Whether a device of ``kind`` gets a process.
+
+        With one CPU, one that needs no GIL gains nothing by it, and a change of processes takes longer than one of
+        threads.
+        """
+        if self.process == "auto":
+            return self.restart or not kind.gil_free or len(os.sched_getaffinity(0)) > 1
+        return self.process == "on"
 
 
 _LOST = "not for this kind: what its devices hold is lost with their process"
@@ -40,7 +55,7 @@ class MortalProcessOptions(ProcessOptions):
             raise ValueError(f"restart=on is {_LOST}")
 
 
-NO_PROCESS = ProcessOptions(process=False)
+NO_PROCESS = ProcessOptions(process="off")
 
 
 def records_of(kind: DeviceKind[Any]) -> Sequence[type[Any]]:

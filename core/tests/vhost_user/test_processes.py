@@ -284,6 +284,28 @@ def test_process_off_is_in_the_machines_process(odd: None) -> None:
         assert pool.take(request.id) is None
 
 
+@pytest.mark.parametrize(
+    ("cpus", "gil_free", "spec", "process"),
+    [
+        (1, True, "odd:", False),
+        (1, True, "odd:,process=on", True),
+        (1, True, "odd:,restart=on", True),
+        (1, False, "odd:", True),
+        (1, False, "odd:,process=off", False),
+        (2, True, "odd:", True),
+        (2, True, "odd:,process=off", False),
+    ],
+)
+def test_by_default_one_cpu_is_for_one_process(
+    site_packages: SitePackages, monkeypatch: pytest.MonkeyPatch, cpus: int, gil_free: bool, spec: str, process: bool
+) -> None:
+    source = ODD.replace('help="odd"', f'help="odd", gil_free={gil_free}')
+    site_packages.install("pyvmm-odd", {"odd": "pyvmm_odd"}, {"pyvmm_odd": source})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
+    [request] = Plugins().request_devices([parse_device(spec)])
+    assert request.process == process
+
+
 def test_machine_with_threads_makes_programs(make: Callable[..., Bench]) -> None:
     done = threading.Event()
     thread = threading.Thread(target=done.wait)

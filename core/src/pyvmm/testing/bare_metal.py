@@ -95,10 +95,19 @@ class BareMachine(Machine):
         all_cpus: bool = False,
         devices: Sequence[DeviceRequest] = (),
         huge_page_size: int = 0,
+        shared_memory: bool = False,
     ) -> None:
         """``user``: at privilege level 3. ``all_cpus``: every vCPU starts with the program, not only the first."""
-        config = MachineConfig(kernel=kernel, memory=MEMORY, huge_page_size=huge_page_size, cpus=cpus, devices=devices)
-        super().__init__(config)
+        super().__init__(
+            MachineConfig(
+                kernel=kernel,
+                memory=MEMORY,
+                huge_page_size=huge_page_size,
+                shared_memory=shared_memory,
+                cpus=cpus,
+                devices=devices,
+            )
+        )
         self.user = user
         self.all_cpus = all_cpus
         self.report = Report()

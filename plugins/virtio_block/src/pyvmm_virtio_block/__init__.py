@@ -101,6 +101,7 @@ def pyvmm_device_kinds() -> Sequence[DeviceKind[Any]]:
             help="disk: a raw image or a block device of the host",
             kernel_config="CONFIG_VIRTIO_BLK",
             cmdline=kernel_cmdline,
+            gil_free=True,
             modules=["pyvmm_virtio_block.device"],
         )
     ]

@@ -104,6 +104,7 @@ def pyvmm_device_kinds() -> Sequence[DeviceKind[NetOptions]]:
             _make,
             help="a network card on a tap of the host, or without privilege by passt",
             kernel_config="CONFIG_VIRTIO_NET",
+            gil_free=True,
             modules=["pyvmm_virtio_net.device"],
         )
     ]
