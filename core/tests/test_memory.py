@@ -286,6 +286,12 @@ def test_it_can_be_made_from_a_descriptor_and_regions(memory: GuestMemory) -> No
     assert memory.read(0, 3) == b"low"
 
 
+@pytest.mark.parametrize("fds", [-1, [], [-1, -1]])
+def test_without_a_descriptor_there_is_no_memory(memory: GuestMemory, fds: int | list[int]) -> None:
+    with pytest.raises((OSError, ValueError)):
+        GuestMemory(fds, memory.regions)
+
+
 def test_regions_may_be_given_in_any_order(memory: GuestMemory) -> None:
     with GuestMemory(os.dup(memory.fd), memory.regions[::-1]) as other:
         assert other.regions == memory.regions

@@ -66,17 +66,18 @@ class GuestMemory:
     :class:`GuestMemoryError`.
     """
 
-    def __init__(self, fd: int | Sequence[int], regions: Sequence[GuestRegion], *, join_pages: bool = True) -> None:
+    def __init__(
+        self, fd: int | Sequence[int] | None, regions: Sequence[GuestRegion], *, join_pages: bool = True
+    ) -> None:
         """Map ``regions`` of the memfd ``fd``, which becomes this object's to close, also on failure.
 
-        With a sequence of descriptors, each is that of the region at its place; with :attr:`fd` then the first. Without
-        any (an empty sequence) the memory is this process's alone, as :meth:`private` makes it.
+        With a sequence of descriptors, each is that of the region at its place; with :attr:`fd` then the first. None
+        for new memory that is this process's alone, as :meth:`private` makes it.
         ``join_pages``: whether :meth:`join` and large transfers make huge pages of what they touch.
         Raises OSError where one cannot be mapped.
         """
         self.join_pages = join_pages
-        fds = (fd,) if isinstance(fd, int) else tuple(fd)
-        self.fds = fds
+        self.fds: tuple[int, ...] = () if fd is None else (fd,) if isinstance(fd, int) else tuple(fd)
         """The memfds: one, or one a region; none of memory that is this process's alone."""
         self.regions: tuple[GuestRegion, ...] = ()
         self._bases: list[GuestAddress] = []
@@ -84,10 +85,7 @@ class GuestMemory:
         self._views: list[memoryview] = []
         self._native: Any = None
         try:
-            if len(fds) == len(regions):
-                self._map(fds, regions)
-            else:
-                self._map((fds or (-1,)) * len(regions), regions)
+            self._map([fd] * len(regions) if fd is None or isinstance(fd, int) else self.fds, regions)
         except BaseException:
             self.close()
             raise
@@ -160,7 +158,7 @@ class GuestMemory:
         """
         regions, size = _regions(ranges)
         try:
-            return cls((), regions)
+            return cls(None, regions)
         except OSError as error:
             if error.errno == errno.ENOMEM:
                 raise _no_room(size) from error
@@ -290,23 +288,25 @@ class GuestMemory:
         self._release(self.fds, self._views)
         self.fds, self._region_fds, self._views = (), [], []
 
-    def _map(self, fds: Sequence[int], regions: Sequence[GuestRegion]) -> None:
+    def _map(self, fds: Sequence[int | None], regions: Sequence[GuestRegion]) -> None:
         if len(regions) > MAX_REGIONS:
             raise ValueError(f"{len(regions)} regions of memory, more than {MAX_REGIONS}")
         pairs = sorted(zip(fds, regions, strict=True), key=lambda pair: pair[1].base)
         for fd, region in pairs:
-            page = PAGE_SIZE if fd < 0 else _page_size(fd)
+            page = PAGE_SIZE if fd is None else _page_size(fd)
             start = region.offset % page
             length = -(-(start + region.size) // page) * page
             # Huge pages are reserved: were none left, touching one would end the process.
-            host = lib.pyvmm_memory_map(fd, region.offset - start, length, page, page != PAGE_SIZE)
+            host = lib.pyvmm_memory_map(
+                -1 if fd is None else fd, region.offset - start, length, page, page != PAGE_SIZE
+            )
             if host == ffi.NULL:
                 raise OSError(ffi.errno, os.strerror(ffi.errno))
             # Whoever has a view of it keeps it.
             mapping = ffi.gc(host, lambda host, length=length: _unmap(host, length))
             self._views.append(memoryview(ffi.buffer(mapping, length))[start : start + region.size])
         self.regions = tuple(region for _, region in pairs)
-        self._region_fds = [fd for fd, _ in pairs]
+        self._region_fds = [-1 if fd is None else fd for fd, _ in pairs]
         self._bases = [region.base for region in self.regions]
 
     def _fill_native(self) -> None:

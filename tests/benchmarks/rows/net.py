@@ -20,10 +20,10 @@ SECONDS = 3
 PINGS = 40
 
 _TCP = {
-    "TCP guest to host, 1 stream": "-P 1",
-    "TCP guest to host, 4 streams": "-P 4",
-    "TCP host to guest, 1 stream": "-P 1 -R",
-    "TCP host to guest, 4 streams": "-P 4 -R",
+    "TCP guest to host, 1 stream": "-C reno -P 1",
+    "TCP guest to host, 4 streams": "-C reno -P 4",
+    "TCP host to guest, 1 stream": "-C reno -P 1 -R",
+    "TCP host to guest, 4 streams": "-C reno -P 4 -R",
 }
 _UDP = {"UDP guest to host, 64 bytes": "-u -b 0 -l 64", "UDP host to guest, 64 bytes": "-u -b 0 -l 64 -R"}
 

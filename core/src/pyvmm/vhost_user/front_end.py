@@ -66,6 +66,7 @@ class VhostUserDevice(VirtioDevice):
     """
 
     config: bytes | bytearray
+    shares_memory = True
 
     def __init__(
         self,
@@ -84,7 +85,6 @@ class VhostUserDevice(VirtioDevice):
         features that may be offered.
         """
         self.device_type = device_type
-        self.shares_memory = True
         self.queue_max_sizes = tuple(queue_max_sizes)
         self.config = config or b""
         self._source = source
