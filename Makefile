@@ -32,6 +32,8 @@ $(BUILT): $(INPUTS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check setuptools wheel 'cffi>=1.15' $(TOOLS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation $(addprefix -e ./,$(PACKAGES))
+	# One file that says where the sources are, for each start reads all of them.
+	cd .venv/lib/python3*/site-packages && cat __editable__*.pth > sources.tmp && rm __editable__*.pth && mv sources.tmp pyvmm-sources.pth
 	# It makes each start of Python import _distutils_hack, for who imports distutils.
 	rm -f .venv/lib/python3*/site-packages/distutils-precedence.pth
 	touch $@

@@ -72,6 +72,15 @@ def test_a_first_use_makes_a_huge_page_where_the_host_has_them(memory: GuestMemo
     assert (found["Rss"], found["AnonHugePages"]) in ((HUGE, HUGE), (PAGE_SIZE, 0))  # it may have none left just now
 
 
+def test_the_host_is_asked_for_huge_pages_and_forks_are_not_to_have_it(memory: GuestMemory) -> None:
+    for region in memory.regions:
+        start = memory.host_address(region)
+        [flags] = re.findall(
+            rf"^{start:x}-(?:.*\n)(?:\w+: .*\n)*?VmFlags: (.*)$", Path("/proc/self/smaps").read_text(), re.MULTILINE
+        )
+        assert {"hg", "dc"} <= set(flags.split())
+
+
 def test_what_is_given_back_costs_nothing_and_reads_as_zeros(memory: GuestMemory) -> None:
     memory.write(0, b"\x5a" * LOW)
     memory.write(HIGH_BASE, b"\x5a" * HIGH)
@@ -129,14 +138,22 @@ def test_a_process_that_may_map_no_more_gets_a_host_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "expected"),
-    [("always [madvise] never\n", True), ("[always] madvise never\n", True), ("always madvise [never]\n", False)],
+    ("all_sizes", "two_mib", "expected"),
+    [
+        ("always [madvise] never", None, True),
+        ("[always] madvise never", None, True),
+        ("always madvise [never]", None, False),
+        ("always [madvise] never", "always [inherit] madvise never", True),
+        ("always [madvise] never", "always inherit madvise [never]", False),
+        (None, None, False),
+    ],
 )
-def test_the_hosts_setting_says_whether_a_first_use_makes_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, expected: bool
+def test_the_hosts_settings_say_whether_a_first_use_makes_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, all_sizes: str | None, two_mib: str | None, expected: bool
 ) -> None:
-    file = tmp_path / "enabled"
-    monkeypatch.setattr("pyvmm.huge_pages._ENABLED", str(file))
-    assert not at_first_use()  # a kernel that has none
-    file.write_text(setting)
+    monkeypatch.setattr("pyvmm.huge_pages._SETTINGS", str(tmp_path))
+    (tmp_path / "hugepages-2048kB").mkdir()
+    for name, setting in (("enabled", all_sizes), ("hugepages-2048kB/enabled", two_mib)):
+        if setting is not None:
+            (tmp_path / name).write_text(setting + "\n")
     assert at_first_use() == expected

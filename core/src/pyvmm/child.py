@@ -94,7 +94,7 @@ class Child:
 
 def fork(name: str, body: Callable[[], int], fds: Sequence[int] = ()) -> Child:
     """A copy of this process that runs ``body`` and ends with the status that it returns. For when there are no other
-    threads: what they held, nobody would let go of.
+    threads but of native code: what they held, nobody would let go of.
 
     ``body`` finds ``fds`` from :data:`FIRST_FD` on.
     """

@@ -46,7 +46,8 @@ class DeviceContext:
     all be calls of the device. None where it cannot; the device must work all the same."""
 
     memory: GuestMemory | None = None
-    """A BusDevice's view of guest memory. None for a virtio device, which is given it when it is activated."""
+    """A BusDevice's view of guest memory; a memfd where its kind says ``needs_memfd``, else perhaps without a
+    descriptor. None for a virtio device, which is given it when it is activated."""
 
     machine: MachineView = MachineView()
     """The machine around the device."""

@@ -109,10 +109,10 @@ class MMIODeviceManager:
 
         close_unplaced = self._on_close(device.close)
         self._check_id(id)
-        if device.shares_memory and not self.guest_mem.fds:
+        if device.needs_memfd and not self.guest_mem.fds:
             raise UsageError(
-                f"{id}: the device gives the guest's memory to another process, and this machine's is no memfd; "
-                "the device's kind needs shares_memory=True, or the machine's configuration shared_memory=True"
+                f"{id}: the device needs a memfd for the guest's memory, and this machine has none; its kind needs "
+                "needs_memfd=True, or the machine's configuration memfd=True"
             )
         address = self._take_window(id, MMIO_WINDOW_SIZE)
         irq = self._take_irq(id)

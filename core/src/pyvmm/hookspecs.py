@@ -74,7 +74,8 @@ def pyvmm_machine_created(machine: Machine) -> None:
     in ``pyvmm serve`` and in devices' processes, which have no machine.
 
     Here a plugin may add devices that nobody asked for (:meth:`Machine.add_device <pyvmm.machine.Machine.add_device>`)
-    and parameters to ``machine.cmdline``, look at ``machine.config``, and keep ``machine`` to stop it later. Raise
+    (those with ``needs_memfd`` only if a kind or the machine's configuration asked for a memfd) and parameters to
+    ``machine.cmdline``, look at ``machine.config``, and keep ``machine`` to stop it later. Raise
     :class:`~pyvmm.errors.PyvmmError` to refuse the machine, with one line that names the way out; another exception
     ends it too, with a line that names the package. Either way ``pyvmm_machine_stopped`` follows.
 

@@ -14,16 +14,23 @@ if TYPE_CHECKING:
 
 __all__ = ["PageJoiner", "at_first_use"]
 
-_ENABLED: Final = "/sys/kernel/mm/transparent_hugepage/enabled"
+_SETTINGS: Final = "/sys/kernel/mm/transparent_hugepage"
 
 
 def at_first_use() -> bool:
     """Whether the host makes huge pages of anonymous memory that asks for them, when it is used first."""
+    # The second, for pages of 2 MiB alone, is there from Linux 6.8 on.
+    settings = [_setting("enabled"), _setting("hugepages-2048kB/enabled")]
+    return settings[0] != b"" and not any(b"[never]" in setting for setting in settings)
+
+
+def _setting(name: str) -> bytes:
+    """Empty for one that this kernel does not have."""
     try:
-        with open(_ENABLED, "rb", 0) as file:
-            return b"[never]" not in file.read(64)
+        with open(f"{_SETTINGS}/{name}", "rb", 0) as file:
+            return file.read(64)
     except OSError:
-        return False  # a kernel without CONFIG_TRANSPARENT_HUGEPAGE
+        return b""
 
 
 class PageJoiner:

@@ -6,7 +6,7 @@ import os
 
 from pyvmm import startup
 from pyvmm.closing import Closers
-from pyvmm.errors import UsageError
+from pyvmm.errors import HostError, UsageError
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.kvm import Kvm, Vcpu
 from pyvmm.logs import logger, settle
@@ -54,9 +54,9 @@ class MachineConfig:
     join_pages: bool = True
     """Whether the usual pages are made huge ones where the guest comes to use them."""
 
-    shared_memory: bool = False
+    memfd: bool = False
     """Whether the memory is a memfd also where none of ``devices`` needs that: for a program that hands it to another
-    process, or adds a device that does."""
+    process, or adds a device with ``needs_memfd``."""
 
     cpus: int = 1
     """1 to 8."""
@@ -80,15 +80,18 @@ def _start_processes(requests: Sequence[DeviceRequest], view: MachineView, close
 def _make_memory(config: MachineConfig, ranges: Sequence[tuple[int, int]]) -> GuestMemory:
     """The VMM's alone where that will do: the host then makes huge pages of it at their first use, and we need not."""
     if not (
-        config.shared_memory
+        config.memfd
         or config.huge_page_size
         or not config.join_pages
-        or any(request.process or request.kind.shares_memory for request in config.devices)
+        or any(request.process or request.kind.needs_memfd for request in config.devices)
     ):
         from pyvmm.huge_pages import at_first_use
 
         if at_first_use():
-            return GuestMemory.private(ranges)
+            try:
+                return GuestMemory.private(ranges)
+            except HostError:
+                pass  # a host that counts all of it at once (vm.overcommit_memory=2) may take a memfd
     return GuestMemory.create(ranges, huge_page_size=config.huge_page_size, join_pages=config.join_pages)
 
 

@@ -97,13 +97,13 @@ class DeviceKind(Generic[O]):
 
     gil_free: bool = False
     """Whether native code moves its devices' data, without the interpreter's lock, and Python has next to nothing to
-    do for a request. Such a device lives in the VMM's process where the host has one CPU, unless ``process=on`` is
-    given: a process of its own would cost it two changes of processes a request."""
+    do for a request. Such a device lives in the VMM's process where pyvmm may use one CPU only, unless ``process=on``
+    is given: a process of its own would cost it two changes of processes a request."""
 
-    shares_memory: bool = False
-    """Whether its devices hand the guest's memory on to another program, as those do that speak vhost-user. A machine
-    none of whose devices does, and none of which has a process of its own, may have memory that no other process can
-    be given."""
+    needs_memfd: bool = False
+    """Whether its devices need the guest's memory to be a memfd: they hand it on to another program, as those do that
+    speak vhost-user, or give single pages of it back to the host. A machine none of whose devices does, and none of
+    which has a process of its own, may have memory without a descriptor."""
 
     modules: Sequence[str] = ()
     """Modules that ``make`` imports: imported once, before the processes of a machine's devices are made, which share

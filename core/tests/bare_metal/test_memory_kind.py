@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyvmm.errors import UsageError
+from pyvmm.errors import HostError, UsageError
 from pyvmm.machine import Machine, MachineConfig
+from pyvmm.memory import GuestMemory
 from pyvmm.plugin import DeviceKind, options
-from pyvmm.plugins import DeviceRequest
+from pyvmm.plugins import DeviceRequest, Plugins
 
 from core.tests.virtio.probe import Probe
 
@@ -20,8 +21,8 @@ class NoOptions:
     """Of a device that takes none."""
 
 
-def request_(*, process: bool = False, shares_memory: bool = False) -> DeviceRequest:
-    kind = DeviceKind("probe", NoOptions, lambda _: Probe(), help="", shares_memory=shares_memory)
+def request_(*, process: bool = False, needs_memfd: bool = False) -> DeviceRequest:
+    kind = DeviceKind("probe", NoOptions, lambda _: Probe(), help="", needs_memfd=needs_memfd)
     return DeviceRequest(kind, NoOptions(), "probe", "probe0", process=process)
 
 
@@ -31,9 +32,10 @@ def request_(*, process: bool = False, shares_memory: bool = False) -> DeviceReq
         ([], {}, True, False),
         ([request_()], {}, True, False),
         ([request_(process=True)], {}, True, True),
-        ([request_(shares_memory=True)], {}, True, True),
-        ([], {"shared_memory": True}, True, True),
+        ([request_(needs_memfd=True)], {}, True, True),
+        ([], {"memfd": True}, True, True),
         ([], {"join_pages": False}, True, True),
+        ([], {"huge_page_size": 4096}, True, True),
         ([], {}, False, True),
     ],
 )
@@ -46,20 +48,53 @@ def test_it_is_a_memfd_where_that_is_needed(
     shared: bool,
 ) -> None:
     monkeypatch.setattr("pyvmm.huge_pages.at_first_use", lambda: at_first_use)
+    monkeypatch.setattr("pyvmm.memory._huge_page_flags", lambda size: 0)  # the host may have none in reserve
     config = MachineConfig(kernel=program("end.c"), memory=32 << 20, devices=devices, **settings)
     with Machine(config) as machine:
         assert bool(machine.memory.fds) == shared
         assert machine.memory.read(0x300000, 8) == bytes(8)
 
 
-def test_a_device_that_gives_the_memory_away_is_refused_where_it_cannot(
+def test_it_is_a_memfd_where_the_host_refuses_the_other(
+    program: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(ranges: object) -> None:
+        raise HostError("memory: no room")
+
+    monkeypatch.setattr("pyvmm.huge_pages.at_first_use", lambda: True)
+    monkeypatch.setattr(GuestMemory, "private", refuse)
+    with Machine(MachineConfig(kernel=program("end.c"), memory=32 << 20)) as machine:
+        assert machine.memory.fds
+
+
+@pytest.mark.parametrize(
+    ("name", "gil_free", "needs_memfd"),
+    [
+        ("block", True, False),
+        ("net", True, False),
+        ("fs", False, True),
+        ("vhost-user", False, True),
+        ("balloon", False, True),
+        ("rng", False, False),
+        ("vsock", False, False),
+        ("serial", False, False),
+    ],
+)
+def test_what_our_kinds_say_of_themselves(name: str, gil_free: bool, needs_memfd: bool) -> None:
+    kind = Plugins().kind(name)
+    assert (kind.gil_free, kind.needs_memfd) == (gil_free, needs_memfd)
+
+
+def test_a_device_that_needs_a_memfd_is_refused_where_there_is_none(
     program: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pyvmm.huge_pages.at_first_use", lambda: True)
     device = Probe()
-    device.shares_memory = True
+    device.needs_memfd = True
     with (
         Machine(MachineConfig(kernel=program("end.c"), memory=32 << 20)) as machine,
-        pytest.raises(UsageError, match="probe9: the device gives the guest's memory to another process"),
+        pytest.raises(
+            UsageError, match="probe9: the device needs a memfd for the guest's memory, and this machine has none"
+        ),
     ):
         machine.add_device(device, "probe9")

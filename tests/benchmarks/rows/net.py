@@ -19,6 +19,8 @@ from tests.benchmarks.rows import Row
 SECONDS = 3
 PINGS = 40
 
+# Reno, since cubic's slow start ends when delays grow: on one CPU it then sends small segments for a while or does not,
+# and two runs of the same VMM are ten times apart.
 _TCP = {
     "TCP guest to host, 1 stream": "-C reno -P 1",
     "TCP guest to host, 4 streams": "-C reno -P 4",

@@ -95,7 +95,7 @@ class BareMachine(Machine):
         all_cpus: bool = False,
         devices: Sequence[DeviceRequest] = (),
         huge_page_size: int = 0,
-        shared_memory: bool = False,
+        memfd: bool = False,
     ) -> None:
         """``user``: at privilege level 3. ``all_cpus``: every vCPU starts with the program, not only the first."""
         super().__init__(
@@ -103,7 +103,7 @@ class BareMachine(Machine):
                 kernel=kernel,
                 memory=MEMORY,
                 huge_page_size=huge_page_size,
-                shared_memory=shared_memory,
+                memfd=memfd,
                 cpus=cpus,
                 devices=devices,
             )

@@ -93,15 +93,15 @@ class SteeredGuest:
     not the event loop's: while the machine runs, a device belongs to the loop.
     """
 
-    def __init__(self, *, shared_memory: bool = False) -> None:
+    def __init__(self, *, memfd: bool = False) -> None:
         """Needs /dev/kvm; raises :class:`~pyvmm.errors.HostError`. Devices are added to ``machine``.
 
-        ``shared_memory``: for devices that hand the guest's memory to another process.
+        ``memfd``: for devices that hand the guest's memory to another process.
         """
         fd = os.memfd_create("program", os.MFD_CLOEXEC)
         try:
             os.write(fd, _executable(CODE))
-            self.machine = BareMachine(Path(f"/proc/self/fd/{fd}"), user=True, shared_memory=shared_memory)
+            self.machine = BareMachine(Path(f"/proc/self/fd/{fd}"), user=True, memfd=memfd)
         finally:
             os.close(fd)
         self._commands = _Commands()
@@ -191,7 +191,7 @@ class VcpuDriver(QueueDriver):
     def __init__(self, device: VirtioDevice, *, name: str = "device0") -> None:
         """Needs /dev/kvm. The device is closed by :meth:`close`."""
         self.device = device
-        self.guest = SteeredGuest(shared_memory=device.shares_memory)
+        self.guest = SteeredGuest(memfd=device.needs_memfd)
         try:
             base = self.guest.machine.add_device(device, name)
             super().__init__(self.guest, self.guest.memory, device.queue_max_sizes, base=base, heap=FREE_MEMORY)

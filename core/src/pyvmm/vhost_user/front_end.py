@@ -66,7 +66,7 @@ class VhostUserDevice(VirtioDevice):
     """
 
     config: bytes | bytearray
-    shares_memory = True
+    needs_memfd = True
 
     def __init__(
         self,

@@ -46,8 +46,9 @@ class VirtioDevice:
     """The loop that the device lives on, in place of the machine's: for a device that has to wait for another
     process, and must keep no other waiting. Set before the device is attached; the transport starts and closes it."""
 
-    shares_memory: bool = False
-    """Whether the device hands the guest's memory on to another process: :attr:`GuestMemory.fds` must not be empty."""
+    needs_memfd: bool = False
+    """Whether :attr:`GuestMemory.fds` must not be empty: the device hands the memory on to another process, or gives
+    single pages of it back to the host. Its :class:`~pyvmm.plugin.DeviceKind` says the same."""
 
     acked_features: int = 0
     """What the driver accepted of all features, set during negotiation."""

@@ -61,6 +61,6 @@ def pyvmm_device_kinds() -> Sequence[DeviceKind[VhostUserOptions]]:
             make,
             help="a device that another program serves: any vhost-user back end",
             process=False,
-            shares_memory=True,
+            needs_memfd=True,
         )
     ]

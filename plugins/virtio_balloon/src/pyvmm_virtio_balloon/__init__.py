@@ -56,6 +56,7 @@ def pyvmm_device_kinds() -> Sequence[DeviceKind[BalloonOptions]]:
             make,
             help="gives the guest's memory back to the host",
             kernel_config="CONFIG_VIRTIO_BALLOON",
+            needs_memfd=True,
             modules=["pyvmm_virtio_balloon.device"],
         )
     ]

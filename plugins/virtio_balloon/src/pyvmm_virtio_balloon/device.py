@@ -58,6 +58,7 @@ class Balloon(VirtioDevice):
 
     device_type = VIRTIO_ID_BALLOON
     queue_max_sizes = (QUEUE_SIZE,) * 5
+    needs_memfd = True  # of a huge page of anonymous memory, a part goes back when the host runs short, and not before
     config: bytearray
 
     def __init__(self, options: BalloonOptions) -> None:

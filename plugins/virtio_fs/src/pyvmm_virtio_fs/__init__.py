@@ -75,6 +75,6 @@ def pyvmm_device_kinds() -> Sequence[DeviceKind[FsOptions]]:
             help="a directory of the host, to be mounted in the guest: mount -t virtiofs NAME /mnt",
             kernel_config="CONFIG_VIRTIO_FS",
             process=False,
-            shares_memory=True,
+            needs_memfd=True,
         )
     ]
