@@ -10,29 +10,19 @@ import pytest
 from pyvmm.errors import HostError, UsageError
 from pyvmm.machine import Machine, MachineConfig
 from pyvmm.memory import GuestMemory
-from pyvmm.plugin import DeviceKind, options
-from pyvmm.plugins import DeviceRequest, Plugins
+from pyvmm.options import parse_device
+from pyvmm.plugins import Plugins
 
 from core.tests.virtio.probe import Probe
-
-
-@options
-class NoOptions:
-    """Of a device that takes none."""
-
-
-def request_(*, process: bool = False, needs_memfd: bool = False) -> DeviceRequest:
-    kind = DeviceKind("probe", NoOptions, lambda _: Probe(), help="", needs_memfd=needs_memfd)
-    return DeviceRequest(kind, NoOptions(), "probe", "probe0", process=process)
 
 
 @pytest.mark.parametrize(
     ("devices", "settings", "at_first_use", "shared"),
     [
         ([], {}, True, False),
-        ([request_()], {}, True, False),
-        ([request_(process=True)], {}, True, True),
-        ([request_(needs_memfd=True)], {}, True, True),
+        (["rng,process=off"], {}, True, False),
+        (["rng,process=on"], {}, True, True),
+        (["balloon,process=off"], {}, True, True),
         ([], {"memfd": True}, True, True),
         ([], {"join_pages": False}, True, True),
         ([], {"huge_page_size": 4096}, True, True),
@@ -42,14 +32,15 @@ def request_(*, process: bool = False, needs_memfd: bool = False) -> DeviceReque
 def test_it_is_a_memfd_where_that_is_needed(
     program: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
-    devices: Sequence[DeviceRequest],
+    devices: Sequence[str],
     settings: dict[str, Any],
     at_first_use: bool,
     shared: bool,
 ) -> None:
     monkeypatch.setattr("pyvmm.huge_pages.at_first_use", lambda: at_first_use)
     monkeypatch.setattr("pyvmm.memory._huge_page_flags", lambda size: 0)  # the host may have none in reserve
-    config = MachineConfig(kernel=program("end.c"), memory=32 << 20, devices=devices, **settings)
+    requests = Plugins().request_devices(map(parse_device, devices))
+    config = MachineConfig(kernel=program("end.c"), memory=32 << 20, devices=requests, **settings)
     with Machine(config) as machine:
         assert bool(machine.memory.fds) == shared
         assert machine.memory.read(0x300000, 8) == bytes(8)
