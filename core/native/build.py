@@ -22,7 +22,7 @@ AREAS = {
 KERNEL = ("vhost",)
 """Fragments with nothing but what the kernel's headers have."""
 
-INTERNAL = ("aio_pool", "aio_uring")
+INTERNAL = ("aio_pool", "aio_uring", "loop")
 """C files that only other C files call."""
 
 HEADERS = """
@@ -42,7 +42,7 @@ ffibuilder.set_source(
     HEADERS + "".join(f'#include "{name}.h"\n' for name in AREAS.values()),
     # Relative to the folder of setup.py, as setuptools wants its sources.
     sources=[f"native/{name}.c" for name in (*AREAS.values(), *INTERNAL)],
-    depends=[*(f"native/{name}.h" for name in AREAS.values()), "native/aio_backend.h"],
+    depends=[*(f"native/{name}.h" for name in AREAS.values()), "native/aio_backend.h", "native/loop.h"],
     include_dirs=["native"],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fvisibility=hidden"],
     py_limited_api=True,

@@ -1,16 +1,6 @@
 #include "pair.h"
 
-#include <poll.h>
-#include <stdint.h>
-#include <time.h>
-#include <unistd.h>
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
+#include "loop.h"
 
 static uint64_t moved(const struct pyvmm_pair *p)
 {
@@ -19,17 +9,8 @@ static uint64_t moved(const struct pyvmm_pair *p)
 
 static void call(int fd, uint32_t *count)
 {
-    uint64_t one = 1;
     ++*count;
-    if (fd >= 0 && write(fd, &one, sizeof one) < 0)
-        return; /* it is signalled as often as can be */
-}
-
-static void drain(int fd)
-{
-    uint64_t count;
-    if (read(fd, &count, sizeof count) < 0)
-        return; /* somebody was faster */
+    pyvmm_loop_signal(fd);
 }
 
 /* One turn; whether there may be another. */
@@ -45,29 +26,25 @@ static int turn(struct pyvmm_pair *p)
            (p->back_stop == PYVMM_BULK_WAIT || p->back_stop == PYVMM_BULK_BUDGET);
 }
 
-/* Waits for a kick or a message; whether one came. */
+/* Waits for a kick or a message; whether one came, and nothing else. */
 static int wait_for_more(struct pyvmm_pair *p)
 {
-    struct pollfd loop = {.fd = p->loop, .events = POLLIN};
-    struct pollfd ours[] = {
-        {.fd = p->to_kick, .events = POLLIN},
-        {.fd = p->back_kick, .events = POLLIN},
-        {.fd = p->to->fd, .events = POLLIN},
-    };
+    const int ours[] = {p->to_kick, p->back_kick, p->to->fd};
+    uint32_t ready = pyvmm_loop_wait(p->loop, p->idle_until, ours, 3);
 
-    if (poll(&loop, 1, (int)p->idle_ms) <= 0)
-        return 0;
-    if (poll(ours, 3, 0) <= 0 || ((ours[0].revents | ours[1].revents | ours[2].revents) & ~POLLIN))
-        return 0; /* others', or an end */
     for (int i = 0; i < 2; i++)
-        if (ours[i].revents)
-            drain(ours[i].fd);
-    return 1;
+        if (ready & 1u << i)
+            pyvmm_loop_drain(ours[i]);
+    return ready != 0;
 }
+
+/* Where nobody else has work, it still returns now and then: Python looks for signals. */
+#define TURNS 20
 
 void pyvmm_pair_move(struct pyvmm_pair *p)
 {
-    uint64_t now = now_ns(), end = now + (uint64_t)p->max_ms * 1000000, spin_end = now;
+    uint64_t now = pyvmm_loop_time(), turn_ns = (uint64_t)p->max_ms * 1000000, spin_end = now;
+    uint64_t end = now + turn_ns, last = now + TURNS * turn_ns;
 
     p->to_calls = p->back_calls = 0;
     p->to->quiet = 1;
@@ -75,7 +52,7 @@ void pyvmm_pair_move(struct pyvmm_pair *p)
         uint64_t before = moved(p);
         if (!turn(p))
             break;
-        now = now_ns();
+        now = pyvmm_loop_time();
         if (now >= end)
             break;
         if (moved(p) != before) {
@@ -83,8 +60,13 @@ void pyvmm_pair_move(struct pyvmm_pair *p)
             p->to->quiet = 1;
         } else if (now >= spin_end) {
             /* Once more with a wish for a kick, and then it is time to sleep. */
-            if (!p->to->quiet && !wait_for_more(p))
-                break;
+            if (!p->to->quiet) {
+                if (!wait_for_more(p))
+                    break;
+                end = pyvmm_loop_time() + turn_ns; /* nobody else had anything to do */
+                if (end > last)
+                    end = last;
+            }
             p->to->quiet = !p->to->quiet;
         }
     }

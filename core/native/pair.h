@@ -11,8 +11,8 @@ struct pyvmm_pair {
     int to_call, back_call; /* eventfds, or -1 */
     int loop;               /* an epoll descriptor that waits for the descriptor, the kicks, and others' work */
     uint32_t spin_ns;       /* how long to look for more without asking for a kick, which costs the driver more */
-    uint32_t idle_ms;       /* how long to wait for more then */
-    uint32_t max_ms;        /* how long to go on at all: others' timers wait */
+    uint64_t idle_until;    /* until when to wait for more then: see pyvmm_loop_wait() */
+    uint32_t max_ms;        /* how long to go on without a look at what others have to do */
 
     int to_stop, back_stop; /* what the last calls said: enum pyvmm_bulk_stop or a rule negated */
     uint32_t to_calls, back_calls; /* interrupts signalled */

@@ -2,9 +2,9 @@
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
 #include "aio_backend.h"
+#include "loop.h"
 #include "memory.h"
 
 /* Bytes of a transfer from which on it is worth the time that huge pages take to make. */
@@ -102,13 +102,6 @@ static int start(struct pyvmm_transfer *t)
 #define LOOKS_A_TIME_CHECK 16
 #define TIMES_UNPOLLED 16
 
-static uint64_t now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
-}
-
 /* Waits a moment for chains, awake: whether there are some. Not while requests are under way, for who carries them
  * out may need this CPU. */
 static int poll(struct pyvmm_transfer *t)
@@ -121,7 +114,7 @@ static int poll(struct pyvmm_transfer *t)
         t->poll = t->max_poll;
     }
     t->unpolled = 0;
-    uint64_t end = now() + t->poll;
+    uint64_t end = pyvmm_loop_time() + t->poll;
     do {
         for (int i = 0; i < LOOKS_A_TIME_CHECK; i++) {
             if (pyvmm_queue_available(t->queue)) {
@@ -130,19 +123,45 @@ static int poll(struct pyvmm_transfer *t)
             }
             __builtin_ia32_pause();
         }
-    } while (now() < end);
+    } while (pyvmm_loop_time() < end);
     t->poll = t->poll > t->max_poll / 8 ? t->poll / 2 : 0;
     return 0;
+}
+
+/* Waits for a kick or a result, asleep; whether one came, and nothing else. */
+static int wait_for_more(struct pyvmm_transfer *t)
+{
+    const int ours[] = {t->kick, t->aio->fd};
+    uint32_t ready = pyvmm_loop_wait(t->loop, t->idle_until, ours, 2);
+
+    if (ready & 1)
+        pyvmm_loop_drain(t->kick);
+    return ready != 0;
+}
+
+/* Shows the driver what is complete, and interrupts it if it wants that; 0 if that is the caller's to do. */
+static int publish(struct pyvmm_queue *q, struct pyvmm_transfer *t)
+{
+    if (!pyvmm_queue_publish(q))
+        return 1;
+    if (t->loop < 0) {
+        t->interrupt = 1;
+        return 0;
+    }
+    t->calls++;
+    pyvmm_loop_signal(t->call);
+    return 1;
 }
 
 int pyvmm_transfer_move(struct pyvmm_queue *q, struct pyvmm_transfer *t)
 {
     uint32_t requests = 0;
-    uint64_t bytes = 0;
+    uint64_t bytes = 0, failed = t->failed;
     int stop = PYVMM_TRANSFER_BUDGET;
 
     t->queue = q;
     t->interrupt = 0;
+    t->calls = 0;
     pyvmm_aio_collect(t->aio);
     pyvmm_aio_settle(t->aio);
     pyvmm_queue_disable_kick(q);
@@ -152,17 +171,23 @@ int pyvmm_transfer_move(struct pyvmm_queue *q, struct pyvmm_transfer *t)
             /* Before the driver is asked for a kick, what it waits for is under way. */
             pyvmm_aio_submit(t->aio);
             pyvmm_aio_settle(t->aio);
-            if (t->max_poll && pyvmm_queue_publish(q)) {
-                t->interrupt = 1;
+            if ((t->max_poll || t->loop >= 0) && !publish(q, t))
                 return PYVMM_TRANSFER_AGAIN;
-            }
             if (poll(t)) {
                 requests++; /* a driver that takes its index back must not keep us here */
                 continue;
             }
             if (!pyvmm_queue_enable_kick(q)) {
-                stop = PYVMM_TRANSFER_EMPTY;
-                break;
+                /* Python is to hear of what failed, and of results that are no transfer's. */
+                if (t->failed != failed || t->aio->ready || !wait_for_more(t)) {
+                    stop = PYVMM_TRANSFER_EMPTY;
+                    break;
+                }
+                requests++;
+                pyvmm_aio_collect(t->aio);
+                pyvmm_aio_settle(t->aio);
+                pyvmm_queue_disable_kick(q);
+                continue;
             }
             pyvmm_queue_disable_kick(q);
             taken = pyvmm_queue_take(q, &t->chain, 1, t->iov, t->addresses, (int)t->max_buffers);
@@ -194,6 +219,6 @@ int pyvmm_transfer_move(struct pyvmm_queue *q, struct pyvmm_transfer *t)
     }
     pyvmm_aio_submit(t->aio);
     pyvmm_aio_settle(t->aio);
-    t->interrupt = (uint8_t)pyvmm_queue_publish(q);
+    publish(q, t);
     return stop;
 }

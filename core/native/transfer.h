@@ -17,7 +17,8 @@ enum pyvmm_transfer_stop {
     PYVMM_TRANSFER_OTHER = 1,  /* `chain` was taken and is the device's to serve */
     PYVMM_TRANSFER_BUDGET = 2, /* enough for this time; there may be more */
     PYVMM_TRANSFER_FULL = 3,   /* the engine is; a result will make room */
-    PYVMM_TRANSFER_AGAIN = 4,  /* the ring has no more chains, but may soon: interrupt the driver, then call again */
+    PYVMM_TRANSFER_AGAIN = 4,  /* the ring has no more chains, but may soon: interrupt the driver, then call again. Not
+                                * with `loop` */
 };
 
 struct pyvmm_transfer {
@@ -41,12 +42,19 @@ struct pyvmm_transfer {
     /* Nanoseconds that an empty ring is looked at before the driver is asked for a kick, which costs the guest an exit
      * and us a wake-up; 0 for never. Where it is of no use, it is done less and less. */
     uint32_t max_poll;
+    /* Where to wait for more, without a return to Python, for as long as nobody else on the loop has work: an epoll
+     * descriptor that waits for `kick`, for the engine's, and for others'; or -1. */
+    int loop;
+    int kick;            /* an eventfd */
+    int call;            /* one to interrupt the driver by, or -1 where nobody waits for that */
+    uint64_t idle_until; /* by CLOCK_MONOTONIC, in nanoseconds: a timer of the loop is due then */
     uint32_t max_buffers; /* elements of `iov` and `addresses`: one longest chain */
     struct iovec *iov;
     uint64_t *addresses; /* the guest's, for `chain` */
 
     /* What a call says. */
     uint8_t interrupt;        /* the driver wants one */
+    uint32_t calls;           /* interrupts that were signalled at `call`, with `loop` */
     struct pyvmm_chain chain; /* with PYVMM_TRANSFER_OTHER; its buffers are in `iov` */
 
     /* Since the start. */

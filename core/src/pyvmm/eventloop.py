@@ -22,6 +22,9 @@ __all__ = ["READABLE", "WRITABLE", "EventLoop", "LoopScope", "Timer"]
 
 log = logger(__name__)
 
+_LONGEST_WAIT: Final = 10_000_000_000
+"""Nanoseconds."""
+
 READABLE: Final = select.EPOLLIN
 """To wait until a descriptor can be read."""
 
@@ -180,6 +183,15 @@ class EventLoop:
                 callback(events)
         return len(ready) + self._run_timers()
 
+    def idle_until(self) -> int:
+        """Until when nobody needs the loop's thread before its descriptor (:meth:`fileno`) is readable: by
+        time.monotonic_ns(). For native code that waits in its place; now is too late where nobody is in :meth:`run`."""
+        if self._thread is None or self._stopping or self._closed:
+            return 0
+        if self._timers:
+            return int(self._timers[-1].deadline * 1e9)
+        return time.monotonic_ns() + _LONGEST_WAIT
+
     def stop(self) -> None:
         """End :meth:`run` after the present round. From any thread and from a signal handler."""
         self._stopping = True
@@ -244,6 +256,10 @@ class LoopScope:
     def fileno(self) -> int:
         """As :meth:`EventLoop.fileno`."""
         return self.loop.fileno()
+
+    def idle_until(self) -> int:
+        """As :meth:`EventLoop.idle_until`."""
+        return self.loop.idle_until()
 
     def modify(self, fd: int, events: int) -> None:
         """As :meth:`EventLoop.modify`."""

@@ -32,7 +32,7 @@ class Store(VirtioDevice):
         self.engine = IoEngine(8, backend="threads")
 
     def activate(self, mem: GuestMemory, interrupt: Interrupt, queues: Sequence[Queue]) -> None:
-        self.transfers = Transfers(queues[0], mem, self.engine, self.file, FORMAT, end=4096, poll=True)
+        self.transfers = Transfers(queues[0], mem, self.engine, self.file, FORMAT, end=4096, loop=self.context.loop)
         super().activate(mem, interrupt, queues)
 
     def on_kick(self, queue: Queue) -> None:

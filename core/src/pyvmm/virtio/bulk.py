@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
+    from pyvmm.eventloop import EventLoop, LoopScope
     from pyvmm.virtio.queue import Queue
 
 __all__ = ["MAX_BYTES", "MAX_MESSAGES", "MAX_TIME", "BothWays", "FromDescriptor", "Stop", "Stream", "ToDescriptor"]
@@ -28,9 +29,6 @@ MAX_TIME: Final = 5
 
 _SPIN_TIME: Final = 16_000
 """Nanoseconds that it looks for more before it asks for a kick: about what a kick and a wake-up cost."""
-
-_IDLE_TIME: Final = 2
-"""Milliseconds that it then waits for more."""
 
 _LENGTH_SIZE: Final = 4
 
@@ -179,21 +177,21 @@ class BothWays:
     """Moves messages from a queue to a descriptor, and back into another queue, for as long as there are any.
 
     It does not return between one message and the next, so that not even a call in Python is in their way: it waits
-    for more, though not while anything else on the event loop is ready. The loop's timers may be late by
-    :data:`MAX_TIME`.
+    for more, though not while anything else on the event loop is ready or due. While there are always more, others
+    have their turn after :data:`MAX_TIME`.
     """
 
-    def __init__(self, to: ToDescriptor, back: FromDescriptor, loop: int) -> None:
-        """``to``, ``back``: of one descriptor, which is no stream. ``loop``: the event loop's own descriptor, on which
-        that one and the queues' kicks are waited for."""
+    def __init__(self, to: ToDescriptor, back: FromDescriptor, loop: EventLoop | LoopScope) -> None:
+        """``to``, ``back``: of one descriptor, which is no stream. ``loop``: where that one and the queues' kicks are
+        waited for."""
         self._to = to
         self._back = back
         self._native: Any = ffi.new("struct pyvmm_pair *")
         self._native.to = to.native
         self._native.back = back.native
-        self._native.loop = loop
+        self._loop = loop
+        self._native.loop = loop.fileno()
         self._native.spin_ns = _SPIN_TIME
-        self._native.idle_ms = _IDLE_TIME
         self._native.max_ms = MAX_TIME
 
     def move(self) -> tuple[int, int]:
@@ -207,6 +205,7 @@ class BothWays:
         native.to_queue, native.back_queue = to.native, back.native
         native.to_kick, native.back_kick = to.event.fd, back.event.fd
         native.to_call, native.back_call = to.interrupt.call_fd, back.interrupt.call_fd
+        native.idle_until = self._loop.idle_until()
         lib.pyvmm_pair_move(native)
         to.interrupt.used_signals += native.to_calls
         back.interrupt.used_signals += native.back_calls

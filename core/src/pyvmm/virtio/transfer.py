@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from pyvmm._native import ffi, lib
+from pyvmm.eventfd import EventFd
 from pyvmm.record import record
 from pyvmm.virtio.queue import DescriptorChain, Queue
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from pyvmm.aio import IoEngine, IoFile
+    from pyvmm.eventloop import LoopScope
     from pyvmm.memory import GuestMemory
 
 __all__ = ["MAX_BYTES", "MAX_REQUESTS", "TransferError", "TransferFormat", "Transfers"]
@@ -91,13 +93,18 @@ class Transfers:
         format: TransferFormat,
         *,
         end: int,
-        poll: bool = False,
+        loop: LoopScope | None = None,
     ) -> None:
         """``end``: the first byte of ``file`` that cannot be reached. Writes are plain transfers when
-        :attr:`writable` is set, which it is not at first. ``poll``: where the host has more than one CPU, look at a
-        ring that has run empty for a moment (:data:`MAX_POLL`) before the driver is asked for a kick. For an engine
-        that has this queue only."""
+        :attr:`writable` is set, which it is not at first.
+
+        ``loop``: where the queue's kicks and the engine's descriptor are waited for, of an engine that has this queue
+        only. Where there is more than one CPU, :meth:`serve` then looks at a ring that has run empty for a moment
+        (:data:`MAX_POLL`) before the driver is asked for a kick. On one CPU it waits for more by itself, for as long as
+        nobody else on the loop has work."""
         self._queue = queue
+        one_cpu = len(os.sched_getaffinity(0)) == 1
+        self._loop = loop if one_cpu else None
         self._memory = memory
         self._engine = engine
         self._ring = queue.ring  # lives as long as transfers are under way
@@ -121,7 +128,8 @@ class Transfers:
                 "status_failed": format.failed,
                 "max_requests": MAX_REQUESTS,
                 "max_bytes": MAX_BYTES,
-                "max_poll": MAX_POLL if poll and len(os.sched_getaffinity(0)) > 1 else 0,
+                "max_poll": 0 if loop is None or one_cpu else MAX_POLL,
+                "loop": -1,
                 "max_buffers": buffers,
                 "iov": self._iov,
                 "addresses": self._addresses,
@@ -161,14 +169,19 @@ class Transfers:
         On a kick, and when the engine's descriptor is readable. Stops after about twice the ring; then the queue
         kicks itself. Raises :class:`~pyvmm.virtio.queue.QueueError`.
         """
-        native, queue, ring = self._native, self._queue, self._ring
+        native, queue, ring, loop = self._native, self._queue, self._ring, self._loop
         budgets, turns = self._budgets, 2 * queue.size
         while budgets and turns:
-            if queue.native is not ring:
+            interrupt = queue.interrupt
+            if queue.native is not ring or interrupt is None:
                 return  # not active any more, or paused
+            if loop is not None and type(queue.event) is EventFd:  # one that is always there is not to be drained
+                native.loop, native.idle_until = loop.fileno(), loop.idle_until()
+                native.kick, native.call = queue.event.fd, interrupt.call_fd
             stop = _move(ring, native)
-            if native.interrupt and queue.interrupt is not None:
-                queue.interrupt.signal_used_queue()
+            interrupt.used_signals += native.calls
+            if native.interrupt:
+                interrupt.signal_used_queue()
             if stop == _BUDGET:
                 budgets -= 1
             elif stop == _OTHER:

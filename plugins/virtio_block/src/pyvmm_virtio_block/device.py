@@ -126,8 +126,9 @@ class Block(VirtioDevice):
     def activate(self, mem: GuestMemory, interrupt: Interrupt, queues: Sequence[Queue]) -> None:
         self._told.clear()
         ready = [queue for queue in queues if queue.ready]
+        loop = self.context.loop if len(ready) == 1 else None
         self._transfers = [
-            Transfers(queue, mem, self.engine, self.image.file, _FORMAT, end=self.image.size, poll=len(ready) == 1)
+            Transfers(queue, mem, self.engine, self.image.file, _FORMAT, end=self.image.size, loop=loop)
             for queue in ready
         ]
         self._set_writes()

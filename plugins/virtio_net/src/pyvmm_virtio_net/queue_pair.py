@@ -84,7 +84,7 @@ class QueuePair:
         self._loop = loop
         self._stream = channel if isinstance(channel, Stream) else None
         self._fd = channel.fd if isinstance(channel, Stream) else channel
-        self._both = BothWays(self.sent, self.received, loop.fileno()) if self._stream is None else None
+        self._both = BothWays(self.sent, self.received, loop) if self._stream is None else None
         self._receiveq = receiveq
         self._transmitq = transmitq
         self._is_gone = is_gone
