@@ -1,5 +1,6 @@
 #include "loop.h"
 
+#include <errno.h>
 #include <sys/epoll.h>
 #include <time.h>
 #include <unistd.h>
@@ -20,6 +21,8 @@ uint32_t pyvmm_loop_wait(int loop, uint64_t until, const int *ours, int count)
     if (loop < 0 || now >= until)
         return 0;
     int number = epoll_wait(loop, ready, PYVMM_LOOP_OURS + 1, (int)((until - now) / 1000000));
+    if (number < 0 && errno == EINTR) /* also where io_uring had us post a result (IORING_SETUP_COOP_TASKRUN) */
+        number = epoll_wait(loop, ready, PYVMM_LOOP_OURS + 1, 0);
     for (int i = 0; i < number; i++) {
         int at = 0;
         /* Python's epoll objects keep the descriptor's number as its data. */

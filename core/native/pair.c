@@ -63,9 +63,9 @@ void pyvmm_pair_move(struct pyvmm_pair *p)
             if (!p->to->quiet) {
                 if (!wait_for_more(p))
                     break;
-                end = pyvmm_loop_time() + turn_ns; /* nobody else had anything to do */
-                if (end > last)
-                    end = last;
+                uint64_t woken = pyvmm_loop_time();
+                last += woken - now; /* to sleep takes nobody's time */
+                end = woken + turn_ns < last ? woken + turn_ns : last; /* nobody else had anything to do */
             }
             p->to->quiet = !p->to->quiet;
         }

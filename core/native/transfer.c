@@ -153,10 +153,13 @@ static int publish(struct pyvmm_queue *q, struct pyvmm_transfer *t)
     return 1;
 }
 
+/* A driver that kicks for nothing does not keep us here for ever. */
+#define MAX_WAITS 256
+
 int pyvmm_transfer_move(struct pyvmm_queue *q, struct pyvmm_transfer *t)
 {
-    uint32_t requests = 0;
-    uint64_t bytes = 0, failed = t->failed;
+    uint32_t requests = 0, waits = 0;
+    uint64_t bytes = 0;
     int stop = PYVMM_TRANSFER_BUDGET;
 
     t->queue = q;
@@ -179,11 +182,12 @@ int pyvmm_transfer_move(struct pyvmm_queue *q, struct pyvmm_transfer *t)
             }
             if (!pyvmm_queue_enable_kick(q)) {
                 /* Python is to hear of what failed, and of results that are no transfer's. */
-                if (t->failed != failed || t->aio->ready || !wait_for_more(t)) {
+                if (t->failed != t->told || t->aio->ready || !wait_for_more(t)) {
                     stop = PYVMM_TRANSFER_EMPTY;
                     break;
                 }
-                requests++;
+                if (++waits == MAX_WAITS)
+                    break; /* Python looks for signals */
                 pyvmm_aio_collect(t->aio);
                 pyvmm_aio_settle(t->aio);
                 pyvmm_queue_disable_kick(q);

@@ -60,6 +60,7 @@ struct pyvmm_transfer {
     /* Since the start. */
     uint64_t finished;     /* transfers */
     uint64_t failed;       /* of them */
+    uint64_t told;         /* of these, what the caller has noticed and says here: there is no waiting before */
     int error;             /* of the last that failed: an errno, ENODATA for the end of the file */
     uint8_t error_write;   /* whether it was a write */
     uint64_t error_offset; /* in bytes */

@@ -188,9 +188,8 @@ class EventLoop:
         time.monotonic_ns(). For native code that waits in its place; now is too late where nobody is in :meth:`run`."""
         if self._thread is None or self._stopping or self._closed:
             return 0
-        if self._timers:
-            return int(self._timers[-1].deadline * 1e9)
-        return time.monotonic_ns() + _LONGEST_WAIT
+        latest = time.monotonic_ns() + _LONGEST_WAIT
+        return min(int(self._timers[-1].deadline * 1e9), latest) if self._timers else latest
 
     def stop(self) -> None:
         """End :meth:`run` after the present round. From any thread and from a signal handler."""

@@ -25,7 +25,7 @@ MAX_BYTES: Final = 1 << 20
 """Bytes after which one call moves no further message, for the same reason."""
 
 MAX_TIME: Final = 5
-"""Milliseconds that one call moves messages both ways at most."""
+"""Milliseconds that one call moves messages both ways at most without a look at what others on the loop have to do."""
 
 _SPIN_TIME: Final = 16_000
 """Nanoseconds that it looks for more before it asks for a kick: about what a kick and a wake-up cost."""

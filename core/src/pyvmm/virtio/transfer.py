@@ -136,7 +136,6 @@ class Transfers:
             },
         )
         self._budgets = max(2 * queue.size // MAX_REQUESTS, 1)
-        self._failed = 0
         if max(format.header_size, format.type_offset + 4, format.position_offset + 8) > lib.PYVMM_TRANSFER_MAX_HEADER:
             raise ValueError("the header is too long")
 
@@ -175,9 +174,11 @@ class Transfers:
             interrupt = queue.interrupt
             if queue.native is not ring or interrupt is None:
                 return  # not active any more, or paused
-            if loop is not None and type(queue.event) is EventFd:  # one that is always there is not to be drained
+            if loop is not None and type(queue.event) is EventFd:
                 native.loop, native.idle_until = loop.fileno(), loop.idle_until()
                 native.kick, native.call = queue.event.fd, interrupt.call_fd
+            else:
+                native.loop = -1  # a kick that is always there is not to be drained
             stop = _move(ring, native)
             interrupt.used_signals += native.calls
             if native.interrupt:
@@ -204,9 +205,9 @@ class Transfers:
     def take_error(self) -> TransferError | None:
         """Why the last transfer failed, if one has since the last call."""
         native = self._native
-        if native.failed == self._failed:
+        if native.failed == native.told:
             return None
-        self._failed = native.failed
+        native.told = native.failed
         return TransferError(bool(native.error_write), int(native.error_offset), int(native.error))
 
     def _chain(self) -> DescriptorChain:
