@@ -95,6 +95,24 @@ def test_what_is_of_no_use_is_done_less_and_less_and_tried_again(store: Store) -
         assert waits[19:23] == steps
 
 
+def test_what_a_paused_ring_has_under_way_comes_to_its_end(store: Store) -> None:
+    store.engine.native.inline_length = 0
+    with VirtioDriver(store) as driver:
+        driver.start()
+        driver.loop.add(store.engine.fd, lambda _: store.on_kick(queue))
+        queue, ring = driver.transport.queues[0], driver.rings[0]
+        for _ in range(5):
+            ring.add([READ], [65])
+            assert not list(store.transfers.serve())
+            queue.paused = True
+            driver.run_until(lambda: queue.in_flight == 0, timeout=5)
+            ring.add([READ], [65])
+            driver.run()
+            assert queue.in_flight == 0
+            queue.paused = False
+        driver.loop.remove(store.engine.fd)
+
+
 def test_one_cpu_is_left_to_the_guest(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     with VirtioDriver(store) as driver:

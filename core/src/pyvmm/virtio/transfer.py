@@ -173,7 +173,9 @@ class Transfers:
         while budgets and turns:
             interrupt = queue.interrupt
             if queue.native is not ring or interrupt is None:
-                return  # not active any more, or paused
+                if queue.paused and queue.ring is ring:
+                    self._engine.dispatch()  # what was begun is to come to its end
+                return  # else not active any more
             if loop is not None and type(queue.event) is EventFd:
                 native.loop, native.idle_until = loop.fileno(), loop.idle_until()
                 native.kick, native.call = queue.event.fd, interrupt.call_fd
