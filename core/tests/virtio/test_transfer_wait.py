@@ -1,4 +1,4 @@
-"""On one CPU, native code waits for the next request in the loop's place: for as long as nobody else has work."""
+"""Native code waits for the next request in the loop's place: for as long as nobody else has work."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Running:
 
 @pytest.fixture(params=["io_uring", "threads"])
 def running(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})  # no looking before
     path = tmp_path / "store"
     path.write_bytes(bytes(4096))
     fd = os.open(path, os.O_RDWR)

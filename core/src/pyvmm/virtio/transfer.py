@@ -99,12 +99,11 @@ class Transfers:
         :attr:`writable` is set, which it is not at first.
 
         ``loop``: where the queue's kicks and the engine's descriptor are waited for, of an engine that has this queue
-        only. Where there is more than one CPU, :meth:`serve` then looks at a ring that has run empty for a moment
-        (:data:`MAX_POLL`) before the driver is asked for a kick. On one CPU it waits for more by itself, for as long as
-        nobody else on the loop has work."""
+        only. :meth:`serve` then waits for more by itself, for as long as nobody else on the loop has work; and where
+        there is more than one CPU, it looks at a ring that has run empty for a moment (:data:`MAX_POLL`) before the
+        driver is asked for a kick."""
         self._queue = queue
-        one_cpu = len(os.sched_getaffinity(0)) == 1
-        self._loop = loop if one_cpu else None
+        self._loop = loop
         self._memory = memory
         self._engine = engine
         self._ring = queue.ring  # lives as long as transfers are under way
@@ -128,7 +127,7 @@ class Transfers:
                 "status_failed": format.failed,
                 "max_requests": MAX_REQUESTS,
                 "max_bytes": MAX_BYTES,
-                "max_poll": 0 if loop is None or one_cpu else MAX_POLL,
+                "max_poll": MAX_POLL if loop is not None and len(os.sched_getaffinity(0)) > 1 else 0,
                 "loop": -1,
                 "max_buffers": buffers,
                 "iov": self._iov,
