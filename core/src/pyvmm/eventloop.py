@@ -184,8 +184,8 @@ class EventLoop:
         return len(ready) + self._run_timers()
 
     def idle_until(self) -> int:
-        """Until when nobody needs the loop's thread before its descriptor (:meth:`fileno`) is readable: by
-        time.monotonic_ns(). For native code that waits in its place; now is too late where nobody is in :meth:`run`."""
+        """Until when nobody needs the loop's thread, unless its descriptor (:meth:`fileno`) is readable: nanoseconds
+        by time.monotonic_ns(), 0 where no thread is in :meth:`run`. For native code that waits in the loop's place."""
         if self._thread is None or self._stopping or self._closed:
             return 0
         latest = time.monotonic_ns() + _LONGEST_WAIT

@@ -71,7 +71,7 @@ def test_a_register_that_is_not_there_reads_as_zero_and_takes_nothing(bench: Tra
     assert bench.driver.status == ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK
 
 
-def test_there_is_no_memfd(bench: TransportBench) -> None:
+def test_there_is_no_shared_memory(bench: TransportBench) -> None:
     # "If ... no shared memory region has this id, the length is -1" (section 4.2.2).
     for register in (lib.VIRTIO_MMIO_SHM_LEN_LOW, lib.VIRTIO_MMIO_SHM_LEN_HIGH):
         assert bench.driver.read_register(register) == 0xFFFFFFFF
