@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,9 @@ from tests.guest import artefacts
 
 CMDLINE: Final = "console=ttyS0 quiet panic=-1 pci=off"
 """What pyvmm gives by itself, for who does not. quiet, since all that a kernel says costs each VMM its time."""
+
+CLOCK: Final = """clock() { read up rest </proc/uptime; echo CLOCK $up; }"""
+"""Shell: ``clock`` tells the guest's time, for :func:`seconds_between`."""
 
 _TOOLS: Final = """
 mkdir -p /tools && mount -t ext4 -o ro /dev/vd{letter} /tools || exit 99
@@ -43,6 +47,12 @@ class LinuxGuest:
             status = process.wait()
             if not vmm.ended_well(status):
                 raise BenchError(f"ended with {status}: {process.complaint()}")
+
+
+def seconds_between(process: Process, count: int) -> list[float]:
+    """What passed between each of ``count`` calls of ``clock`` and the next."""
+    times = [float(process.wait_for("CLOCK").split()[1]) for _ in range(count)]
+    return [max(later - earlier, 0.01) for earlier, later in pairwise(times)]
 
 
 @contextmanager

@@ -22,6 +22,8 @@ class Qemu:
     """How disks are read and written: ``threads`` (QEMU's default), ``io_uring`` or ``native``."""
     rom: Path | None = None
     """Runs in place of QEMU's firmware and of the kernel."""
+    options: tuple[str, ...] = ()
+    """Further arguments."""
     linux: bool = False
     """Whether the guest is a Linux: it wants a clock, for which it otherwise looks for seconds."""
 
@@ -52,7 +54,7 @@ class Qemu:
             vhost = "on" if card.vhost else "off"
             command += ["-netdev", f"tap,id=net{i},ifname={card.tap},script=no,downscript=no,vhost={vhost}"]
             command += ["-device", f"virtio-net-device,netdev=net{i},mac={card.mac}"]
-        return command
+        return [*command, *self.options]
 
     def ended_well(self, status: int) -> bool:
         return status == (0 if self.linux else ENDED)
