@@ -126,7 +126,7 @@ def running(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.
 def test_requests_one_after_the_other_are_served_without_a_return_to_python(running: Running) -> None:
     for _ in range(30):
         assert running.request() == b"\0"
-    assert running.store.served <= 3
+    assert running.store.served <= 5
     running.loop.call(lambda: None)  # the call returns, and counts
     wait_until(lambda: running.store.interrupt.used_signals == 30)
 
@@ -144,7 +144,7 @@ def test_results_that_come_later_are_taken_in_without_a_return_to_python(running
         os.fsync(fd)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         assert running.request() == b"\0"
-    assert running.store.served <= 4
+    assert running.store.served <= 10
 
 
 def test_what_failed_is_told_at_once(running: Running) -> None:
