@@ -7,8 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "loop.h"
 
 /* A copy of 64 KiB takes about as long as handing it over; more than a few of them would hold up the loop. */
 #define INLINE_LENGTH (64 * 1024)
@@ -173,22 +174,15 @@ static int try_at_once(struct pyvmm_aio_request *request)
     return pyvmm_aio_advance(request, moved, 0);
 }
 
-static uint64_t now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
-}
-
 /* Writes into the page cache, which takes a few microseconds, unless the kernel has to find room there, or wait for
  * the disk: then those that come after are the backend's for a while. 1 when the request has its result. */
 static int write_at_once(struct pyvmm_aio *aio, struct pyvmm_aio_request *request)
 {
-    uint64_t begin = now();
+    uint64_t begin = pyvmm_loop_time();
     ssize_t moved =
         pwritev(request->file->fd, request->iov, (int)pyvmm_aio_iov_now(request), (off_t)request->offset);
     int result = pyvmm_aio_advance(request, moved < 0 ? -errno : moved, 0);
-    if (now() - begin > INLINE_WRITE_TIME)
+    if (pyvmm_loop_time() - begin > INLINE_WRITE_TIME)
         aio->detained = INLINE_WRITE_DETAINED;
     return result;
 }

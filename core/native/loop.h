@@ -7,8 +7,8 @@
 #define PYVMM_LOOP_OURS 3
 
 /* Waits until one of `ours`, up to PYVMM_LOOP_OURS descriptors, is readable: a bit for each that is. 0 when another one
- * that epoll descriptor `loop` waits for is ready, at an error or an end, at a signal without anything of ours, and when time `until` has come
- * (nanoseconds of CLOCK_MONOTONIC). Does not wait where that is over, or `loop` is -1. */
+ * that epoll descriptor `loop` waits for is ready, at an error or an end, at a signal without anything of ours, and when
+ * time `until` has come (nanoseconds of CLOCK_MONOTONIC). Does not wait where that is over, or `loop` is -1. */
 uint32_t pyvmm_loop_wait(int loop, uint64_t until, const int *ours, int count);
 
 /* Nanoseconds of CLOCK_MONOTONIC. */

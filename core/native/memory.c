@@ -7,8 +7,9 @@
 #include <stddef.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "loop.h"
 
 #define PAGE ((uint64_t)4096)
 #define HUGE_PAGE ((uint64_t)2 << 20)
@@ -212,13 +213,6 @@ static uint32_t look(const struct pyvmm_region *region, uint32_t *copies)
     return changed;
 }
 
-static int64_t microseconds(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (int64_t)time.tv_sec * 1000000 + time.tv_nsec / 1000;
-}
-
 void pyvmm_memory_keep_joined(struct pyvmm_memory *memory, int stop)
 {
     struct pollfd ready = {.fd = stop, .events = POLLIN};
@@ -226,7 +220,7 @@ void pyvmm_memory_keep_joined(struct pyvmm_memory *memory, int stop)
 
     while (poll(&ready, 1, pause) <= 0) {
         uint32_t changed = 0, copies = pause >= CALM ? COPIES : 0;
-        int64_t began = microseconds();
+        uint64_t began = pyvmm_loop_time();
         for (uint32_t i = 0; i < memory->count; i++)
             changed += look(&memory->regions[i], &copies);
         if (changed)
@@ -234,7 +228,7 @@ void pyvmm_memory_keep_joined(struct pyvmm_memory *memory, int stop)
         else if (pause < CALM || copies) /* where more is to be copied, soon again */
             pause = pause < 500 ? 2 * pause : 1000;
         /* To look takes a tenth of the time at most. */
-        int64_t least = (microseconds() - began) / 100;
+        int64_t least = (int64_t)(pyvmm_loop_time() - began) / 100000;
         if (pause < least)
             pause = least < 1000 ? (int)least : 1000;
     }

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+
+from pyvmm.errors import PyvmmError
+from pyvmm_virtio_fs.daemon import Daemon, find
 
 from tests.benchmarks.harness import Bench, BenchError, Contender, Metric
 from tests.benchmarks.linux_guest import CLOCK, LinuxGuest, linux_guest, seconds_between
@@ -22,8 +24,6 @@ from tests.benchmarks.rows import Row
 MEMORY = 256
 MIB = 16
 LOOKUPS = 300
-
-_DAEMONS: Final = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd")
 
 _SCRIPT = f"""{CLOCK}
 modprobe virtiofs
@@ -38,9 +38,10 @@ clock; rm /shared/new; umount /shared
 
 def measure(bench: Bench) -> None:
     """QEMU's is served by a virtiofsd that was started for it, pyvmm's by one that pyvmm starts."""
-    daemon = next((path for path in _DAEMONS if os.access(path, os.X_OK)), None)
-    if daemon is None:
-        raise BenchError("there is no virtiofsd (tests/system/require lab)")
+    try:
+        daemon = find(None)
+    except PyvmmError as error:
+        raise BenchError(str(error)) from error
     with tempfile.TemporaryDirectory() as scratch:
         shared, sock = Path(scratch, "shared"), Path(scratch, "sock")
         shared.mkdir()
@@ -71,13 +72,13 @@ def _measure(vmm: Vmm, guest: LinuxGuest) -> dict[Metric, float]:
 
 
 @contextmanager
-def _serving(daemon: str, directory: Path, sock: Path) -> Iterator[None]:
+def _serving(daemon: Daemon, directory: Path, sock: Path) -> Iterator[None]:
     """As pyvmm starts it, which is by its defaults."""
     arguments = ["-f", f"--socket-path={sock}", "-o", f"source={directory},cache=auto,sandbox=namespace"]
-    if "libexec" in daemon:
+    if daemon.in_rust:
         arguments = [f"--socket-path={sock}", f"--shared-dir={directory}", "--cache=auto", "--sandbox=namespace"]
     sock.unlink(missing_ok=True)
-    process = subprocess.Popen([daemon, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([daemon.path, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60
         while not sock.exists():
