@@ -7,8 +7,9 @@ from cffi import FFI
 HERE = Path(__file__).parent
 AREAS = {
     "fastport": "fastport",
-    "kvm": "vcpu",
     "ring": "ring",
+    "causes": "causes",
+    "kvm": "vcpu",
     "stream": "stream",
     "bulk": "bulk",
     "pair": "pair",

@@ -362,3 +362,8 @@ uint16_t pyvmm_queue_used_idx(struct pyvmm_queue *q)
 {
     return LOAD16(used_idx(q));
 }
+
+int pyvmm_queue_driver_is_behind(struct pyvmm_queue *q, uint16_t index)
+{
+    return q->event_idx && LOAD16(used_event(q)) != index;
+}

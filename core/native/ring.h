@@ -157,4 +157,8 @@ uint16_t pyvmm_queue_available(struct pyvmm_queue *q);
 /* The used index as it stands in guest memory. */
 uint16_t pyvmm_queue_used_idx(struct pyvmm_queue *q);
 
+/* Whether the driver, by used_event, has not seen all of a used ring that stands at `used_idx` (with EVENT_IDX, section
+ * 2.7.7.2). */
+int pyvmm_queue_driver_is_behind(struct pyvmm_queue *q, uint16_t used_idx);
+
 #endif

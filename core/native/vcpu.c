@@ -61,7 +61,7 @@ uint64_t pyvmm_vcpu_run(struct pyvmm_vcpu *vcpu)
             }
             return 0;
         }
-    } while (pyvmm_fast_ports_handle(vcpu->fast, run));
+    } while (pyvmm_fast_ports_handle(vcpu->fast, run) || pyvmm_causes_handle(vcpu->causes, run));
     out->reason = run->exit_reason;
     switch (run->exit_reason) {
     case KVM_EXIT_MMIO:

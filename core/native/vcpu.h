@@ -6,6 +6,7 @@
 
 #include <linux/kvm.h>
 
+#include "causes.h"
 #include "fastport.h"
 
 /* What a run ended with, flat: reading it from Python costs one look-up a field. */
@@ -24,11 +25,12 @@ struct pyvmm_vcpu {
     int fd;
     struct kvm_run *run;
     struct pyvmm_fast_ports *fast;
+    struct pyvmm_causes_table *causes;
     struct pyvmm_exit exit; /* the last one */
 };
 
-/* Runs the vCPU up to the next exit that fast ports do not handle, and fills `exit`; its key. The data of a read is all
- * ones then. */
+/* Runs the vCPU up to the next exit that neither fast ports nor causes of interrupts handle, and fills `exit`; its key.
+ * The data of a read is all ones then. */
 uint64_t pyvmm_vcpu_run(struct pyvmm_vcpu *vcpu);
 
 /* Makes the present or next run of the vCPU in `thread` (a kernel's thread ID; 0 where none runs it) return EINTR;

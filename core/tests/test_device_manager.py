@@ -22,6 +22,8 @@ from pyvmm.x86_64.cmdline import Cmdline
 from pyvmm.x86_64.layout import IRQ_BASE, IRQ_MAX, MMIO_BASE, MMIO_END
 
 NOTIFY = 0x50
+INTERRUPT_ACK = 0x64
+VRING = 1
 LINES = IRQ_MAX - IRQ_BASE + 1
 
 
@@ -116,11 +118,12 @@ def test_a_window_ends_where_the_next_begins(manager: MMIODeviceManager) -> None
     assert driver.read(0x2000, 4) == b"\xff" * 4  # nobody
 
 
-def test_kvm_is_told_of_a_kick_for_each_queue_and_of_one_line(manager: MMIODeviceManager) -> None:
+def test_kvm_is_told_of_a_kick_for_each_queue_of_acknowledgements_and_of_one_line(manager: MMIODeviceManager) -> None:
     address = manager.register_device(Lamp(queues=3), None, "lamp")
     (transport,) = manager.transports()
     assert manager.vm_requests == [
         *(IoEventRequest(queue.event, address + NOTIFY, index) for index, queue in enumerate(transport.queues)),
+        IoEventRequest(transport.causes.acknowledged, address + INTERRUPT_ACK, VRING),
         IrqRequest(transport.interrupt_event, IRQ_BASE),
     ]
 
@@ -133,6 +136,7 @@ def test_what_was_recorded_is_carried_out_once(manager: MMIODeviceManager) -> No
     manager.carry_out(vm)  # type: ignore[arg-type]
     assert vm.told == [
         ("ioeventfd", transport.queues[0].event.fd, address + NOTIFY, 4, 0),
+        ("ioeventfd", transport.causes.acknowledged.fd, address + INTERRUPT_ACK, 4, VRING),
         ("irqfd", transport.interrupt_event.fd, IRQ_BASE),
     ]
     assert manager.vm_requests == []

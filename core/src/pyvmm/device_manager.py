@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from pyvmm.exit_reason import ExitReason
-    from pyvmm.kvm import FastPort, FastPorts, Vm
+    from pyvmm.kvm import CausesTable, FastPort, FastPorts, Vm
     from pyvmm.memory import GuestAddress, GuestMemory
     from pyvmm.virtio.device import VirtioDevice
     from pyvmm.virtio.mmio import MmioDevice
@@ -74,12 +74,15 @@ class MMIODeviceManager:
         loop: EventLoop,
         stop: Callable[[ExitReason], None] = lambda reason: None,
         fast_ports: FastPorts | None = None,
+        causes: CausesTable | None = None,
         machine: MachineView | None = None,
     ) -> None:
         """``loop`` is where the devices live; ``stop`` is what they may call to end the machine; ``machine`` is what
-        they may know of it."""
+        they may know of it. ``fast_ports`` and ``causes`` are the virtual machine's, for what its vCPUs answer by
+        themselves."""
         self._machine = machine or MachineView()
         self._fast_ports = fast_ports
+        self._causes = causes
         self.guest_mem = guest_mem
         self.bus = Bus("MMIO")
         self.ports = Bus("port", 0x10000)
@@ -125,6 +128,12 @@ class MMIODeviceManager:
         self._transports.append(transport)
         for queue in transport.queues:
             self.vm_requests.append(IoEventRequest(queue.event, address + lib.VIRTIO_MMIO_QUEUE_NOTIFY, queue.index))
+        acknowledged = transport.causes.acknowledged
+        self.vm_requests.append(
+            IoEventRequest(acknowledged, address + lib.VIRTIO_MMIO_INTERRUPT_ACK, lib.VIRTIO_MMIO_INT_VRING)
+        )
+        if self._causes is not None:
+            transport.causes.enter(self._causes, address)
         self.vm_requests.append(IrqRequest(transport.interrupt_event, irq))
         if cmdline is None:
             self._tell_acpi(id, VIRTIO_MMIO_HID, window, (), irq)

@@ -147,7 +147,12 @@ class Machine:
             """Where the devices of this process live; :meth:`run` is its thread."""
             closers.add(self.loop.close)
             self.devices = MMIODeviceManager(
-                self.memory, loop=self.loop, stop=self.stop, fast_ports=self.vm.fast_ports, machine=self._view
+                self.memory,
+                loop=self.loop,
+                stop=self.stop,
+                fast_ports=self.vm.fast_ports,
+                causes=self.vm.causes,
+                machine=self._view,
             )
             closers.add(self.devices.close)
             self._boot = Boot(self.memory, config)

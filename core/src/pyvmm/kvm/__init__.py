@@ -1,5 +1,6 @@
 """Linux KVM: the only place that sees an ioctl (Documentation/virt/kvm/api.rst)."""
 
+from pyvmm.kvm.causes_table import CausesTable
 from pyvmm.kvm.cpuid_entry import CpuidEntry
 from pyvmm.kvm.fast_port import FastPort, FastPorts
 from pyvmm.kvm.ioctl import KvmError
@@ -7,4 +8,4 @@ from pyvmm.kvm.kvm import Kvm
 from pyvmm.kvm.vcpu import Vcpu, VcpuExit
 from pyvmm.kvm.vm import Vm
 
-__all__ = ["CpuidEntry", "FastPort", "FastPorts", "Kvm", "KvmError", "Vcpu", "VcpuExit", "Vm"]
+__all__ = ["CausesTable", "CpuidEntry", "FastPort", "FastPorts", "Kvm", "KvmError", "Vcpu", "VcpuExit", "Vm"]

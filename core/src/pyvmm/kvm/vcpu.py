@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
+    from pyvmm.kvm.causes_table import CausesTable
     from pyvmm.kvm.cpuid_entry import CpuidEntry
     from pyvmm.kvm.fast_port import FastPorts
 
@@ -42,9 +43,9 @@ class VcpuExit:
 class Vcpu:
     """A virtual CPU. All methods but :meth:`kick` belong to the thread that runs it."""
 
-    def __init__(self, fd: int, index: int, run_size: int, fast_ports: FastPorts) -> None:
+    def __init__(self, fd: int, index: int, run_size: int, fast_ports: FastPorts, causes: CausesTable) -> None:
         """Take over ``fd``; ``run_size`` is the size of its struct kvm_run, in bytes."""
-        self._fast_ports = fast_ports
+        self._answers = fast_ports, causes  # which `_native` points to
         self.fd = fd
         self.index = index
         self._thread = 0
@@ -57,7 +58,8 @@ class Vcpu:
         """struct kvm_run and the pages behind it, as bytes: where an exit's data is."""
         self._buffer = ffi.from_buffer(self._map)
         self._run = ffi.cast("struct kvm_run *", self._buffer)
-        self._native = ffi.new("struct pyvmm_vcpu *", {"fd": fd, "run": self._run, "fast": fast_ports.native})
+        native = {"fd": fd, "run": self._run, "fast": fast_ports.native, "causes": causes.native}
+        self._native = ffi.new("struct pyvmm_vcpu *", native)
         self.exit: Any = self._native.exit
         """The last exit's fields: error, an errno or 0; reason, address, size, count, is_write, data_offset; and a key,
         which is the same for each access of the same size at the same place and in the same direction, and 0 for any

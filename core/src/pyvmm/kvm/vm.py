@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pyvmm._native import ffi, lib
+from pyvmm.kvm.causes_table import CausesTable
 from pyvmm.kvm.fast_port import FastPorts
 from pyvmm.kvm.ioctl import ioctl
 from pyvmm.kvm.vcpu import Vcpu
@@ -23,6 +24,7 @@ class Vm:
         self._run_size = run_size
         self._vcpus: list[Vcpu] = []
         self.fast_ports = FastPorts()
+        self.causes = CausesTable()
         self._memory: GuestMemory | None = None
 
     def set_memory(self, memory: GuestMemory) -> None:
@@ -50,7 +52,7 @@ class Vm:
 
     def create_vcpu(self, index: int) -> Vcpu:
         """A new vCPU; ``index`` is its APIC ID."""
-        vcpu = Vcpu(ioctl(self.fd, "KVM_CREATE_VCPU", index), index, self._run_size, self.fast_ports)
+        vcpu = Vcpu(ioctl(self.fd, "KVM_CREATE_VCPU", index), index, self._run_size, self.fast_ports, self.causes)
         self._vcpus.append(vcpu)
         return vcpu
 

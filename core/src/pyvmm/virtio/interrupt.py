@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pyvmm._native import ffi
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from pyvmm.eventfd import EventFd
 
@@ -26,8 +29,17 @@ class Interrupt:
         self.event = event
         self._on_config_change = on_config_change
         self._on_failure = on_failure
-        self.used_signals = 0
-        """How often a used ring's interrupt was signalled."""
+        self.native: Any = ffi.new("uint32_t *")
+        """What :attr:`used_signals` says, for native code: a ``uint32_t *``."""
+
+    @property
+    def used_signals(self) -> int:
+        """How often a used ring's interrupt was signalled, modulo 2³²."""
+        return int(self.native[0])
+
+    @used_signals.setter
+    def used_signals(self, times: int) -> None:
+        self.native[0] = times & 0xFFFFFFFF
 
     @property
     def call_fd(self) -> int:

@@ -11,6 +11,7 @@ from pyvmm.errors import PyvmmError
 from pyvmm.eventfd import EventFd
 from pyvmm.eventloop import EventLoop, LoopScope
 from pyvmm.logs import logger
+from pyvmm.virtio.causes import Causes
 from pyvmm.virtio.interrupt import Interrupt
 from pyvmm.virtio.queue import Queue, QueueError
 
@@ -59,7 +60,6 @@ _STEPS: Final = {
 _TRANSPORT_FEATURES: Final = 1 << lib.VIRTIO_F_VERSION_1
 
 _CONFIG: Final[int] = lib.VIRTIO_MMIO_CONFIG
-_INT_VRING: Final[int] = lib.VIRTIO_MMIO_INT_VRING
 _INT_CONFIG: Final[int] = lib.VIRTIO_MMIO_INT_CONFIG
 
 
@@ -99,8 +99,7 @@ class MmioDevice(BusDevice):
         self.queues = [Queue(index, size, EventFd()) for index, size in enumerate(device.queue_max_sizes)]
         self.interrupt_event = EventFd()
         self._interrupt = Interrupt(self.interrupt_event, self._config_changed, self._fail)
-        self._config_interrupt = False
-        self._used_seen = self._used_acked = self._used_state()
+        self.causes = Causes(self._interrupt, len(self.queues))
         self._loop: EventLoop = device.own_loop or loop
         self._scope = LoopScope(self._loop, self._callback_failed, self._publish)
         try:
@@ -112,17 +111,8 @@ class MmioDevice(BusDevice):
 
     @property
     def interrupt_status(self) -> int:
-        """Why the driver was interrupted last (InterruptStatus, section 4.2.2).
-
-        A used ring tells by itself that it has moved since the driver's last look, so whoever serves the queue,
-        also in another process, has nothing to set here.
-        """
-        status = _INT_CONFIG if self._config_interrupt else 0
-        if self.device_activated:
-            self._used_seen = self._used_state()
-            if self._used_seen != self._used_acked or self._is_driver_behind():
-                status |= _INT_VRING
-        return status
+        """Why the driver was interrupted last (InterruptStatus, section 4.2.2)."""
+        return self.causes.status
 
     def interrupt(self, irq_mask: int) -> None:
         """Interrupt the driver for VIRTIO_MMIO_INT_CONFIG; for a used ring, which tells by itself, just interrupt."""
@@ -152,6 +142,7 @@ class MmioDevice(BusDevice):
     def close(self) -> None:
         """Stop the device and release its eventfds. On the loop's thread, after the last vCPU's run."""
         active, self.device_activated = self.device_activated, False
+        self.causes.end()
         try:
             self._loop.call(lambda: self.device.end(active))
         except Exception:
@@ -168,23 +159,7 @@ class MmioDevice(BusDevice):
         for queue in self.queues:
             queue.event.close()
         self.interrupt_event.close()
-
-    def _used_state(self) -> list[int]:
-        """What changes when a used ring moves and, should 65,536 entries have come at once, at an interrupt."""
-        return [self._interrupt.used_signals, *(queue.used_idx() for queue in self.queues)]
-
-    def _is_driver_behind(self) -> bool:
-        """Whether, by used_event, the driver has not seen all of a used ring (with EVENT_IDX, section 2.7.7.2).
-
-        Another process may have filled 65,536 entries since the last look, while the driver needed no interrupt.
-        """
-        if not self.acked_features >> lib.VIRTIO_RING_F_EVENT_IDX & 1:
-            return False
-        return any(
-            queue.used_idx() != self.mem.read_u16(queue.available_ring + 4 + 2 * queue.size)
-            for queue in self.queues
-            if queue.ready
-        )
+        self.causes.close()
 
     @property
     def _queue(self) -> Queue | None:
@@ -253,10 +228,7 @@ class MmioDevice(BusDevice):
             self.queues[value].event.signal()
 
     def _write_interrupt_ack(self, value: int) -> None:
-        if value & _INT_VRING:
-            self._used_acked = self._used_seen
-        if value & _INT_CONFIG:
-            self._config_interrupt = False
+        self.causes.acknowledge(value)
 
     def _write_status(self, value: int) -> None:
         if value == 0:
@@ -303,7 +275,7 @@ class MmioDevice(BusDevice):
                 queue.activate(self.mem, self._interrupt, event_idx, indirect)
         self.driver_was_ok = True
         self.device_activated = True
-        self._used_seen = self._used_acked = self._used_state()
+        self.causes.begin(self.queues)
         self.device.activate(self.mem, self._interrupt, self.queues)
         sizes = [queue.size for queue in self.queues if queue.ready]
         log.info("%s: active, features %#x, queues %s", self.name, self.acked_features, sizes)
@@ -312,6 +284,7 @@ class MmioDevice(BusDevice):
         def reset() -> bool:
             done = not self.device_activated or self.device.reset()
             if done:
+                self.causes.end()
                 for queue in self.queues:
                     queue.reset()
             return done
@@ -325,7 +298,7 @@ class MmioDevice(BusDevice):
         self.driver_status = 0
         self.acked_features = 0
         self.features_select = self.acked_features_select = self.queue_select = 0
-        self._config_interrupt = False
+        self.causes.set_config(False)
         self.interrupt_event.drain()
 
     def _call(self, function: Callable[[], T]) -> T | None:
@@ -349,7 +322,7 @@ class MmioDevice(BusDevice):
 
     def _config_changed(self) -> None:
         self.config_generation = self.config_generation + 1 & 0xFFFFFFFF
-        self._config_interrupt = True
+        self.causes.set_config(True)
 
     def _callback_failed(self, error: BaseException) -> None:
         self._scope.close()
