@@ -10,7 +10,7 @@ struct pyvmm_pair {
     int to_kick, back_kick; /* eventfds */
     int to_call, back_call; /* eventfds, or -1 */
     int loop;               /* an epoll descriptor that waits for the descriptor, the kicks, and others' work */
-    uint32_t spin_ns;       /* how long to look for more without asking for a kick, which costs the driver more */
+    uint32_t spin_ns;       /* how long to look for more without asking for a kick, which costs the driver more; or 0 */
     uint64_t idle_until;    /* until when to wait for more then: see pyvmm_loop_wait() */
     uint32_t max_ms;        /* how long to go on without a look at what others have to do */
 

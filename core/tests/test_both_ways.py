@@ -67,8 +67,9 @@ class Bench:
         self.memory.close()
 
 
-@pytest.fixture
-def b() -> Iterator[Bench]:
+@pytest.fixture(params=[1, 2], ids=["one CPU", "two CPUs"])
+def b(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(request.param)))
     bench = Bench()
     yield bench
     bench.close()
@@ -83,8 +84,21 @@ def test_both_directions_are_moved_and_the_driver_is_told(b: Bench) -> None:
 
     assert b.far.recv(100) == b"out"
     assert b.received() == [b"in"]
-    assert b.interrupt.used_signals == 2
-    assert b.interrupt.event.drain() == 2
+    assert b.interrupt.used_signals == 1  # one line is for both
+    assert b.interrupt.event.drain() == 1
+
+
+def test_each_line_is_signalled_where_the_directions_have_their_own(b: Bench) -> None:
+    with closing(EventFd()) as own:
+        b.queues[1].interrupt = back = Interrupt(own)
+        b.post(1)
+        b.rings[0].add([b"out"])
+        b.far.send(b"in")
+
+        b.both.move()
+
+        assert (b.interrupt.event.drain(), own.drain()) == (1, 1)
+        assert (b.interrupt.used_signals, back.used_signals) == (1, 1)
 
 
 def test_what_comes_while_it_waits_is_moved_without_a_return(b: Bench) -> None:

@@ -66,7 +66,7 @@ def test_it_is_a_memfd_where_the_host_refuses_the_other(
         ("fs", False, True),
         ("vhost-user", False, True),
         ("balloon", False, True),
-        ("rng", False, False),
+        ("rng", True, False),
         ("vsock", False, False),
         ("serial", False, False),
     ],

@@ -6,6 +6,8 @@ goes between the descriptor and guest memory directly; nothing of it is seen her
 
 from __future__ import annotations
 
+import os
+
 from pyvmm._native import ffi, lib
 from pyvmm.eventfd import EventFd
 
@@ -191,7 +193,8 @@ class BothWays:
         self._native.back = back.native
         self._loop = loop
         self._native.loop = loop.fileno()
-        self._native.spin_ns = _SPIN_TIME
+        # With one CPU, who could bring more has to wait for as long as it is looked for.
+        self._native.spin_ns = _SPIN_TIME if len(os.sched_getaffinity(0)) > 1 else 0
         self._native.max_ms = MAX_TIME
 
     def move(self) -> tuple[int, int]:

@@ -46,6 +46,7 @@ def pyvmm_device_kinds() -> Sequence[DeviceKind[RngOptions]]:
             make,
             help="entropy for the guest",
             kernel_config="CONFIG_HW_RANDOM_VIRTIO",
+            gil_free=True,
             modules=["pyvmm_virtio_rng.device"],
         )
     ]
