@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -149,7 +150,8 @@ def test_what_is_others_is_left_to_them(b: Bench) -> None:
 
 
 def test_end_of_buffers_and_full_descriptor_are_told(b: Bench) -> None:
-    assert b.both.move() == (Stop.BUDGET, Stop.EMPTY), "the driver was not asked to kick yet"
+    looks_again = len(os.sched_getaffinity(0)) > 1  # and has not asked the driver to kick yet
+    assert b.both.move() == (Stop.BUDGET if looks_again else Stop.EMPTY, Stop.EMPTY)
     b.post(1)
     b.near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
     for _ in range(100):

@@ -98,7 +98,8 @@ class DeviceKind(Generic[O]):
     gil_free: bool = False
     """Whether its devices hold the interpreter's lock for a few microseconds at a time: native code or a system call
     moves their data, and Python has next to nothing to do for a request. Such a device lives in the VMM's process where
-    pyvmm may use one CPU only, unless ``process=on`` is given: a process of its own would cost it two changes of processes a request."""
+    pyvmm may use one CPU only, unless ``process=on`` is given: a process of its own would cost it two changes of
+    processes a request."""
 
     needs_memfd: bool = False
     """Whether its devices need the guest's memory to be a memfd: they hand it on to another program, as those do that
