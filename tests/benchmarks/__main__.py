@@ -19,7 +19,7 @@ from tests.system.kernels import PreparationError
 from tests.system.prepared import TOP
 
 HOST_ROWS: Final = ("start", "plugins", "devices", "memory", "density", "exits", "gil", "block_ring", "net_ring")
-LINUX_ROWS: Final = ("boot", "block", "net", "fs", "rng")
+LINUX_ROWS: Final = ("boot", "block", "net", "fs", "rng", "console", "vsock", "balloon")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
