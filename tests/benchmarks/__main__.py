@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import compileall
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,11 +12,10 @@ from typing import Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.benchmarks import lab, report
+from tests.benchmarks import installed, lab, report
 from tests.benchmarks.harness import Bench, BenchError
 from tests.benchmarks.rows import Row
 from tests.system.kernels import PreparationError
-from tests.system.prepared import TOP
 
 HOST_ROWS: Final = ("start", "plugins", "devices", "memory", "density", "exits", "gil", "block_ring", "net_ring")
 LINUX_ROWS: Final = ("boot", "block", "net", "fs", "rng", "console", "vsock", "balloon")
@@ -30,13 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for row in rows:
             print(f"{row.name:<11} {'lab ' if row.linux else '    '} {row.summary}")
         return 0
-    # An environment may say that Python writes no bytecode: a start would be all compilation.
-    for sources in (TOP / "core/src", *TOP.glob("plugins/*/src")):
-        compileall.compile_dir(sources, quiet=2)
-
     chosen = [row for row in rows if row.name in (options.rows or [row.name for row in rows])]
     about = report.machine()
     bench = Bench(options.runs)
+    if "PYVMM_COMMAND" not in os.environ:
+        installed.prepare()
     failed = False
     for row in chosen:
         bench.begin(row.name)

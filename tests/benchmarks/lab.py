@@ -25,7 +25,7 @@ def is_needed() -> bool:
 
 def measure(bench: Bench, row: str) -> None:
     """Run this row in the lab."""
-    for tools in (("fio",), ("iperf3",)):
+    for tools in (("fio",), ("iperf3",), ("socat",)):
         artefacts.tools_disk(*tools)  # there is no network in the lab
     artefacts.ensure()
     artefacts.disk()

@@ -9,12 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from tests.benchmarks import installed
 from tests.benchmarks.harness import OURS
 from tests.benchmarks.machines import Machine
 from tests.benchmarks.process import clean_environment
-from tests.system.prepared import TOP
 
-COMMAND: Final = Path(os.environ.get("PYVMM_COMMAND", TOP / ".venv/bin/pyvmm"))
+COMMAND: Final = Path(os.environ.get("PYVMM_COMMAND", installed.COMMAND))
 """Another one can be named, to compare two versions of pyvmm."""
 
 
