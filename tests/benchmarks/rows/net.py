@@ -17,7 +17,7 @@ from tests.benchmarks.process import Cpu, Process
 from tests.benchmarks.rows import Row
 
 SECONDS = 3
-PINGS = 40
+PINGS = 200
 
 # Reno, since cubic's slow start ends when delays grow: on one CPU it then sends small segments for a while or does not,
 # and two runs of the same VMM are ten times apart.
@@ -42,7 +42,7 @@ def measure(bench: Bench) -> None:
 
 def _script() -> str:
     lines = [f"ip address add {namespace.GUEST}/30 dev eth0 && ip link set eth0 up || exit 1"]
-    lines += [f"ping -c {PINGS} -i 0.2 {namespace.HOST} || exit 2"]
+    lines += [f"ping -c {PINGS} -i 0.05 {namespace.HOST} || exit 2"]
     for options in (*_TCP.values(), *_UDP.values()):
         lines += ["echo BEGIN", f"iperf3 -c {namespace.HOST} -f k -t {SECONDS} {options} >/tmp/out 2>&1"]
         lines += ["echo END", "grep receiver /tmp/out | tail -n 1 || exit 3"]
