@@ -13,7 +13,7 @@ static int kick_signal(void) { return SIGRTMIN + 4; }
 
 static void on_kick(int signal) { (void)signal; }
 
-int pyvmm_vcpu_init_kick(void)
+int pyvmm_vcpu_enter_thread(struct pyvmm_vcpu *vcpu)
 {
     /* No SA_RESTART: the signal is there to end KVM_RUN. */
     struct sigaction action = {.sa_handler = on_kick};
@@ -24,13 +24,20 @@ int pyvmm_vcpu_init_kick(void)
     sigset_t signals;
     sigemptyset(&signals);
     sigaddset(&signals, kick_signal());
-    return pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
+    int error = pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
+    if (!error)
+        atomic_store(&vcpu->thread, (int)syscall(SYS_gettid));
+    return error;
 }
 
-int pyvmm_vcpu_kick(struct kvm_run *run, int thread)
+void pyvmm_vcpu_leave_thread(struct pyvmm_vcpu *vcpu) { atomic_store(&vcpu->thread, 0); }
+
+int pyvmm_vcpu_kick(struct pyvmm_vcpu *vcpu)
 {
-    /* A vCPU on its way into KVM_RUN sees the flag, one that is inside gets the signal: no race is left. */
-    atomic_store((_Atomic uint8_t *)&run->immediate_exit, 1);
+    /* A vCPU on its way into KVM_RUN sees the flag, one that is inside gets the signal: no race is left. The flag
+     * first: a thread that is not seen here yet enters after it. */
+    atomic_store((_Atomic uint8_t *)&vcpu->run->immediate_exit, 1);
+    int thread = atomic_load(&vcpu->thread);
     if (thread == 0)
         return 0;
     return syscall(SYS_tgkill, getpid(), thread, kick_signal()) ? errno : 0;

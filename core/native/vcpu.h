@@ -2,6 +2,7 @@
 #ifndef PYVMM_VCPU_H
 #define PYVMM_VCPU_H
 
+#include <stdatomic.h>
 #include <stdint.h>
 
 #include <linux/kvm.h>
@@ -27,19 +28,22 @@ struct pyvmm_vcpu {
     struct pyvmm_fast_ports *fast;
     struct pyvmm_causes_table *causes;
     struct pyvmm_exit exit; /* the last one */
+    _Atomic int thread;     /* that runs it, a kernel's thread ID; 0 for none */
 };
 
 /* Runs the vCPU up to the next exit that neither fast ports nor causes of interrupts handle, and fills `exit`; its key.
  * The data of a read is all ones then. */
 uint64_t pyvmm_vcpu_run(struct pyvmm_vcpu *vcpu);
 
-/* Makes the present or next run of the vCPU in `thread` (a kernel's thread ID; 0 where none runs it) return EINTR;
- * 0 or an errno. */
-int pyvmm_vcpu_kick(struct kvm_run *run, int thread);
+/* The calling thread is the one that runs the vCPU: makes the kicks' signal one that only interrupts, and reaches it; 0
+ * or an errno. */
+int pyvmm_vcpu_enter_thread(struct pyvmm_vcpu *vcpu);
 
-/* Makes the kicks' signal one that only interrupts, and reaches the calling thread; 0 or an errno. In each thread
- * that runs a vCPU, before any kick. */
-int pyvmm_vcpu_init_kick(void);
+/* It runs the vCPU no more. */
+void pyvmm_vcpu_leave_thread(struct pyvmm_vcpu *vcpu);
+
+/* Makes the present or next run of the vCPU return EINTR; 0 or an errno. From any thread. */
+int pyvmm_vcpu_kick(struct pyvmm_vcpu *vcpu);
 
 /* An ioctl by number with a pointer or an integer for argument: its result, or an errno negated. */
 long pyvmm_ioctl(int fd, unsigned long request, void *argument);

@@ -85,6 +85,17 @@ def test_thousands_of_kicks_at_any_moment_all_bring_the_vcpu_back(
         assert runner.runs == cycles
 
 
+def test_a_kick_while_a_thread_comes_to_the_vcpu_is_not_lost(kvm: Kvm) -> None:
+    with vcpu_at(kvm, "spin") as vcpu:
+        for attempt in range(300):
+            with Runner(vcpu) as runner:
+                runner.go.release()
+                for _ in range(attempt % 30 * 10):
+                    pass
+                vcpu.kick()
+                assert runner.back.acquire(timeout=PATIENCE), f"the kick of attempt {attempt} was lost"
+
+
 def test_a_kick_before_the_run_ends_it_at_once(kvm: Kvm) -> None:
     with vcpu_at(kvm, "spin") as vcpu:
         vcpu.enter_thread()

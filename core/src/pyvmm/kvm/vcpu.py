@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from _thread import get_native_id
 from types import MethodType
 
 from pyvmm._native import ffi, lib
@@ -48,7 +47,6 @@ class Vcpu:
         self._answers = fast_ports, causes  # which `_native` points to
         self.fd = fd
         self.index = index
-        self._thread = 0
         try:
             self._map = mmap.mmap(fd, run_size)
         except OSError:
@@ -83,19 +81,18 @@ class Vcpu:
 
     def enter_thread(self) -> None:
         """Say that the calling thread is the one that runs this vCPU, so that :meth:`kick` reaches it."""
-        error = lib.pyvmm_vcpu_init_kick()
+        error = lib.pyvmm_vcpu_enter_thread(self._native)
         if error:
             raise OSError(error, os.strerror(error))
-        self._thread = get_native_id()
 
     def leave_thread(self) -> None:
         """Say that the thread runs it no more."""
-        self._thread = 0
+        lib.pyvmm_vcpu_leave_thread(self._native)
 
     def kick(self) -> None:
         """Make the present run, or the next one, return INTERRUPTED at once. From any thread."""
         if self.fd >= 0:
-            lib.pyvmm_vcpu_kick(self._run, self._thread)
+            lib.pyvmm_vcpu_kick(self._native)
 
     def exit_detail(self) -> int:
         """The number that says more: suberror, hardware's reason or event type."""
@@ -192,7 +189,7 @@ class Vcpu:
         """Unmap and close; closing twice does nothing."""
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
-            self._thread = 0
+            lib.pyvmm_vcpu_leave_thread(self._native)
             self._run = self._native.run = ffi.NULL
             self._native.fd = -1
             self.run_area.release()
