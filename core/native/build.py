@@ -43,7 +43,7 @@ ffibuilder.set_source(
     HEADERS + "".join(f'#include "{name}.h"\n' for name in AREAS.values()),
     # Relative to the folder of setup.py, as setuptools wants its sources.
     sources=[f"native/{name}.c" for name in (*AREAS.values(), *INTERNAL)],
-    depends=[*(f"native/{name}.h" for name in AREAS.values()), "native/aio_backend.h", "native/loop.h"],
+    depends=[f"native/{name}.h" for name in (*AREAS.values(), "aio_backend", "loop", "spin")],
     include_dirs=["native"],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fvisibility=hidden"],
     py_limited_api=True,

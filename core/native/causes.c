@@ -1,21 +1,13 @@
 #include "causes.h"
 
-#include <sched.h>
+#include "spin.h"
+
 #include <string.h>
 #include <sys/eventfd.h>
 
 #include <linux/virtio_mmio.h>
 
 #define WINDOW 0x1000
-
-static void lock(struct pyvmm_causes *c)
-{
-    /* Held for a few instructions; the holder may have been preempted all the same. */
-    while (atomic_flag_test_and_set_explicit(&c->lock, memory_order_acquire))
-        sched_yield();
-}
-
-static void unlock(struct pyvmm_causes *c) { atomic_flag_clear_explicit(&c->lock, memory_order_release); }
 
 static uint32_t signals(const struct pyvmm_causes *c)
 {
@@ -53,47 +45,47 @@ static int moved(struct pyvmm_causes *c)
 
 void pyvmm_causes_begin(struct pyvmm_causes *c, uint32_t count)
 {
-    lock(c);
+    pyvmm_lock(&c->lock);
     enter_taken(c); /* of a driver that went before */
     c->count = count;
     moved(c);
     acknowledge_used(c);
-    unlock(c);
+    pyvmm_unlock(&c->lock);
 }
 
 void pyvmm_causes_end(struct pyvmm_causes *c)
 {
-    lock(c);
+    pyvmm_lock(&c->lock);
     c->count = 0;
-    unlock(c);
+    pyvmm_unlock(&c->lock);
 }
 
 void pyvmm_causes_set_config(struct pyvmm_causes *c, int changed)
 {
-    lock(c);
+    pyvmm_lock(&c->lock);
     c->config = changed != 0;
-    unlock(c);
+    pyvmm_unlock(&c->lock);
 }
 
 uint32_t pyvmm_causes_status(struct pyvmm_causes *c)
 {
-    lock(c);
+    pyvmm_lock(&c->lock);
     enter_taken(c);
     uint32_t status = c->config ? VIRTIO_MMIO_INT_CONFIG : 0;
     if (c->count && moved(c))
         status |= VIRTIO_MMIO_INT_VRING;
-    unlock(c);
+    pyvmm_unlock(&c->lock);
     return status;
 }
 
 void pyvmm_causes_acknowledge(struct pyvmm_causes *c, uint32_t causes)
 {
-    lock(c);
+    pyvmm_lock(&c->lock);
     if (causes & VIRTIO_MMIO_INT_VRING)
         acknowledge_used(c);
     if (causes & VIRTIO_MMIO_INT_CONFIG)
         c->config = 0;
-    unlock(c);
+    pyvmm_unlock(&c->lock);
 }
 
 int pyvmm_causes_add(struct pyvmm_causes_table *table, uint64_t address, struct pyvmm_causes *c)

@@ -1,25 +1,17 @@
 #include "fastport.h"
 
-#include <sched.h>
+#include "spin.h"
+
 #include <string.h>
 #include <sys/eventfd.h>
 
-static void lock(struct pyvmm_fast_port *port)
-{
-    /* Held for a few instructions; the holder may have been preempted all the same. */
-    while (atomic_flag_test_and_set_explicit(&port->lock, memory_order_acquire))
-        sched_yield();
-}
-
-static void unlock(struct pyvmm_fast_port *port) { atomic_flag_clear_explicit(&port->lock, memory_order_release); }
-
 static int post(struct pyvmm_fast_port *port, uint8_t byte)
 {
-    lock(port);
+    pyvmm_lock(&port->lock);
     uint32_t length = port->length;
     if (length < PYVMM_POST_SIZE)
         port->posted[port->length++] = byte;
-    unlock(port);
+    pyvmm_unlock(&port->lock);
     if (length == 0)
         eventfd_write(port->event, 1);
     return length < PYVMM_POST_SIZE;
@@ -61,11 +53,11 @@ struct pyvmm_fast_port *pyvmm_fast_ports_add(struct pyvmm_fast_ports *ports, uin
 
 uint32_t pyvmm_fast_port_drain(struct pyvmm_fast_port *port, uint8_t *out)
 {
-    lock(port);
+    pyvmm_lock(&port->lock);
     uint32_t length = port->length;
     memcpy(out, port->posted, length);
     port->length = 0;
-    unlock(port);
+    pyvmm_unlock(&port->lock);
     return length;
 }
 

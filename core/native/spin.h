@@ -1,0 +1,17 @@
+/* A lock that is held for a few instructions only, by threads that may not wait for each other otherwise. */
+#ifndef PYVMM_SPIN_H
+#define PYVMM_SPIN_H
+
+#include <sched.h>
+#include <stdatomic.h>
+
+static inline void pyvmm_lock(atomic_flag *lock)
+{
+    /* The holder may have been preempted all the same. */
+    while (atomic_flag_test_and_set_explicit(lock, memory_order_acquire))
+        sched_yield();
+}
+
+static inline void pyvmm_unlock(atomic_flag *lock) { atomic_flag_clear_explicit(lock, memory_order_release); }
+
+#endif
