@@ -33,7 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = report.machine()
     bench = Bench(options.runs)
     if "PYVMM_COMMAND" not in os.environ:
-        installed.prepare()
+        try:
+            installed.prepare()
+        except BenchError as error:
+            sys.exit(f"pyvmm cannot be installed: {error}")
     failed = False
     for row in chosen:
         bench.begin(row.name)

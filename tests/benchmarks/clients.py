@@ -53,3 +53,11 @@ def receive(client: socket.socket, length: int) -> bytes:
         parts.append(part)
         length -= len(part)
     return b"".join(parts)
+
+
+def echo(client: socket.socket) -> float:
+    """Seconds that a byte takes to the guest, which sends it back, and to here again."""
+    start = time.monotonic()
+    client.sendall(b".")
+    receive(client, 1)
+    return time.monotonic() - start

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import statistics
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
 
-from tests.benchmarks.clients import connect, receive
+from tests.benchmarks.clients import connect, echo, receive
 from tests.benchmarks.harness import Bench, Contender, Metric
 from tests.benchmarks.linux_guest import LinuxGuest, linux_guest
 from tests.benchmarks.machines import Vmm
@@ -50,7 +49,7 @@ def _measure(vmm: Vmm, guest: LinuxGuest, path: Path) -> dict[Metric, float]:
     with guest.run(vmm) as process:
         process.wait_for("READY")
         with connect(path) as client:
-            echoes = [_echo(client) for _ in range(ECHOES)]
+            echoes = [echo(client) for _ in range(ECHOES)]
             start = time.monotonic()
             client.sendall(bytes(KIB << 10))
             receive(client, len(b"taken\n"))
@@ -63,13 +62,6 @@ def _measure(vmm: Vmm, guest: LinuxGuest, path: Path) -> dict[Metric, float]:
         Metric("to the guest", "KiB/s"): KIB / (taken - start),
         Metric("from the guest", "KiB/s"): KIB / (sent - taken),
     }
-
-
-def _echo(client: socket.socket) -> float:
-    start = time.monotonic()
-    client.sendall(b".")
-    receive(client, 1)
-    return time.monotonic() - start
 
 
 ROW = Row("console", "a virtio console under Debian's kernel: bytes one at a time, and many", measure, linux=True)

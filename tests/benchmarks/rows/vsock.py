@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tests.benchmarks.clients import PATIENCE, receive, until_done
+from tests.benchmarks.clients import PATIENCE, echo, receive, until_done
 from tests.benchmarks.harness import Bench, Contender, Metric
 from tests.benchmarks.linux_guest import LinuxGuest, linux_guest
 from tests.benchmarks.machines import Vmm
@@ -61,7 +61,7 @@ def _measure(vmm: Vmm, guest: LinuxGuest, host: _Host) -> dict[Metric, float]:
     with host.listen(_GIVE) as listener, guest.run(vmm):
         listener.settimeout(PATIENCE)
         with until_done(lambda: host.connect(_ECHO)) as client:
-            echoes = [_echo(client) for _ in range(ECHOES)]
+            echoes = [echo(client) for _ in range(ECHOES)]
         with until_done(lambda: host.connect(_TAKE)) as client:
             start = time.monotonic()
             client.sendall(bytes(MIB << 20))
@@ -79,13 +79,6 @@ def _measure(vmm: Vmm, guest: LinuxGuest, host: _Host) -> dict[Metric, float]:
         Metric("to the guest", "MiB/s"): MIB / to_guest,
         Metric("from the guest", "MiB/s"): MIB / from_guest,
     }
-
-
-def _echo(client: socket.socket) -> float:
-    start = time.monotonic()
-    client.sendall(b".")
-    receive(client, 1)
-    return time.monotonic() - start
 
 
 def _connect(path: Path, port: int) -> socket.socket:
