@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Final
 
-API_VERSION: Final = 1
-"""The version of the plugin contract that this pyvmm has."""
-
 DEVICES: Final = "pyvmm.devices"
 """The group whose entry points are kinds of device: ``kind = module``."""
 

@@ -4,44 +4,19 @@ from __future__ import annotations
 
 from types import FunctionType, ModuleType
 
+from pyvmm.plugin import MARK, PROJECT
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, Final, TypeVar, overload
+    from typing import Any
 
-    F = TypeVar("F", bound=Callable[..., Any])
-
-__all__ = ["PROJECT", "hookimpl", "mark_for_pluggy", "plain_hooks"]
-
-PROJECT: Final = "pyvmm"
-"""pluggy's project name."""
-
-_MARK: Final = "pyvmm_plain_impl"
-
-
-if TYPE_CHECKING:
-
-    @overload
-    def hookimpl(function: F) -> F: ...
-    @overload
-    def hookimpl(function: None = None, **options: Any) -> Callable[[F], F]: ...
-
-
-def hookimpl(function: Any = None, **options: Any) -> Any:
-    """Marks a function as the implementation of a hook of pyvmm, as ``pluggy.HookimplMarker("pyvmm")`` does, with the
-    same options (``specname``, ``tryfirst``…)."""
-    if function is None or options:
-        import pluggy
-
-        return pluggy.HookimplMarker(PROJECT)(function, **options)
-    setattr(function, _MARK, True)
-    return function
+__all__ = ["mark_for_pluggy", "plain_hooks"]
 
 
 def mark_for_pluggy(implementation: Any) -> None:
     """Give a function or method that is marked here pluggy's own mark."""
     function = getattr(implementation, "__func__", implementation)
-    if getattr(function, _MARK, False) is True and not hasattr(function, f"{PROJECT}_impl"):
+    if getattr(function, MARK, False) is True and not hasattr(function, f"{PROJECT}_impl"):
         import pluggy
 
         pluggy.HookimplMarker(PROJECT)(function)
@@ -58,6 +33,6 @@ def plain_hooks(plugin: Any) -> dict[str, Any] | None:
             continue
         if f"{PROJECT}_impl" in marks:
             return None
-        if _MARK in marks:
+        if MARK in marks:
             hooks[name] = value
     return hooks

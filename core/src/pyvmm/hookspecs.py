@@ -16,7 +16,8 @@ import sys
 
 import pluggy
 
-from pyvmm.hookimpl import PROJECT, mark_for_pluggy
+from pyvmm.hookimpl import mark_for_pluggy
+from pyvmm.plugin import PROJECT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import os
 
-from pyvmm.entry_points import API_VERSION, EntryPoint, entry_points, normalized
+from pyvmm.entry_points import EntryPoint, entry_points, normalized
 from pyvmm.errors import PluginError
+from pyvmm.plugin import API_VERSION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

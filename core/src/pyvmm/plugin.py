@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from types import GenericAlias
 
-from pyvmm import entry_points
-from pyvmm.hookimpl import hookimpl
 from pyvmm.option_records import option, options
 from pyvmm.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any, Final, Generic, TypeVar
+    from typing import Any, Final, Generic, TypeVar, overload
 
     from pyvmm.bus import BusDevice, BusRange
     from pyvmm.virtio.device import VirtioDevice
 
+    F = TypeVar("F", bound=Callable[..., Any])
     O = TypeVar("O")  # noqa: E741 - the options' type, as the field writes it
 else:
     O = None  # noqa: E741
@@ -29,8 +28,33 @@ else:
 
 __all__ = ["API_VERSION", "AcpiRequest", "CmdlineRequest", "DeviceKind", "hookimpl", "option", "options"]
 
-API_VERSION: Final = entry_points.API_VERSION
+API_VERSION: Final = 1
 """The version of the plugin contract that this pyvmm has."""
+
+PROJECT: Final = "pyvmm"
+"""pluggy's project name."""
+
+MARK: Final = "pyvmm_plain_impl"
+"""The attribute of a function that :func:`hookimpl` marks."""
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def hookimpl(function: F) -> F: ...
+    @overload
+    def hookimpl(function: None = None, **options: Any) -> Callable[[F], F]: ...
+
+
+def hookimpl(function: Any = None, **options: Any) -> Any:
+    """Marks a function as the implementation of a hook of pyvmm, as ``pluggy.HookimplMarker("pyvmm")`` does, with the
+    same options (``specname``, ``tryfirst``…)."""
+    if function is None or options:
+        import pluggy
+
+        return pluggy.HookimplMarker(PROJECT)(function, **options)
+    setattr(function, MARK, True)
+    return function
 
 
 @record
