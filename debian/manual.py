@@ -15,8 +15,8 @@ from pathlib import Path
 
 import click
 from pyvmm import __version__
-from pyvmm.command import command as pyvmm
-from pyvmm.commands import OWN, find
+from pyvmm.cli.main_command import command as pyvmm
+from pyvmm.cli.subcommands import OWN, find
 
 
 def main(directory: Path) -> None:

@@ -14,11 +14,11 @@ from typing import Final
 
 import click
 import pytest
-from pyvmm.command import command as main_command
-from pyvmm.commands import OWN, find
+from pyvmm.cli.main_command import command as main_command
+from pyvmm.cli.subcommands import OWN, find
+from pyvmm.device_process.options import records_of
 from pyvmm.options import describe, parse_device, parse_records
 from pyvmm.plugins import Plugins
-from pyvmm.process_options import records_of
 
 from tests import first_device
 from tests.documentation import DOCS, DOWNSTREAM, blocks, commands, pages
@@ -179,7 +179,7 @@ def test_a_device_s_spelling_in_prose_is_understood() -> None:
 def code_by_the_documentation() -> Iterator[tuple[str, str]]:
     """The sources of devices that a reader is shown or given, with their names."""
     yield from first_device.tutorial_files().items()
-    for path in [*TOP.glob("core/src/pyvmm/templates/**/*.py.tmpl"), *DOWNSTREAM.glob("*/src/**/*.py")]:
+    for path in [*TOP.glob("core/src/pyvmm/cli/templates/**/*.py.tmpl"), *DOWNSTREAM.glob("*/src/**/*.py")]:
         yield str(path.relative_to(TOP)), path.read_text(encoding="utf-8")
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 import pytest
-from pyvmm.command import command as pyvmm
-from pyvmm.commands import OWN, find
+from pyvmm.cli.main_command import command as pyvmm
+from pyvmm.cli.subcommands import OWN, find
 
 from tests.system.prepared import TOP
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from pyvmm import hookspecs
-from pyvmm.device import DeviceContext
+from pyvmm.device_context import DeviceContext
 from pyvmm.plugin import AcpiRequest, CmdlineRequest, DeviceKind
+from pyvmm.plugins import hookspecs
 
 from tests.system.prepared import TOP
 
@@ -32,7 +32,7 @@ def tracked(*patterns: str) -> list[Path]:
 
 SOURCES = tracked("plugins/*/src/*.py")
 PAGES = "\n".join(path.read_text() for path in sorted(REFERENCE.glob("*.md")))
-PUBLIC = sorted(set(re.findall(r"^\.\. automodule:: (pyvmm[\w.]*)$", PAGES, re.M)) - {"pyvmm.hookspecs"})
+PUBLIC = sorted(set(re.findall(r"^\.\. automodule:: (pyvmm[\w.]*)$", PAGES, re.M)) - {"pyvmm.plugins.hookspecs"})
 """The modules that a device's author may import."""
 
 
@@ -178,7 +178,7 @@ def test_the_reference_has_each_hook_with_its_exact_signature(name: str) -> None
     page = (REFERENCE / "hooks.md").read_text()
     hook = getattr(hookspecs, name)
     assert f"## `{name}{inspect.signature(hook)}`\n".replace("'", "") in page
-    assert f".. autofunction:: pyvmm.hookspecs.{name}\n" in page
+    assert f".. autofunction:: pyvmm.plugins.hookspecs.{name}\n" in page
 
 
 def test_the_reference_has_no_hook_that_does_not_exist() -> None:

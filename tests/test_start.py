@@ -22,14 +22,14 @@ HEAVY = {
 
 RUN = """
 import os, sys
-from pyvmm import cli
+from pyvmm.cli import main
 end = os._exit
 def tell(status):
     with open(f"WHERE/{os.getpid()}", "w") as file:
         print(*sys.modules, file=file)
     end(status)
 os._exit = tell
-cli.script()
+main.script()
 """
 """The command, of which each process says at its end what it has imported."""
 
@@ -41,7 +41,7 @@ def imported(where: Path, *arguments: str, processes: int = 1) -> set[str]:
     subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=True)
     each = [set(file.read_text().split()) for file in where.iterdir()]
     assert len(each) == processes
-    assert any("pyvmm.machine" in names for names in each)
+    assert any("pyvmm.machine.machine" in names for names in each)
     return set().union(*each)
 
 

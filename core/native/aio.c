@@ -9,7 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "loop.h"
+#include "wait.h"
 
 /* A copy of 64 KiB takes about as long as handing it over; more than a few of them would hold up the loop. */
 #define INLINE_LENGTH (64 * 1024)

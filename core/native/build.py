@@ -8,13 +8,13 @@ HERE = Path(__file__).parent
 AREAS = {
     "fastport": "fastport",
     "ring": "ring",
-    "causes": "causes",
+    "interrupt_status": "interrupt_status",
     "kvm": "vcpu",
-    "stream": "stream",
-    "bulk": "bulk",
-    "pair": "pair",
+    "message_stream": "message_stream",
+    "messages": "messages",
+    "message_pair": "message_pair",
     "aio": "aio",
-    "transfer": "transfer",
+    "file_requests": "file_requests",
     "process": "process",
     "memory": "memory",
 }
@@ -23,7 +23,7 @@ AREAS = {
 KERNEL = ("vhost",)
 """Fragments with nothing but what the kernel's headers have."""
 
-INTERNAL = ("aio_pool", "aio_uring", "loop")
+INTERNAL = ("aio_pool", "aio_uring", "wait")
 """C files that only other C files call."""
 
 HEADERS = """
@@ -43,7 +43,7 @@ ffibuilder.set_source(
     HEADERS + "".join(f'#include "{name}.h"\n' for name in AREAS.values()),
     # Relative to the folder of setup.py, as setuptools wants its sources.
     sources=[f"native/{name}.c" for name in (*AREAS.values(), *INTERNAL)],
-    depends=[f"native/{name}.h" for name in (*AREAS.values(), "aio_backend", "loop", "spin")],
+    depends=[f"native/{name}.h" for name in (*AREAS.values(), "aio_backend", "wait", "spin")],
     include_dirs=["native"],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fvisibility=hidden"],
     py_limited_api=True,

@@ -7,7 +7,7 @@
 
 #include <linux/kvm.h>
 
-#include "causes.h"
+#include "interrupt_status.h"
 #include "fastport.h"
 
 /* What a run ended with, flat: reading it from Python costs one look-up a field. */

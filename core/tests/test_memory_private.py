@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pyvmm._native import lib
 from pyvmm.errors import HostError
-from pyvmm.huge_pages import at_first_use
+from pyvmm.machine.huge_pages import at_first_use
 from pyvmm.memory import PAGE_SIZE, GuestMemory, GuestMemoryError
 
 HUGE = 2 << 20
@@ -151,7 +151,7 @@ def test_a_process_that_may_map_no_more_gets_a_host_error() -> None:
 def test_the_hosts_settings_say_whether_a_first_use_makes_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, all_sizes: str | None, two_mib: str | None, expected: bool
 ) -> None:
-    monkeypatch.setattr("pyvmm.huge_pages._SETTINGS", str(tmp_path))
+    monkeypatch.setattr("pyvmm.machine.huge_pages._SETTINGS", str(tmp_path))
     (tmp_path / "hugepages-2048kB").mkdir()
     for name, setting in (("enabled", all_sizes), ("hugepages-2048kB/enabled", two_mib)):
         if setting is not None:

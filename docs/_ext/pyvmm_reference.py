@@ -12,8 +12,8 @@ from typing import Any, Final
 import click
 from docutils import nodes
 from docutils.parsers.rst import Directive
-from pyvmm.commands import OWN
-from pyvmm.device_help import kinds_help, options_help
+from pyvmm.cli.device_help import kinds_help, options_help
+from pyvmm.cli.subcommands import OWN
 from pyvmm.plugins import Plugins
 from sphinx import addnodes
 from sphinx.util import logging
@@ -36,7 +36,7 @@ class CommandDirective(Directive):
     optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        module = OWN[self.arguments[0]][0] if self.arguments else "pyvmm.command"
+        module = OWN[self.arguments[0]][0] if self.arguments else "pyvmm.cli.main_command"
         command: click.Command = importlib.import_module(module).command
         name = " ".join(["pyvmm", *self.arguments])
         context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)

@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Final
 
-from pyvmm.new_device import names_of, write
+from pyvmm.cli.new_device import names_of, write
 
 from core.tests.distributions import SitePackages
 from tests import first_device

@@ -1,6 +1,6 @@
 """``python -m pyvmm``."""
 
-from pyvmm.cli import script
+from pyvmm.cli.main import script
 
 if __name__ == "__main__":
     script()

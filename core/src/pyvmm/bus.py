@@ -7,14 +7,14 @@ from bisect import bisect_right
 
 from pyvmm.errors import PyvmmError
 from pyvmm.logs import logger
-from pyvmm.record import record
+from pyvmm.startup.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Final, TypeAlias
 
-    from pyvmm.device import DeviceContext
+    from pyvmm.device_context import DeviceContext
 
 __all__ = ["Bus", "BusDevice", "BusError", "BusRange", "DeviceOverlap", "Placement"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from types import MappingProxyType
 
-from pyvmm.host_files import HostFiles
-from pyvmm.record import record
+from pyvmm.host.device_files import HostFiles
+from pyvmm.startup.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

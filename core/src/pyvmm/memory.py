@@ -10,7 +10,7 @@ from bisect import bisect_right
 
 from pyvmm._native import ffi, lib
 from pyvmm.errors import HostError
-from pyvmm.record import record
+from pyvmm.startup.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

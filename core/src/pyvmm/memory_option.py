@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pyvmm.option_types import Size, parse_size
-from pyvmm.record import record
+from pyvmm.options.value_types import Size, parse_size
+from pyvmm.startup.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from types import GenericAlias
 
-from pyvmm.option_records import option, options
-from pyvmm.record import record
+from pyvmm.options.records import option, options
+from pyvmm.startup.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

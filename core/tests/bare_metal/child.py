@@ -7,7 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
-from pyvmm.cli import _stopped_by_signals
+from pyvmm.cli.main import _stopped_by_signals
 from pyvmm.testing.bare_metal import BareMachine
 
 

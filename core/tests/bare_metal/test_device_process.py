@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pyvmm.device_process.parent import DeviceProcess
 from pyvmm.exit_reason import End
 from pyvmm.options import parse_device
 from pyvmm.plugins import DeviceRequest, Plugins
 from pyvmm.testing.bare_metal import MEMORY, PARAMETERS, BareMachine
 from pyvmm.vhost_user.front_end import VhostUserDevice
-from pyvmm.vhost_user.processes import DeviceProcess
 
 from core.tests import huge_pages
 from core.tests.bare_metal.test_echo import ANSWERS, SLEEP, UP, ring_features

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from pyvmm.bus import BusDevice, BusRange, Placement
 from pyvmm.exit_reason import End, ExitReason
+from pyvmm.startup.threads import begin
 from pyvmm.testing.bare_metal import BareMachine
-from pyvmm.threads import begin
 
 from core.tests.os_threads import wait_until
 
@@ -159,7 +159,7 @@ def test_threads_that_cannot_be_started_end_the_run(
             raise RuntimeError("can't start new thread")
         return begin(function, name)
 
-    monkeypatch.setattr("pyvmm.machine.begin", fail)
+    monkeypatch.setattr("pyvmm.machine.machine.begin", fail)
     with BareMachine(program("end.c", "END_SPIN"), cpus=2, all_cpus=True) as machine:
         with pytest.raises(RuntimeError, match="can't start new thread"):
             machine.run()

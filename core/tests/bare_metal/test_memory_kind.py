@@ -37,7 +37,7 @@ def test_it_is_a_memfd_where_that_is_needed(
     at_first_use: bool,
     shared: bool,
 ) -> None:
-    monkeypatch.setattr("pyvmm.huge_pages.at_first_use", lambda: at_first_use)
+    monkeypatch.setattr("pyvmm.machine.huge_pages.at_first_use", lambda: at_first_use)
     monkeypatch.setattr("pyvmm.memory._huge_page_flags", lambda size: 0)  # the host may have none in reserve
     requests = Plugins().request_devices(map(parse_device, devices))
     config = MachineConfig(kernel=program("end.c"), memory=32 << 20, devices=requests, **settings)
@@ -52,7 +52,7 @@ def test_it_is_a_memfd_where_the_host_refuses_the_other(
     def refuse(ranges: object) -> None:
         raise HostError("memory: no room")
 
-    monkeypatch.setattr("pyvmm.huge_pages.at_first_use", lambda: True)
+    monkeypatch.setattr("pyvmm.machine.huge_pages.at_first_use", lambda: True)
     monkeypatch.setattr(GuestMemory, "private", refuse)
     with Machine(MachineConfig(kernel=program("end.c"), memory=32 << 20)) as machine:
         assert machine.memory.fds
@@ -79,7 +79,7 @@ def test_what_our_kinds_say_of_themselves(name: str, gil_free: bool, needs_memfd
 def test_a_device_that_needs_a_memfd_is_refused_where_there_is_none(
     program: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyvmm.huge_pages.at_first_use", lambda: True)
+    monkeypatch.setattr("pyvmm.machine.huge_pages.at_first_use", lambda: True)
     device = Probe()
     device.needs_memfd = True
     with (

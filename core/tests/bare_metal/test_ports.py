@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from pyvmm.bus import BusDevice, BusRange, Placement
-from pyvmm.device import DeviceContext
+from pyvmm.device_context import DeviceContext
 from pyvmm.exit_reason import End
 from pyvmm.kvm import FastPort
 from pyvmm.testing.bare_metal import BareMachine

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 from pyvmm.kvm import Kvm, Vcpu, VcpuExit
 from pyvmm.memory import GuestMemory
-from pyvmm.x86_64.boot_state import set_boot_state
+from pyvmm.x86_64.boot.registers import set_boot_state
 
 PATIENCE = 20
 ENTRY = 0x100000

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from pyvmm.errors import HostError
-from pyvmm.eventfd import EventFd
+from pyvmm.host.eventfd import EventFd
 from pyvmm.kvm import FastPorts, Kvm, KvmError, Vm
 from pyvmm.kvm import kvm as kvm_module
 from pyvmm.kvm.ioctl import ioctl

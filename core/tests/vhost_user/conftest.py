@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Iterator
 
 import pytest
-from pyvmm.eventloop import EventLoop
+from pyvmm.host.eventloop import EventLoop
 from pyvmm.vhost_user.backend import Backend
 from pyvmm.virtio.device import VirtioDevice
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pyvmm._native import lib
-from pyvmm.eventfd import EventFd
-from pyvmm.eventloop import EventLoop
+from pyvmm.host.eventfd import EventFd
+from pyvmm.host.eventloop import EventLoop
 from pyvmm.memory import GuestMemory
 from pyvmm.testing.driver_ring import DriverRing, GuestHeap, UsedChain
 from pyvmm.vhost_user.backend import Backend

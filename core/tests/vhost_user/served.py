@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pyvmm._native import lib
-from pyvmm.loop_thread import LoopThread
+from pyvmm.host.loop_thread import LoopThread
 from pyvmm.testing.virtio_driver import VirtioDriver
 from pyvmm.vhost_user.backend import Backend
 from pyvmm.vhost_user.connection import Connection

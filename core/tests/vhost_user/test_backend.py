@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 
 import pytest
-from pyvmm.eventloop import EventLoop
+from pyvmm.host.eventloop import EventLoop
 from pyvmm.memory import GuestMemory, GuestRegion
 from pyvmm.vhost_user import served_device
 from pyvmm.vhost_user.backend import PROTOCOL_FEATURES, Backend

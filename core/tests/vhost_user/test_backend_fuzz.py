@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pyvmm.eventfd import EventFd
-from pyvmm.eventloop import EventLoop
+from pyvmm.host.eventfd import EventFd
+from pyvmm.host.eventloop import EventLoop
 from pyvmm.memory import GuestMemory
 from pyvmm.testing.driver_ring import DriverRing, GuestHeap
 from pyvmm.vhost_user import served_device

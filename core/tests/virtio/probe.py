@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from pyvmm.device import DeviceContext
-from pyvmm.eventloop import EventLoop
+from pyvmm.device_context import DeviceContext
+from pyvmm.host.eventloop import EventLoop
 from pyvmm.memory import GuestMemory
 from pyvmm.testing.driver_ring import DriverRing, GuestHeap
 from pyvmm.testing.mmio_driver import VIRTIO_F_EVENT_IDX, MmioDriver

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from pyvmm.eventfd import EventFd
+from pyvmm.host.eventfd import EventFd
 from pyvmm.memory import GuestMemory
 from pyvmm.testing.driver_ring import DriverRing, GuestHeap
 from pyvmm.virtio.interrupt import Interrupt

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 from pyvmm._native import lib
-from pyvmm.device import DeviceContext
+from pyvmm.device_context import DeviceContext
 from pyvmm.errors import HostError
-from pyvmm.eventloop import EventLoop
+from pyvmm.host.eventloop import EventLoop
 from pyvmm.memory import GuestMemory
 from pyvmm.testing.driver_ring import DriverRing
 from pyvmm.testing.mmio_driver import (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from pyvmm.errors import UsageError
-from pyvmm.x86_64 import layout, paging
+from pyvmm.x86_64 import layout
+from pyvmm.x86_64.boot import paging
 from pyvmm.x86_64.layout import GIB, MIB, memory_ranges
 
 

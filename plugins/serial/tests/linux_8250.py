@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyvmm.bus import BusDevice
-from pyvmm.eventfd import EventFd
+from pyvmm.host.eventfd import EventFd
 from pyvmm_serial.registers import (
     UART_DLL,
     UART_DLM,

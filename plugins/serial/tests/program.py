@@ -10,10 +10,10 @@ import sys
 import threading
 
 from linux_8250 import Linux8250
-from pyvmm.device import DeviceContext
-from pyvmm.eventfd import EventFd
-from pyvmm.eventloop import EventLoop, LoopScope
+from pyvmm.device_context import DeviceContext
 from pyvmm.exit_reason import ExitReason
+from pyvmm.host.eventfd import EventFd
+from pyvmm.host.eventloop import EventLoop, LoopScope
 from pyvmm_serial import SerialOptions
 from pyvmm_serial.device import Serial
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from pyvmm.errors import UsageError
 from pyvmm_serial import SerialOptions, make
-from pyvmm_serial.line import INPUT_LIMIT, OUTPUT_FULL
+from pyvmm_serial.cable import INPUT_LIMIT, OUTPUT_FULL
 from pyvmm_serial.registers import UART_LSR, UART_LSR_THRE
 
 from plugins.serial.tests.wiring import Running, running

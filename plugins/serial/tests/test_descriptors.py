@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from pyvmm.chardev.descriptors import DescriptorInput, DescriptorOutput, reopen
-from pyvmm.eventloop import EventLoop, LoopScope
-from pyvmm_serial.line import INPUT_LIMIT, Line
+from pyvmm.host.eventloop import EventLoop, LoopScope
+from pyvmm_serial.cable import INPUT_LIMIT, Line
 
 
 @pytest.fixture(name="fds")

@@ -7,9 +7,9 @@ from typing import cast
 
 import pytest
 from pyvmm.bus import BusDevice
-from pyvmm.device import DeviceContext
-from pyvmm.eventfd import EventFd
-from pyvmm.eventloop import EventLoop, LoopScope
+from pyvmm.device_context import DeviceContext
+from pyvmm.host.eventfd import EventFd
+from pyvmm.host.eventloop import EventLoop, LoopScope
 from pyvmm.kvm import FastPort
 from pyvmm_serial.registers import (
     UART_FCR,

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from pyvmm.bus import BusDevice
 from pyvmm.device_manager import MMIODeviceManager
-from pyvmm.eventloop import EventLoop
 from pyvmm.exit_reason import End, ExitReason
+from pyvmm.host.eventloop import EventLoop
 from pyvmm.kvm import Kvm
+from pyvmm.machine.vcpu_loop import VcpuLoop
 from pyvmm.memory import GuestMemory
-from pyvmm.vcpu_loop import VcpuLoop
 from pyvmm_serial import SerialOptions
 from pyvmm_serial.device import Serial
 

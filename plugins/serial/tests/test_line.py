@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from pyvmm.eventloop import EventLoop, LoopScope
-from pyvmm_serial.line import INPUT_LIMIT, OUTPUT_FULL, OUTPUT_LIMIT, OUTPUT_ROOM, Line
+from pyvmm.host.eventloop import EventLoop, LoopScope
+from pyvmm_serial.cable import INPUT_LIMIT, OUTPUT_FULL, OUTPUT_LIMIT, OUTPUT_ROOM, Line
 
 
 class Host:

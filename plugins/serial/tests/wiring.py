@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from pyvmm.device import DeviceContext
-from pyvmm.eventfd import EventFd
-from pyvmm.eventloop import EventLoop, LoopScope
+from pyvmm.device_context import DeviceContext
 from pyvmm.exit_reason import ExitReason
+from pyvmm.host.eventfd import EventFd
+from pyvmm.host.eventloop import EventLoop, LoopScope
 from pyvmm_serial import SerialOptions
 from pyvmm_serial.device import Serial
 from pyvmm_serial.uart import Uart

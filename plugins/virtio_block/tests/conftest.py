@@ -90,8 +90,8 @@ def image(tmp_path: Path) -> Path:
 @pytest.fixture(params=["io_uring", "threads"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each of the engine's backends; skips, saying so, where the host has no io_uring."""
-    from pyvmm.aio import IoEngine
     from pyvmm.errors import HostError
+    from pyvmm.host.aio import IoEngine
 
     try:
         IoEngine(1, backend=request.param).close()

@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+from pyvmm.device_process.parent import DeviceProcess, DeviceProcesses
 from pyvmm.options import parse_device
 from pyvmm.plugins import Plugins
 from pyvmm.testing.driver_ring import DriverChain
 from pyvmm.testing.virtio_driver import VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VirtioDriver
-from pyvmm.vhost_user.processes import DeviceProcess, DeviceProcesses
 
 SECTOR = 512
 SECTORS = 4096

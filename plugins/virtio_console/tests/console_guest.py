@@ -8,7 +8,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyvmm.device import DeviceContext
+from pyvmm.device_context import DeviceContext
 from pyvmm.exit_reason import ExitReason
 from pyvmm.testing.driver_ring import DriverRing
 from pyvmm.testing.virtio_driver import VirtioDriver

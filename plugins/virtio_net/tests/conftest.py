@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).parent))
 from net_guest import Guest
 from net_host import Wire, new_namespace, why_no_taps
 from pyvmm_virtio_net import NetOptions
-from pyvmm_virtio_net.device import Net
+from pyvmm_virtio_net.tap_card import Net
 
 
 @pytest.fixture

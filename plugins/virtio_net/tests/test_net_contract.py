@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parent))
 from net_host import ETH_P_TEST, Wire
 from pyvmm_virtio_net import NetOptions
 from pyvmm_virtio_net.constants import HEADER_SIZE, RECEIVEQ, TRANSMITQ
-from pyvmm_virtio_net.device import Net
+from pyvmm_virtio_net.tap_card import Net
 
 FRAME = b"\xff" * 6 + b"\x02\0\0\0\0\1" + ETH_P_TEST.to_bytes(2, "big") + bytes(50)
 

@@ -9,7 +9,7 @@ import pytest
 from net_guest import Guest
 from pyvmm.testing.driver_ring import GuestBuffer
 from pyvmm_virtio_net import constants as net
-from pyvmm_virtio_net.device import Net
+from pyvmm_virtio_net.tap_card import Net
 
 CTRL = [net.VIRTIO_NET_F_CTRL_VQ]
 ALL = [*CTRL, net.VIRTIO_NET_F_CTRL_RX, net.VIRTIO_NET_F_CTRL_MAC_ADDR]

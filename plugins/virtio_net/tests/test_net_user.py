@@ -18,7 +18,7 @@ from net_host import ip
 from pyvmm.errors import HostError, UsageError
 from pyvmm_virtio_net import NetOptions, passt
 from pyvmm_virtio_net import constants as net
-from pyvmm_virtio_net.user import UserNet
+from pyvmm_virtio_net.passt_card import UserNet
 
 MERGE = [net.VIRTIO_NET_F_MRG_RXBUF]
 STATUS = [net.VIRTIO_NET_F_STATUS]

@@ -15,7 +15,7 @@ from pyvmm.errors import HostError
 from pyvmm.testing.driver_ring import GuestBuffer
 from pyvmm_virtio_net import constants as net
 from pyvmm_virtio_net import vhost
-from pyvmm_virtio_net.device import Net
+from pyvmm_virtio_net.tap_card import Net
 
 MakeGuest = Callable[..., Guest]
 MERGE = [net.VIRTIO_NET_F_MRG_RXBUF]

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from pyvmm.chardev.descriptors import DescriptorInput, DescriptorOutput
     from pyvmm.chardev.line import Line
-    from pyvmm.device import DeviceContext
+    from pyvmm.device_context import DeviceContext
 
 _LAST_WORDS: Final = 1.0
 """Seconds without reading anything after which a host gets no more of the output that a machine ends with."""

@@ -6,7 +6,7 @@ import os
 import select
 import stat
 
-from pyvmm.eventloop import READABLE, WRITABLE, LoopScope
+from pyvmm.host.eventloop import READABLE, WRITABLE, LoopScope
 from pyvmm.logs import logger
 
 TYPE_CHECKING = False

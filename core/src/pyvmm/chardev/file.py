@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pyvmm.chardev.line import Line
-    from pyvmm.device import DeviceContext
+    from pyvmm.device_context import DeviceContext
 
 
 class File(Backend):

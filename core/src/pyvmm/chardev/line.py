@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
-    from pyvmm.eventloop import LoopScope
+    from pyvmm.host.eventloop import LoopScope
 else:
     Protocol = object
 

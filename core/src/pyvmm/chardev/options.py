@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm.option_records import option, options
+from pyvmm.options.records import option, options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ import sys
 from pyvmm.chardev.backend import Backend
 from pyvmm.chardev.descriptors import DescriptorInput, DescriptorOutput
 from pyvmm.errors import HostError
-from pyvmm.eventloop import READABLE
+from pyvmm.host.eventloop import READABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.chardev.line import Line
-    from pyvmm.device import DeviceContext
+    from pyvmm.device_context import DeviceContext
 
 
 class Pty(Backend):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pyvmm.chardev.line import Line
     from pyvmm.chardev.terminal import RawTerminal
-    from pyvmm.device import DeviceContext
+    from pyvmm.device_context import DeviceContext
 
 
 class Stdio(Backend):

@@ -7,7 +7,7 @@ import select
 
 from pyvmm.chardev.backend import Backend
 from pyvmm.chardev.descriptors import DescriptorInput, DescriptorOutput
-from pyvmm.unix_listener import UnixListener
+from pyvmm.host.unix_listener import UnixListener
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pyvmm.chardev.line import Line
-    from pyvmm.device import DeviceContext
+    from pyvmm.device_context import DeviceContext
 
 
 class UnixSocket(Backend):

@@ -1,8 +1,8 @@
 """Linux KVM: the only place that sees an ioctl (Documentation/virt/kvm/api.rst)."""
 
-from pyvmm.kvm.causes_table import CausesTable
 from pyvmm.kvm.cpuid_entry import CpuidEntry
 from pyvmm.kvm.fast_port import FastPort, FastPorts
+from pyvmm.kvm.interrupt_status_table import CausesTable
 from pyvmm.kvm.ioctl import KvmError
 from pyvmm.kvm.kvm import Kvm
 from pyvmm.kvm.vcpu import Vcpu, VcpuExit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm.record import record
+from pyvmm.startup.record import record
 
 
 @record

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyvmm._native import ffi, lib
-from pyvmm.eventfd import EventFd
+from pyvmm.host.eventfd import EventFd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from pyvmm.kvm.causes_table import CausesTable
     from pyvmm.kvm.cpuid_entry import CpuidEntry
     from pyvmm.kvm.fast_port import FastPorts
+    from pyvmm.kvm.interrupt_status_table import CausesTable
 
 
 class VcpuExit:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from pyvmm._native import ffi, lib
-from pyvmm.kvm.causes_table import CausesTable
 from pyvmm.kvm.fast_port import FastPorts
+from pyvmm.kvm.interrupt_status_table import CausesTable
 from pyvmm.kvm.ioctl import ioctl
 from pyvmm.kvm.vcpu import Vcpu
 

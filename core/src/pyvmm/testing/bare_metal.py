@@ -15,7 +15,7 @@ from pyvmm.exit_reason import End, ExitReason
 from pyvmm.kvm.ioctl import ioctl
 from pyvmm.machine import Machine, MachineConfig
 from pyvmm.plugins import DeviceRequest
-from pyvmm.x86_64.boot_state import RFLAGS_FIXED, RFLAGS_IOPL3, set_boot_state
+from pyvmm.x86_64.boot.registers import RFLAGS_FIXED, RFLAGS_IOPL3, set_boot_state
 
 __all__ = ["FREE_MEMORY", "MEMORY", "PARAMETERS", "PROGRAMS", "REPORT_PORT", "BareMachine", "Report", "compile_program"]
 

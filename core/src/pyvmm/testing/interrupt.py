@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm.eventfd import EventFd
+from pyvmm.host.eventfd import EventFd
 from pyvmm.virtio.interrupt import Interrupt
 
 __all__ = ["RecordingInterrupt"]

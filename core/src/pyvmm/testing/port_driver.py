@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Final
 
 from pyvmm.bus import Bus, BusDevice, BusRange
-from pyvmm.device import DeviceContext, MachineView
-from pyvmm.eventfd import EventFd
-from pyvmm.eventloop import LoopScope
+from pyvmm.device_context import DeviceContext, MachineView
 from pyvmm.exit_reason import ExitReason
+from pyvmm.host.eventfd import EventFd
+from pyvmm.host.eventloop import LoopScope
 from pyvmm.memory import GuestMemory
 from pyvmm.testing.stepping_loop import SteppingLoop
 

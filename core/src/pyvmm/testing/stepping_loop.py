@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from pyvmm.eventloop import EventLoop
+from pyvmm.host.eventloop import EventLoop
 
 __all__ = ["SteppingLoop"]
 
@@ -15,7 +15,7 @@ _MANY: Final = 100_000
 
 
 class SteppingLoop(EventLoop):
-    """An :class:`~pyvmm.eventloop.EventLoop` that runs turn by turn, on the test's own thread."""
+    """An :class:`~pyvmm.host.eventloop.EventLoop` that runs turn by turn, on the test's own thread."""
 
     def settle(self) -> int:
         """Serve what is ready or due, until nothing is: how many turns that took; raises AssertionError."""

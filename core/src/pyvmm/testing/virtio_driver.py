@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from pyvmm.device import MachineView
+from pyvmm.device_context import MachineView
 from pyvmm.memory import GuestMemory
 from pyvmm.testing.driver_ring import DriverRing
 from pyvmm.testing.mmio_driver import VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from pyvmm.eventfd import EventFd
+from pyvmm.host.eventfd import EventFd
 from pyvmm.logs import logger
 from pyvmm.vhost_user import protocol
 from pyvmm.vhost_user.connection import Connection, Message
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final, TypeAlias
 
-    from pyvmm.eventloop import EventLoop
     from pyvmm.exit_reason import ExitReason
+    from pyvmm.host.eventloop import EventLoop
     from pyvmm.machine_view import MachineView
     from pyvmm.vhost_user.vring import Vring
     from pyvmm.virtio.device import VirtioDevice

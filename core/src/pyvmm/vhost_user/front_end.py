@@ -10,9 +10,9 @@ from __future__ import annotations
 import time
 
 from pyvmm.errors import PyvmmError
-from pyvmm.eventfd import EventFd
+from pyvmm.host.eventfd import EventFd
+from pyvmm.host.loop_thread import LoopThread
 from pyvmm.logs import logger
-from pyvmm.loop_thread import LoopThread
 from pyvmm.vhost_user.protocol import (
     NEED_REPLY,
     BackendRequest,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Final
 
-    from pyvmm.device import DeviceContext
+    from pyvmm.device_context import DeviceContext
     from pyvmm.memory import GuestMemory
     from pyvmm.vhost_user.connection import Connection, Message
     from pyvmm.vhost_user.source import BackendSource

@@ -12,7 +12,7 @@ from pyvmm.logs import logger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.eventloop import EventLoop
+    from pyvmm.host.eventloop import EventLoop
     from pyvmm.vhost_user.backend import Backend
 
 log = logger(__name__)

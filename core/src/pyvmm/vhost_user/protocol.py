@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 
 from pyvmm.errors import HostError
-from pyvmm.record import record
+from pyvmm.startup.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import time
 
 from pyvmm._native import lib
-from pyvmm.device import DeviceContext, MachineView
-from pyvmm.eventfd import EventFd
-from pyvmm.eventloop import EventLoop, LoopScope
+from pyvmm.device_context import DeviceContext, MachineView
+from pyvmm.host.eventfd import EventFd
+from pyvmm.host.eventloop import EventLoop, LoopScope
 from pyvmm.logs import logger
 from pyvmm.vhost_user.memory_table import MemoryTable
 from pyvmm.vhost_user.protocol import VHOST_USER_F_PROTOCOL_FEATURES, VhostUserError

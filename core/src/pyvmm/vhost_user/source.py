@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyvmm.exit_reason import ExitReason
-    from pyvmm.loop_thread import LoopThread
+    from pyvmm.host.loop_thread import LoopThread
     from pyvmm.vhost_user.connection import Connection
     from pyvmm.vhost_user.protocol import VhostUserError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm.eventfd import EventFd
+from pyvmm.host.eventfd import EventFd
 from pyvmm.vhost_user.protocol import VhostUserError, VringAddr
 from pyvmm.virtio.interrupt import Interrupt
 from pyvmm.virtio.queue import Queue, inflight_size

@@ -8,8 +8,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyvmm.device import DeviceContext
-    from pyvmm.loop_thread import LoopThread
+    from pyvmm.device_context import DeviceContext
+    from pyvmm.host.loop_thread import LoopThread
     from pyvmm.memory import GuestMemory
     from pyvmm.virtio.interrupt import Interrupt
     from pyvmm.virtio.queue import Queue
@@ -111,7 +111,7 @@ class VirtioDevice:
 
         What waits meanwhile is the device's own registers, its reset among them, and a vCPU with them; in the VMM's
         process (``process=off``), all devices there too. So a call should take milliseconds. What takes longer is
-        done in pieces, or elsewhere (:mod:`pyvmm.aio`, a thread that ends by ``context.loop.post``), and completed
+        done in pieces, or elsewhere (:mod:`pyvmm.host.aio`, a thread that ends by ``context.loop.post``), and completed
         when it is done. A process that leaves the VMM without an answer for ten seconds is ended.
         """
         raise NotImplementedError(f"{type(self).__name__} has queues and no on_kick")

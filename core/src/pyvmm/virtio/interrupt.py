@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from pyvmm.eventfd import EventFd
+    from pyvmm.host.eventfd import EventFd
 
 __all__ = ["Interrupt"]
 

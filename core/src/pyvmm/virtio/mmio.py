@@ -6,13 +6,13 @@ import struct
 
 from pyvmm._native import lib
 from pyvmm.bus import BusDevice
-from pyvmm.device import DeviceContext, MachineView
+from pyvmm.device_context import DeviceContext, MachineView
 from pyvmm.errors import PyvmmError
-from pyvmm.eventfd import EventFd
-from pyvmm.eventloop import EventLoop, LoopScope
+from pyvmm.host.eventfd import EventFd
+from pyvmm.host.eventloop import EventLoop, LoopScope
 from pyvmm.logs import logger
-from pyvmm.virtio.causes import Causes
 from pyvmm.virtio.interrupt import Interrupt
+from pyvmm.virtio.interrupt_status import Causes
 from pyvmm.virtio.queue import Queue, QueueError
 
 TYPE_CHECKING = False

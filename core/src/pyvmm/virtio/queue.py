@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any, Final
 
-    from pyvmm.eventfd import EventFd
+    from pyvmm.host.eventfd import EventFd
     from pyvmm.memory import GuestAddress, GuestMemory
     from pyvmm.virtio.interrupt import Interrupt
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from pyvmm.errors import UsageError
-from pyvmm.record import record
+from pyvmm.startup.record import record
 from pyvmm.x86_64 import aml
 from pyvmm.x86_64.layout import (
     ACPI_ADDRESS,
@@ -17,7 +17,7 @@ from pyvmm.x86_64.layout import (
     SLEEP_CONTROL_PORT,
     SLEEP_STATUS_PORT,
 )
-from pyvmm.x86_64.power import RESET_VALUE, S5_SLP_TYP
+from pyvmm.x86_64.platform_devices import RESET_VALUE, S5_SLP_TYP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

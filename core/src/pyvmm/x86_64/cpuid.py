@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 
 from pyvmm.kvm.cpuid_entry import CpuidEntry
-from pyvmm.record import replace
+from pyvmm.startup.record import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from pyvmm.control import Answer, ControlSocket
-    from pyvmm.device import DeviceContext
+    from pyvmm.device_context import DeviceContext
+    from pyvmm.host.control_socket import Answer, ControlSocket
 
     from pyvmm_i8042 import I8042Options
 
@@ -53,7 +53,7 @@ class I8042(BusDevice):
         self._lock = threading.Lock()  # accesses are on vCPUs' threads, what the user wants is on the loop's
         self._socket: ControlSocket | None = None
         if options.socket is not None:
-            from pyvmm.control import ControlSocket
+            from pyvmm.host.control_socket import ControlSocket
 
             self._socket = ControlSocket(options.socket, f"i8042: socket={options.socket}")
 

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Final
 
-    from pyvmm.device import DeviceContext
-    from pyvmm.eventloop import Timer
+    from pyvmm.device_context import DeviceContext
+    from pyvmm.host.eventloop import Timer
 
 _SECOND: Final = 1_000_000_000
 """In nanoseconds, as all times here are."""

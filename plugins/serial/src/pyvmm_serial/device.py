@@ -5,12 +5,12 @@ from __future__ import annotations
 from pyvmm.chardev.options import open_backend
 from pyvmm.logs import logger
 
-from pyvmm_serial.line import Line
+from pyvmm_serial.cable import Line
 from pyvmm_serial.uart import Uart
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.device import DeviceContext
+    from pyvmm.device_context import DeviceContext
 
     from pyvmm_serial import SerialOptions
 

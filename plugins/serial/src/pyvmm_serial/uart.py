@@ -6,7 +6,7 @@ import os
 from _thread import allocate_lock
 
 from pyvmm.bus import BusDevice, BusRange, Placement
-from pyvmm.eventfd import EventFd
+from pyvmm.host.eventfd import EventFd
 
 from pyvmm_serial.registers import (
     FIFO_SIZE,
@@ -54,7 +54,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final, Protocol
 
-    from pyvmm.device import DeviceContext
+    from pyvmm.device_context import DeviceContext
     from pyvmm.kvm.fast_port import FastPort
 else:
     Protocol = object

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm.control import Answer, ControlSocket
+from pyvmm.host.control_socket import Answer, ControlSocket
 from pyvmm.options import format_size, parse_size
 
 from pyvmm_virtio_balloon import MAX_SIZE

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Final
 
-    from pyvmm.device import DeviceContext
-    from pyvmm.eventloop import Timer
+    from pyvmm.device_context import DeviceContext
+    from pyvmm.host.eventloop import Timer
     from pyvmm.virtio.interrupt import Interrupt
     from pyvmm.virtio.queue import DescriptorChain, Queue
 

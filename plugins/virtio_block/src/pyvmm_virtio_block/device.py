@@ -6,10 +6,10 @@ import errno
 import os
 import struct
 
-from pyvmm.aio import IoEngine
+from pyvmm.host.aio import IoEngine
 from pyvmm.logs import logger
 from pyvmm.virtio.device import VirtioDevice
-from pyvmm.virtio.transfer import TransferFormat, Transfers
+from pyvmm.virtio.file_requests import TransferFormat, Transfers
 
 from pyvmm_virtio_block.constants import (
     SECTOR_SIZE,

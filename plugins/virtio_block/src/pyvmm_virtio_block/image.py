@@ -9,8 +9,8 @@ import os
 import stat
 import struct
 
-from pyvmm.aio import IoFile, direct_alignment
 from pyvmm.errors import HostError, UsageError
+from pyvmm.host.aio import IoFile, direct_alignment
 from pyvmm.logs import logger
 
 from pyvmm_virtio_block.constants import SECTOR_SIZE

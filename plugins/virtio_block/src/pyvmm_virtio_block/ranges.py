@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Final
 
-    from pyvmm.aio import IoEngine, IoFile
+    from pyvmm.host.aio import IoEngine, IoFile
 
 # <linux/falloc.h>
 _KEEP_SIZE: Final = 0x01

@@ -36,7 +36,7 @@ def _cmdline(request: CmdlineRequest[ConsoleOptions]) -> str:
 
 @hookimpl
 def pyvmm_device_kinds() -> Sequence[DeviceKind[ConsoleOptions]]:
-    """See :func:`pyvmm.hookspecs.pyvmm_device_kinds`."""
+    """See :func:`pyvmm.plugins.hookspecs.pyvmm_device_kinds`."""
     return [
         DeviceKind(
             "console",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from pyvmm.chardev.options import open_backend
-from pyvmm.eventloop import LoopScope
+from pyvmm.host.eventloop import LoopScope
 from pyvmm.logs import logger
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.queue import Queue, QueueError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Final
 
-    from pyvmm.device import DeviceContext
+    from pyvmm.device_context import DeviceContext
     from pyvmm.memory import GuestMemory
     from pyvmm.virtio.interrupt import Interrupt
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from pyvmm.chardev.line import Output
-    from pyvmm.eventloop import LoopScope
+    from pyvmm.host.eventloop import LoopScope
     from pyvmm.virtio.queue import DescriptorChain, Queue
 
 MAX_BYTES: Final = 256 << 10

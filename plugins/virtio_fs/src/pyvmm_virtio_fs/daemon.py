@@ -9,8 +9,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyvmm import child
 from pyvmm.errors import HostError
+from pyvmm.host import child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
 
-    from pyvmm.child import Child
-    from pyvmm.device import DeviceContext
+    from pyvmm.device_context import DeviceContext
     from pyvmm.exit_reason import ExitReason
-    from pyvmm.loop_thread import LoopThread
+    from pyvmm.host.child import Child
+    from pyvmm.host.loop_thread import LoopThread
 
 QUEUE_SIZE: Final = 1024
 """The largest queue that QEMU's virtiofsd takes."""

@@ -86,17 +86,17 @@ class NetOptions:
 
 def _make(options: NetOptions) -> Card:
     if options.is_user:
-        from pyvmm_virtio_net.user import UserNet
+        from pyvmm_virtio_net.passt_card import UserNet
 
         return UserNet(options)
-    from pyvmm_virtio_net.device import Net
+    from pyvmm_virtio_net.tap_card import Net
 
     return Net(options)
 
 
 @hookimpl
 def pyvmm_device_kinds() -> Sequence[DeviceKind[NetOptions]]:
-    """See :func:`pyvmm.hookspecs.pyvmm_device_kinds`."""
+    """See :func:`pyvmm.plugins.hookspecs.pyvmm_device_kinds`."""
     return [
         DeviceKind(
             "net",
@@ -105,6 +105,6 @@ def pyvmm_device_kinds() -> Sequence[DeviceKind[NetOptions]]:
             help="a network card on a tap of the host, or without privilege by passt",
             kernel_config="CONFIG_VIRTIO_NET",
             gil_free=True,
-            modules=["pyvmm_virtio_net.device"],
+            modules=["pyvmm_virtio_net.tap_card"],
         )
     ]

@@ -13,8 +13,8 @@ import socket
 import tempfile
 from pathlib import Path
 
-from pyvmm import child
 from pyvmm.errors import HostError, UsageError
+from pyvmm.host import child
 from pyvmm.logs import logger
 
 TYPE_CHECKING = False
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Final
 
-    from pyvmm.eventloop import LoopScope
+    from pyvmm.host.eventloop import LoopScope
 
 log = logger(__name__)
 

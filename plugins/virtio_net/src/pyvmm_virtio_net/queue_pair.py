@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import select
 
-from pyvmm.eventloop import READABLE, WRITABLE, LoopScope
-from pyvmm.virtio.bulk import BothWays, FromDescriptor, Stop, Stream, ToDescriptor
+from pyvmm.host.eventloop import READABLE, WRITABLE, LoopScope
+from pyvmm.virtio.messages import BothWays, FromDescriptor, Stop, Stream, ToDescriptor
 
 from pyvmm_virtio_net.constants import ETHERNET_HEADER_SIZE, HEADER_SIZE, MAX_FRAME_SIZE, NUM_BUFFERS_OFFSET
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from pyvmm.errors import HostError
-from pyvmm.eventfd import EventFd
+from pyvmm.host.eventfd import EventFd
 from pyvmm.logs import logger
 from pyvmm.virtio.constants import VIRTIO_F_VERSION_1, VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
 from pyvmm.virtio.vhost import VhostNet
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
 
-    from pyvmm.eventloop import LoopScope
+    from pyvmm.host.eventloop import LoopScope
     from pyvmm.memory import GuestMemory
     from pyvmm.virtio.queue import Queue
 

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from pyvmm.eventloop import Timer
+    from pyvmm.host.eventloop import Timer
     from pyvmm.virtio.queue import Queue
 
     from pyvmm_virtio_rng import RngOptions

@@ -31,7 +31,7 @@ def _make(options: VsockOptions) -> Vsock:
 
 @hookimpl
 def pyvmm_device_kinds() -> Sequence[DeviceKind[VsockOptions]]:
-    """See :func:`pyvmm.hookspecs.pyvmm_device_kinds`."""
+    """See :func:`pyvmm.plugins.hookspecs.pyvmm_device_kinds`."""
     return [
         DeviceKind(
             "vsock",

@@ -7,7 +7,7 @@ import select
 import socket
 from typing import NamedTuple
 
-from pyvmm.eventloop import READABLE, WRITABLE, LoopScope
+from pyvmm.host.eventloop import READABLE, WRITABLE, LoopScope
 
 from pyvmm_virtio_vsock.constants import (
     VIRTIO_VSOCK_OP_CREDIT_REQUEST,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Final, Protocol
 
-    from pyvmm.eventloop import Timer
+    from pyvmm.host.eventloop import Timer
 else:
     Protocol = object
 

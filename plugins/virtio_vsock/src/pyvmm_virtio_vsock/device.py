@@ -6,8 +6,8 @@ import os
 import time
 
 from pyvmm.errors import UsageError
+from pyvmm.host.unix_listener import MAX_PATH, UnixListener
 from pyvmm.logs import logger
-from pyvmm.unix_listener import MAX_PATH, UnixListener
 from pyvmm.virtio.device import VirtioDevice
 
 from pyvmm_virtio_vsock.constants import (

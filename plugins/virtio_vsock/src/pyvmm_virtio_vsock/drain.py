@@ -6,7 +6,7 @@ import select
 import socket
 import time
 
-from pyvmm.eventloop import WRITABLE, LoopScope
+from pyvmm.host.eventloop import WRITABLE, LoopScope
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

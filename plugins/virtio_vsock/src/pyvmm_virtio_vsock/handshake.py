@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
 
-    from pyvmm.eventloop import LoopScope
+    from pyvmm.host.eventloop import LoopScope
 
 MAX_LINE: Final = 32
 """Bytes of the line, with its end."""

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Final
 
-    from pyvmm.eventloop import LoopScope
-    from pyvmm.unix_listener import UnixListener
+    from pyvmm.host.eventloop import LoopScope
+    from pyvmm.host.unix_listener import UnixListener
     from pyvmm.virtio.queue import DescriptorChain, Queue
 
 log = logger(__name__)

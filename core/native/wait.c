@@ -1,0 +1,50 @@
+#include "wait.h"
+
+#include <errno.h>
+#include <sys/epoll.h>
+#include <time.h>
+#include <unistd.h>
+
+uint64_t pyvmm_loop_time(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+uint32_t pyvmm_loop_wait(int loop, uint64_t until, const int *ours, int count)
+{
+    struct epoll_event ready[PYVMM_LOOP_OURS + 1]; /* room for one that is not ours */
+    uint64_t now = pyvmm_loop_time();
+    uint32_t found = 0;
+
+    if (loop < 0 || now >= until)
+        return 0;
+    int number = epoll_wait(loop, ready, PYVMM_LOOP_OURS + 1, (int)((until - now) / 1000000));
+    if (number < 0 && errno == EINTR) /* also where io_uring had us post a result (IORING_SETUP_COOP_TASKRUN) */
+        number = epoll_wait(loop, ready, PYVMM_LOOP_OURS + 1, 0);
+    for (int i = 0; i < number; i++) {
+        int at = 0;
+        /* Python's epoll objects keep the descriptor's number as its data. */
+        while (at < count && ready[i].data.fd != ours[at])
+            at++;
+        if (at == count || ready[i].events != EPOLLIN)
+            return 0;
+        found |= 1u << at;
+    }
+    return found;
+}
+
+void pyvmm_loop_drain(int event)
+{
+    uint64_t count;
+    if (read(event, &count, sizeof count) < 0)
+        return; /* somebody was faster */
+}
+
+void pyvmm_loop_signal(int event)
+{
+    uint64_t one = 1;
+    if (event >= 0 && write(event, &one, sizeof one) < 0)
+        return; /* it is signalled as often as can be */
+}

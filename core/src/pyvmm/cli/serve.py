@@ -1,0 +1,97 @@
+"""The command ``pyvmm serve``: a plugin's device, served over vhost-user to whatever machine wants it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import click
+
+from pyvmm.errors import UsageError
+from pyvmm.options import DeviceSpec, parse_device
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm.plugins import DeviceRequest
+    from pyvmm.virtio.device import VirtioDevice
+
+_EPILOG = """\
+\b
+With QEMU, a disk and a network card:
+  pyvmm serve block:disk.img --socket /tmp/disk.sock
+  pyvmm serve net:tap0 --socket /tmp/net.sock
+  qemu-system-x86_64 -machine q35,memory-backend=ram …
+    -object memory-backend-memfd,id=ram,size=1G,share=on
+    -chardev socket,id=disk,path=/tmp/disk.sock
+    -device vhost-user-blk-pci,chardev=disk,num-queues=1
+    -chardev socket,id=net,path=/tmp/net.sock
+    -netdev vhost-user,id=n0,chardev=net -device virtio-net-pci,netdev=n0
+
+\b
+It serves one front end after the other until a signal ends it.
+"""
+
+
+@click.command("serve", context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
+@click.argument("device", type=parse_device, metavar="KIND[:ARG][,KEY=VALUE…]")
+@click.option("--socket", "path", metavar="PATH", help="Make a socket there and wait for front ends.")
+@click.option(
+    "--fd", type=click.IntRange(0), metavar="N", help="Use the socket that is open as descriptor N, connected or not."
+)
+@click.option("--no-plugin", "disabled", multiple=True, metavar="NAME", help="As of pyvmm itself: leave a plugin out.")
+@click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for everything.")
+def command(device: DeviceSpec, path: str | None, fd: int | None, disabled: Sequence[str], verbose: int) -> int:
+    """Serve a virtio device over vhost-user.
+
+    The device is the same that --device of pyvmm takes.
+    """
+    from pyvmm import logs
+    from pyvmm.plugins import Plugins
+
+    logs.configure(verbose)
+    if (path is None) == (fd is None):
+        raise click.UsageError("give one of --socket PATH and --fd N")
+    plugins = Plugins(disabled)
+    plugins.warn_of_unmatched(disabled)
+    [request] = plugins.request_devices([device])
+
+    from pyvmm.cli.stop_signals import StopSignals
+    from pyvmm.host.eventloop import EventLoop
+    from pyvmm.machine_view import MachineView
+    from pyvmm.vhost_user.backend import Backend
+    from pyvmm.vhost_user.listener import Listener, bind, from_fd
+
+    with ExitStack() as stack:
+        machine = MachineView.of([request])
+        stack.callback(machine.files.remove)
+        loop = EventLoop()
+        stack.callback(loop.close)
+        stack.enter_context(StopSignals(loop, lambda _: loop.stop()))
+        backend = Backend(_make(request), request.id, loop, lambda reason: loop.stop(), machine)
+        logs.settle()
+        stack.callback(backend.close)
+        if path is not None:
+            stack.callback(Listener(loop, backend, bind(path), path).close)
+        else:
+            assert fd is not None
+            sock, listens = from_fd(fd)
+            if listens:
+                stack.callback(Listener(loop, backend, sock).close)
+            else:
+                backend.serve(sock, loop.stop)
+        loop.run()
+    return 0
+
+
+def _make(request: DeviceRequest) -> VirtioDevice:
+    from pyvmm.virtio.device import VirtioDevice
+
+    made = request.kind.make(request.options)
+    if not isinstance(made, VirtioDevice):
+        made.close()
+        raise UsageError(f"serve: {request.kind.name} is no virtio device; only those can be served")
+    if made.own_loop is not None:
+        made.close()
+        raise UsageError(f"serve: {request.spec} is served by another process; give its socket to the machine")
+    return made

@@ -1,0 +1,66 @@
+"""The commands beside the main one: ``pyvmm NAME …``, pyvmm's own and those that packages offer.
+
+A package's are found by its entry points in the group ``pyvmm.commands`` and imported when they are run, so a start of
+a machine knows nothing of them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from pyvmm.errors import PluginError, UsageError, cause_of
+from pyvmm.plugins.entry_points import COMMANDS
+from pyvmm.plugins.offers import Offers, disabled_by_environment, refusal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Final
+
+OWN: Final[Mapping[str, tuple[str, str]]] = {
+    "serve": ("pyvmm.cli.serve", "serve a device over vhost-user, to QEMU or any other front end"),
+    "new-device": ("pyvmm.cli.new_device", "write the package of a device that works, to start from"),
+}
+"""pyvmm's own: the module whose ``command`` it is, and one line of help. A package cannot take their names."""
+
+
+def find(name: str) -> click.Command:
+    """The command ``name``, imported.
+
+    Raises :class:`UsageError` where there is none and :class:`PluginError` where it is disabled, claimed by two
+    packages, built for another version of the plugin contract, or broken.
+    """
+    if name in OWN:
+        own: click.Command = import_module(OWN[name][0]).command
+        return own
+    offers = _offers()
+    point = offers.choose(name)
+    if point is None:
+        from pyvmm.options import nearest
+
+        raise UsageError(
+            f"there is no command {name!r}{nearest(name, [*OWN, *offers.enabled])}; pyvmm --help lists them"
+        )
+    try:
+        command = point.load()
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{point}: its command {point.value!r} cannot be imported: {cause_of(error)}") from error
+    if not isinstance(command, click.Command):
+        raise PluginError(f"{point}: {point.value!r} is no click command, as its entry point in {COMMANDS} says")
+    return command
+
+
+def installed() -> Sequence[tuple[str, str]]:
+    """Name and one line for each command: pyvmm's own and, without importing them, those of packages."""
+    rows = [(name, text) for name, (_, text) in OWN.items()]
+    for name, points in sorted(_offers().enabled.items()):
+        usable = [point for point in points if not refusal(point)]
+        if usable and name not in OWN:
+            rows.append((name, f"from {' and '.join(map(str, usable))}"))
+    return rows
+
+
+def _offers() -> Offers:
+    return Offers(COMMANDS, "command", disabled_by_environment())

@@ -1,0 +1,85 @@
+"""What a machine gives to a device of any sort when it takes it in."""
+
+from __future__ import annotations
+
+from pyvmm.errors import UsageError
+from pyvmm.host.device_files import HostFiles
+from pyvmm.machine_view import DeviceInfo, MachineView
+from pyvmm.startup.record import record, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+    from typing import Any, Self
+
+    from pyvmm.exit_reason import ExitReason
+    from pyvmm.host.eventfd import EventFd
+    from pyvmm.host.eventloop import LoopScope
+    from pyvmm.kvm.fast_port import FastPort
+    from pyvmm.memory import GuestMemory
+
+__all__ = ["DeviceContext", "DeviceInfo", "HostFiles", "MachineView"]
+
+
+@record
+class DeviceContext:
+    """A device's place in a machine, handed to ``attach`` before anything else is asked of the device.
+
+    The same in the VMM's process, in a device's own and in ``pyvmm serve``.
+    """
+
+    name: str
+    """The device's id: unique in the machine, first in its log lines."""
+
+    loop: LoopScope
+    """The event loop that the device lives on."""
+
+    stop: Callable[[ExitReason], None]
+    """Ends the machine; from any thread, returns at once."""
+
+    irq: EventFd | None = None
+    """A BusDevice's interrupt line, as an irqfd: each signal is one edge. None where it asked for no line."""
+
+    fast_port: Callable[[int], FastPort | None] = lambda offset: None
+    """For a BusDevice at ports, before the machine runs: makes the port at this offset one whose bytes need not
+    all be calls of the device. None where it cannot; the device must work all the same."""
+
+    memory: GuestMemory | None = None
+    """A BusDevice's view of guest memory; a memfd where its kind says ``needs_memfd``, else perhaps without a
+    descriptor. None for a virtio device, which is given it when it is activated."""
+
+    machine: MachineView = MachineView()
+    """The machine around the device."""
+
+    def replace(self, **changes: Any) -> Self:
+        """The same context, but for the fields that are given: for what a device makes of parts of its own."""
+        return replace(self, **changes)
+
+    @property
+    def devices(self) -> Mapping[str, DeviceInfo]:
+        """All devices that the machine was asked to have, this one too, by id: kind and package of each.
+
+        A device may be in another process, so its name is all that another can have of it; where two have to meet,
+        they do so by files in the :meth:`directory` of one.
+        """
+        return self.machine.devices
+
+    @property
+    def label(self) -> str:
+        """The device and its package, for messages of its failure: ``lamp0 (pyvmm-lamp 1.2)``."""
+        return self.machine.label(self.name)
+
+    def directory(self, device: str = "") -> Path:
+        """A directory on the host for this device's files, or for those of the one with the id ``device``.
+
+        It is made at the first call, only this user can look into it, and it goes with all that is in it when the
+        machine ends (but not when the VMM is killed by SIGKILL). The path is short, as
+        that of a Unix socket has to be.
+
+        Raises :class:`UsageError` where the machine has no such device and :class:`HostError` where it cannot be made.
+        """
+        if device and device != self.name and device not in self.devices:
+            known = ", ".join(self.devices) or "it has no other"
+            raise UsageError(f"{self.name}: the machine has no device {device!r}; its devices: {known}")
+        return self.machine.files.directory(device or self.name)

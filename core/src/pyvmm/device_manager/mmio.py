@@ -1,0 +1,267 @@
+"""Gives devices their places in a machine: addresses, interrupt lines, ids, and how the guest finds them."""
+
+from __future__ import annotations
+
+from pyvmm._native import lib
+from pyvmm.bus import Bus, BusDevice, BusRange, Placement
+from pyvmm.device_context import DeviceContext, MachineView
+from pyvmm.errors import UsageError
+from pyvmm.host.eventfd import EventFd
+from pyvmm.host.eventloop import EventLoop, LoopScope
+from pyvmm.logs import logger
+from pyvmm.startup.record import record
+from pyvmm.x86_64.acpi import AcpiDevice
+from pyvmm.x86_64.layout import IRQ_BASE, IRQ_MAX, MMIO_BASE, MMIO_END, MMIO_WINDOW_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Final
+
+    from pyvmm.exit_reason import ExitReason
+    from pyvmm.kvm import CausesTable, FastPort, FastPorts, Vm
+    from pyvmm.memory import GuestAddress, GuestMemory
+    from pyvmm.virtio.device import VirtioDevice
+    from pyvmm.virtio.mmio import MmioDevice
+    from pyvmm.x86_64.boot.cmdline import Cmdline
+
+log = logger(__name__)
+
+VIRTIO_MMIO_HID: Final = "LNRO0005"
+"""The ACPI hardware ID of a virtio-mmio window (drivers/virtio/virtio_mmio.c)."""
+
+_PC_IRQS: Final = (8, 12)
+"""What a PC's clock and mouse use: given out last, so that a plugin for them finds them free."""
+
+
+@record
+class IoEventRequest:
+    """An ioeventfd to be made: a write of ``value``, 4 bytes, to ``address`` signals ``event``."""
+
+    event: EventFd
+    address: GuestAddress
+    value: int
+
+    def carry_out(self, vm: Vm) -> None:
+        """Do it."""
+        vm.ioeventfd(self.event.fd, self.address, 4, self.value)
+
+
+@record
+class IrqRequest:
+    """An irqfd to be made: each signal of ``event`` is an edge on line ``irq``."""
+
+    event: EventFd
+    irq: int
+
+    def carry_out(self, vm: Vm) -> None:
+        """Do it."""
+        vm.irqfd(self.event.fd, self.irq)
+
+
+class MMIODeviceManager:
+    """All devices of a machine: virtio ones in windows of the MMIO bus, others where they ask to be.
+
+    What KVM has to be told is recorded in ``vm_requests``, so that devices can be registered before there is a
+    virtual machine.
+    """
+
+    def __init__(
+        self,
+        guest_mem: GuestMemory,
+        mmio_base: GuestAddress = MMIO_BASE,
+        *,
+        loop: EventLoop,
+        stop: Callable[[ExitReason], None] = lambda reason: None,
+        fast_ports: FastPorts | None = None,
+        causes: CausesTable | None = None,
+        machine: MachineView | None = None,
+    ) -> None:
+        """``loop`` is where the devices live; ``stop`` is what they may call to end the machine; ``machine`` is what
+        they may know of it. ``fast_ports`` and ``causes`` are the virtual machine's, for what its vCPUs answer by
+        themselves."""
+        self._machine = machine or MachineView()
+        self._fast_ports = fast_ports
+        self._causes = causes
+        self.guest_mem = guest_mem
+        self.bus = Bus("MMIO")
+        self.ports = Bus("port", 0x10000)
+        self.vm_requests: list[IoEventRequest | IrqRequest] = []
+        self.id_to_addr_map: dict[str, int] = {}
+        """Each device's id, and its first address or port."""
+        self.acpi_devices: list[AcpiDevice] = []
+        """What the guest is told of in ACPI's name space, where it has a hardware ID or AML of its own."""
+        self.irq = IRQ_BASE
+        """The next interrupt line to be tried."""
+        self._next_address = mmio_base
+        self._loop = loop
+        self._stop = stop
+        self._taken_irqs: dict[int, str] = {}
+        self._transports: list[MmioDevice] = []
+        self._closers: list[Callable[[], None]] = []
+
+    def register_device(self, device: VirtioDevice, cmdline: Cmdline | None, id: str) -> GuestAddress:
+        """Give ``device`` a window and an interrupt line; the window's address.
+
+        With ``cmdline``, the kernel is told of it there (``virtio_mmio.device=``, for kernels with
+        CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES), otherwise in ACPI's tables. The device is this object's to close,
+        also when this raises :class:`UsageError`: the id is taken, or lines, addresses or the command line are
+        used up.
+        """
+        from pyvmm.virtio.mmio import MmioDevice
+
+        close_unplaced = self._on_close(device.close)
+        self._check_id(id)
+        if device.needs_memfd and not self.guest_mem.fds:
+            raise UsageError(
+                f"{id}: the device needs a memfd for the guest's memory, and this machine has none; its kind needs "
+                "needs_memfd=True, or the machine's configuration memfd=True"
+            )
+        address = self._take_window(id, MMIO_WINDOW_SIZE)
+        irq = self._take_irq(id)
+        if cmdline is not None:
+            cmdline.push("virtio_mmio.device", f"4K@{address:#x}:{irq}")
+        transport = MmioDevice(self.guest_mem, device, id, self._loop, self._stop, self._machine)
+        self._closers.remove(close_unplaced)
+        self._on_close(transport.close)
+        window = self.bus.insert(transport, address, MMIO_WINDOW_SIZE)
+        self._transports.append(transport)
+        for queue in transport.queues:
+            self.vm_requests.append(IoEventRequest(queue.event, address + lib.VIRTIO_MMIO_QUEUE_NOTIFY, queue.index))
+        acknowledged = transport.causes.acknowledged
+        self.vm_requests.append(
+            IoEventRequest(acknowledged, address + lib.VIRTIO_MMIO_INTERRUPT_ACK, lib.VIRTIO_MMIO_INT_VRING)
+        )
+        if self._causes is not None:
+            transport.causes.enter(self._causes, address)
+        self.vm_requests.append(IrqRequest(transport.interrupt_event, irq))
+        if cmdline is None:
+            self._tell_acpi(id, VIRTIO_MMIO_HID, window, (), irq)
+        self.id_to_addr_map[id] = address
+        return address
+
+    def register_bus_device(self, device: BusDevice, id: str) -> int:
+        """Put ``device`` at the first of its placements that is free; its first port or address.
+
+        The device is this object's to close, also when this raises :class:`UsageError`.
+        """
+        close_device = self._on_close(device.close)
+        self._check_id(id)
+        placement = self._choose_placement(device, id)
+        event = None
+        irq = placement.irq
+        if irq is None and placement.any_irq:
+            irq = self._take_irq(id)
+        elif irq is not None:
+            self._taken_irqs[irq] = id
+        if irq is not None:
+            event = EventFd()
+            self._on_close(event.close)
+            self.vm_requests.append(IrqRequest(event, irq))
+        scope = LoopScope(self._loop, lambda error: self._bus_device_failed(device, scope, error))
+        self._on_close(scope.close)
+
+        def fast_port(offset: int) -> FastPort | None:
+            return self._fast_port(placement, offset)
+
+        context = DeviceContext(id, scope, self._stop, event, fast_port, self.guest_mem, self._machine)
+        device.attach(context)
+        # The device goes before what it was given.
+        self._closers.remove(close_device)
+        self._on_close(close_device)
+        base = -1
+        window = None
+        if placement.mmio_size:
+            base = self._take_window(id, placement.mmio_size)
+            window = self.bus.insert(device, base, placement.mmio_size)
+        if placement.ports is not None:
+            base = placement.ports.base
+            for ports in placement.all_ports:
+                self.ports.insert(device, ports.base, ports.size, offset=ports.base - base)
+        self._tell_acpi(id, placement.acpi_hid, window, placement.all_ports, irq)
+        self.id_to_addr_map[id] = base
+        return base
+
+    def transports(self) -> list[MmioDevice]:
+        """The virtio devices' transports, by address."""
+        return self._transports.copy()
+
+    def carry_out(self, vm: Vm) -> None:
+        """Tell KVM what was recorded, once, and let devices have threads."""
+        for request in self.vm_requests:
+            request.carry_out(vm)
+        self.vm_requests.clear()
+        for transport in self.transports():
+            transport.start()
+
+    def close(self) -> None:
+        """Close all devices, the last one first. On the loop's thread, when no vCPU runs any more."""
+        while self._closers:
+            try:
+                self._closers.pop()()
+            except Exception:
+                log.exception("closing a device failed")  # the others are to be closed all the same
+
+    def _on_close(self, closer: Callable[[], None]) -> Callable[[], None]:
+        self._closers.append(closer)
+        return closer
+
+    def _check_id(self, id: str) -> None:
+        if id in self.id_to_addr_map:
+            raise UsageError(f"device id {id}: there are two of them; give each device its own")
+
+    def _take_window(self, id: str, size: int) -> GuestAddress:
+        address = self._next_address
+        if address + size > MMIO_END:
+            raise UsageError(f"{id}: the addresses for devices are used up, at {len(self.id_to_addr_map)} devices")
+        self._next_address = address + -(-size // MMIO_WINDOW_SIZE) * MMIO_WINDOW_SIZE
+        return address
+
+    def _take_irq(self, id: str) -> int:
+        lines = [irq for irq in range(self.irq, IRQ_MAX + 1) if irq not in _PC_IRQS]
+        for irq in (*lines, *_PC_IRQS):
+            if irq not in self._taken_irqs:
+                self._taken_irqs[irq] = id
+                if irq not in _PC_IRQS:
+                    self.irq = irq + 1
+                return irq
+        raise UsageError(
+            f"{id}: no interrupt line is left; a machine has {IRQ_MAX - IRQ_BASE + 1} for devices "
+            f"(lines {IRQ_BASE} to {IRQ_MAX})"
+        )
+
+    def _choose_placement(self, device: BusDevice, id: str) -> Placement:
+        for placement in device.placements:
+            taken = [other for other, _ in self.ports.devices()]
+            if any(ports.overlaps(other) for ports in placement.all_ports for other in taken):
+                continue
+            if placement.irq is not None and placement.irq in self._taken_irqs:
+                continue
+            return placement
+        if not device.placements:
+            raise UsageError(f"{id}: the device does not say where it wants to be")
+        holders = {
+            holder.name
+            for placement in device.placements
+            for ports in placement.all_ports
+            for other, holder in self.ports.devices()
+            if ports.overlaps(other)
+        }
+        raise UsageError(f"{id}: its places are taken, by {', '.join(sorted(holders)) or 'other devices'}")
+
+    def _fast_port(self, placement: Placement, offset: int) -> FastPort | None:
+        if self._fast_ports is None or placement.ports is None:
+            return None
+        port = self._fast_ports.add(placement.ports.base + offset)
+        if port is not None:
+            self._on_close(port.event.close)
+        return port
+
+    def _bus_device_failed(self, device: BusDevice, scope: LoopScope, error: BaseException) -> None:
+        scope.close()
+        for bus in (self.bus, self.ports):
+            bus.fail(device, error)
+
+    def _tell_acpi(self, id: str, hid: str, mmio: BusRange | None, ports: Sequence[BusRange], irq: int | None) -> None:
+        uid = sum(device.hid == hid for device in self.acpi_devices)
+        self.acpi_devices.append(AcpiDevice(hid, uid, mmio, ports, irq, id))

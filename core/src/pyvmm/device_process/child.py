@@ -1,0 +1,153 @@
+"""What a device's process runs: the device, and our back end that serves it to the machine that made the process.
+
+The machine's end is in :mod:`pyvmm.device_process.parent`. Beside the vhost-user socket there is a pipe to it, with
+what vhost-user has no words for: what the device is, why it could not be made, and that it wants the machine to end.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import sys
+
+from pyvmm import logs
+from pyvmm.errors import PyvmmError, UsageError
+from pyvmm.host import child
+from pyvmm.host.aio import IoEngine
+from pyvmm.host.child_log import write_all
+from pyvmm.host.eventloop import EventLoop
+from pyvmm.machine_view import MachineView
+from pyvmm.vhost_user.backend import Backend
+from pyvmm.vhost_user.protocol import MAX_CONFIG_SIZE
+from pyvmm.virtio.device import VirtioDevice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from typing import Final, NoReturn
+
+    from pyvmm.exit_reason import ExitReason
+    from pyvmm.plugins import DeviceRequest
+else:
+    import _socket as socket  # its enums take longer to make than all that is done with them
+
+SOCKET_FD: Final = child.FIRST_FD
+TELL_FD: Final = child.FIRST_FD + 1
+"""What :func:`pyvmm.host.child.fork` makes of the two descriptors that a device's process is given."""
+
+STDERR_FD: Final = 2
+
+
+def serve(request: DeviceRequest, machine: MachineView, parent: int, level: int) -> int:
+    """Make the device of ``request`` and serve it until the machine closes the connection; the exit status.
+
+    ``machine``: what the device may know of its machine. ``parent``: the machine's process.
+    ``level``: from which on what is logged is of use there.
+    """
+    child.ignore_signals()
+    child.set_title(f"pyvmm: {request.id}: {request.spec}")
+    _configure_logging(level)
+    faulthandler.enable(STDERR_FD)
+    IoEngine.may_wait = True
+    loop = EventLoop()
+    try:
+        device, backend = _attach(request, machine, loop)
+    except PyvmmError as error:
+        _tell("failed", error.exit_status, " ".join(str(error).split()))
+        return error.exit_status
+    except BaseException:
+        import traceback
+
+        _tell("broken", traceback.format_exc())
+        return 1
+    logs.settle()
+    gc.freeze()
+    gc.enable()  # which a start does without
+    own_config = type(device).read_config is not VirtioDevice.read_config
+    config_size = MAX_CONFIG_SIZE if own_config else min(len(device.config), MAX_CONFIG_SIZE)
+    _tell("is", device.device_type, config_size, *device.queue_max_sizes)
+    backend.serve(socket.socket(fileno=SOCKET_FD), loop.stop)
+    parent_pidfd = _watch_parent(parent, loop)
+    try:
+        loop.run()
+    except BaseException:
+        logs.logger(__name__).critical("%s: its event loop failed", request.id, exc_info=True)
+        return 1
+    backend.close()
+    os.close(parent_pidfd)
+    return 0
+
+
+def _attach(request: DeviceRequest, machine: MachineView, loop: EventLoop) -> tuple[VirtioDevice, Backend]:
+    device = request.kind.make(request.options)
+    if not isinstance(device, VirtioDevice):
+        device.close()
+        raise UsageError(
+            f"{request.spec}: kind {request.kind.name!r} makes no virtio device, so its DeviceKind needs process=False"
+        )
+    return device, Backend(device, request.id, loop, _stop_machine, machine)
+
+
+def _stop_machine(reason: ExitReason) -> None:
+    _tell("stop", reason.end.name, reason.detail)
+
+
+def _tell(*words: object) -> None:
+    """One line to the machine."""
+    fields = (str(word).encode("unicode_escape") for word in words)
+    write_all(TELL_FD, b"\t".join(fields) + b"\n")
+
+
+def _configure_logging(level: int) -> None:
+    """All loggers to the machine."""
+
+    def send() -> None:
+        from pyvmm.host import child_log_sender
+
+        child_log_sender.send_all(STDERR_FD, level)
+
+    if level != logs.level():  # a new program's machine wants more, or less, than logging begins with
+        import logging  # noqa: F401
+    logs.when_imported(send)
+
+
+def _watch_parent(parent: int, loop: EventLoop) -> int:
+    """End with the machine's process even where the kernel does not see to it: it does when the thread ends that made
+    this process, and not when that was another one's."""
+    pidfd = os.pidfd_open(parent)
+    loop.add(pidfd, _die)
+    return pidfd
+
+
+def _die(_: int) -> NoReturn:
+    os._exit(1)
+
+
+def main(arguments: list[str], make_request: Callable[[str, str], DeviceRequest] | None = None) -> int:
+    """``PARENT LEVEL ID SPEC MACHINE``: as :func:`serve`, in a program of its own."""
+    parent, level, id_, spec, machine = arguments
+    child.enter(id_, int(parent))
+    os.closerange(TELL_FD + 1, max(map(int, os.listdir("/proc/self/fd"))) + 1)
+    for fd in (SOCKET_FD, TELL_FD):
+        os.set_inheritable(fd, False)
+    try:
+        request = (make_request or _request)(id_, spec)
+    except PyvmmError as error:
+        _tell("failed", error.exit_status, " ".join(str(error).split()))
+        return error.exit_status
+    return serve(request, MachineView.from_text(machine), int(parent), int(level))
+
+
+def _request(id_: str, spec: str) -> DeviceRequest:
+    from pyvmm.options import parse_device
+    from pyvmm.plugins import Plugins
+    from pyvmm.startup.record import replace
+
+    [request] = Plugins().request_devices([parse_device(spec)])
+    return replace(request, id=id_)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,65 @@
+"""What ``--device`` takes for each virtio device, beside the options of its kind: where the device lives."""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm.options.records import option, options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Literal
+
+    from pyvmm.plugin import DeviceKind
+
+
+@options
+class ProcessOptions:
+    """A device's process."""
+
+    process: Literal["auto", "on", "off"] = option(
+        "auto",
+        help="the device has a process of its own; auto: on a host with one CPU only if it needs the GIL",
+    )
+    restart: bool = option(
+        False, help="its process, if it dies, is replaced: requests go on, what it had in memory is lost"
+    )
+
+    def __post_init__(self) -> None:
+        if self.restart and self.process == "off":
+            raise ValueError("restart=on is for a device with a process of its own")
+
+    def own_process(self, kind: DeviceKind[Any]) -> bool:
+        """Whether a device of ``kind`` gets a process.
+
+        With one CPU, one that needs no GIL gains nothing by it, and a change of processes takes longer than one of
+        threads.
+        """
+        if self.process == "auto":
+            return self.restart or not kind.gil_free or len(os.sched_getaffinity(0)) > 1
+        return self.process == "on"
+
+
+_LOST = "not for this kind: what its devices hold is lost with their process"
+
+
+@options
+class MortalProcessOptions(ProcessOptions):
+    """The process of a device that cannot be replaced."""
+
+    restart: bool = option(False, help=_LOST)
+
+    def __post_init__(self) -> None:
+        if self.restart:
+            raise ValueError(f"restart=on is {_LOST}")
+
+
+NO_PROCESS = ProcessOptions(process="off")
+
+
+def records_of(kind: DeviceKind[Any]) -> Sequence[type[Any]]:
+    """The records that the options of a device of ``kind`` fill: the kind's own first."""
+    if not kind.process:
+        return (kind.options,)
+    return (kind.options, ProcessOptions if kind.restartable else MortalProcessOptions)

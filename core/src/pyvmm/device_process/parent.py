@@ -1,0 +1,288 @@
+"""The processes in which a machine's devices live: one each, made before the machine has threads.
+
+A device's process is a fork, so that several share what is imported. One that takes the place of another that has
+died is a new program, since by then there are threads, whose locks a fork would inherit; and what crashed a device
+by knowing its addresses does not know those of the next.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import sys
+import time
+
+from pyvmm import logs
+from pyvmm.device_process.child import serve as serve_device
+from pyvmm.errors import HostError, UsageError
+from pyvmm.exit_reason import End, ExitReason
+from pyvmm.host import child
+from pyvmm.machine_view import MachineView
+from pyvmm.plugins.offers import VARIABLE
+from pyvmm.startup.record import record
+from pyvmm.vhost_user.connection import Connection, close_fds
+from pyvmm.vhost_user.front_end import VhostUserDevice
+from pyvmm.vhost_user.protocol import DisconnectedError, VhostUserError
+from pyvmm.vhost_user.source import BackendSource
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+    from typing import Final
+
+    from pyvmm.host.child import Child
+    from pyvmm.host.loop_thread import LoopThread
+    from pyvmm.plugins import DeviceRequest
+else:
+    import _socket as socket  # its enums take longer to make than all that is done with them
+
+log = logs.logger(__name__)
+
+RESTART_TIMEOUT: Final = 30.0
+"""Seconds that a new process has to make its device: a host that is busy with others takes its time."""
+
+END_TIMEOUT: Final = 5.0
+"""Seconds that all processes have to end when the machine has: to write what is to be kept, and so on."""
+
+_DEATH_TIMEOUT: Final = 1.0
+"""Seconds between a closed connection and the end of the process whose it was."""
+
+_PROGRAM: Final = "pyvmm.device_process.child"
+"""What ``python -m`` runs in the place of a fork."""
+
+_CHUNK: Final = 1 << 16
+
+
+@record
+class _Facts:
+    """What a process says of its device."""
+
+    device_type: int
+    config_size: int
+    queue_max_sizes: tuple[int, ...]
+
+
+class DeviceError(Exception):
+    """A device's own code failed while the device was made: a bug, with its traceback."""
+
+
+class DeviceProcess(BackendSource):
+    """The process of one device."""
+
+    def __init__(self, request: DeviceRequest, machine: MachineView) -> None:
+        """``machine`` is what the device may know of it."""
+        self.request = request
+        self.machine = machine
+        self.restartable = request.restart
+        self.child: Child | None = None
+        self._tell_fd = -1
+        self._told = b""
+        self._connection: Connection | None = None
+        self._facts: _Facts | None = None
+        self._loop: LoopThread | None = None
+        self._stop: Callable[[ExitReason], None] = lambda reason: None
+
+    @property
+    def end_fd(self) -> int:  # type: ignore[override]
+        """The process's pidfd."""
+        return self.child.pidfd if self.child is not None else -1
+
+    def start(self, *, new_program: bool) -> None:
+        """Make the process. :meth:`facts` says what came of it."""
+        ours, theirs = socket.socketpair()
+        self._tell_fd, tell_fd = os.pipe()
+        self._told = b""
+        self._connection = Connection(ours)
+        level = logs.level()
+        request, parent = self.request, os.getpid()
+        fds = [theirs.fileno(), tell_fd]
+        try:
+            if new_program:
+                command = [sys.executable, "-P", "-m", _PROGRAM]
+                # Plugins are found where they were found here.
+                environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+                if request.plugin is not None:
+                    environment[VARIABLE] = ",".join(request.plugin.disabled)
+                arguments = [*command, str(parent), str(level), request.id, request.spec, self.machine.to_text()]
+                self.child = child.spawn(request.id, arguments, fds, environment)
+            else:
+
+                def serve() -> int:
+                    return serve_device(request, self.machine, parent, level)
+
+                self.child = child.fork(request.id, serve, fds)
+        except OSError as error:
+            raise HostError(f"{request.id}: no process for the device: {error.strerror}; give process=off") from error
+        finally:
+            theirs.close()
+            os.close(tell_fd)
+
+    def facts(self, timeout: float | None = None) -> _Facts:
+        """Wait until the device is made; raises what making it raised."""
+        word, *fields = self._hear(timeout)
+        match word:
+            case "is":
+                device_type, config_size, *sizes = map(int, fields)
+                return _Facts(device_type, config_size, tuple(sizes))
+            case "failed":
+                status, message = fields
+                raise UsageError(message) if int(status) == UsageError.exit_status else HostError(message)
+            case _:
+                raise DeviceError(f"{self.request.spec}, in its process:\n{''.join(fields)}")
+
+    def make(self) -> VhostUserDevice:
+        """The device for the machine; raises as :meth:`facts`."""
+        self._facts = self.facts()
+        return VhostUserDevice(
+            self,
+            device_type=self._facts.device_type,
+            queue_max_sizes=self._facts.queue_max_sizes,
+            config_size=self._facts.config_size,
+        )
+
+    def connect(self) -> Connection:
+        if self._connection is None:
+            self._bury()
+            self.start(new_program=True)
+            try:
+                if self.facts(RESTART_TIMEOUT) != self._facts:
+                    raise HostError(f"{self.request.id}: the device is another than before")
+            except DeviceError as error:
+                raise HostError(f"{self.request.id}: {error}") from error
+            if self._loop is not None:
+                self.watch(self._loop, self._stop)
+        connection, self._connection = self._connection, None
+        assert connection is not None
+        return connection
+
+    def watch(self, loop: LoopThread, stop: Callable[[ExitReason], None]) -> None:
+        self._loop, self._stop = loop, stop
+        assert self.child is not None
+        self.child.log.watch(loop)
+        loop.add(self._tell_fd, self._on_told)
+
+    def end(self, error: VhostUserError) -> str:
+        assert self.child is not None
+        if self.child.wait(_DEATH_TIMEOUT if isinstance(error, DisconnectedError) else 0):
+            self.child.log.drain()
+            return f"its process {self.child.outcome}"
+        self.child.kill()
+        self.child.wait(_DEATH_TIMEOUT)
+        self.child.log.drain()
+        return f"its process was killed, since {error}"
+
+    def close(self) -> None:
+        if self._loop is not None:
+            self._loop.remove(self._tell_fd)
+            self._loop = None
+        if self.child is not None:
+            self.child.log.unwatch()
+
+    def finish(self, deadline: float) -> None:
+        """Wait until the process has ended of itself, up to ``deadline`` of time.monotonic(), else end it."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self.child is not None and not self.child.wait(deadline - time.monotonic()):
+            log.warning("%s: its process did not end and is killed", self.request.id)
+        self._bury()
+
+    def _bury(self) -> None:
+        """Nothing is left of the last process, which may not have ended."""
+        if self._loop is not None:
+            self._loop.remove(self._tell_fd)
+        close_fds([self._tell_fd] if self._tell_fd >= 0 else [])
+        self._tell_fd = -1
+        if self.child is not None:
+            self.child.close()
+            self.child = None
+
+    def _hear(self, timeout: float | None) -> list[str]:
+        """The first line that the process tells."""
+        assert self.child is not None
+        deadline = None if timeout is None else time.monotonic() + timeout
+        poll = select.poll()
+        poll.register(self._tell_fd, select.POLLIN)
+        poll.register(self.child.log, select.POLLIN)
+        while b"\n" not in self._told:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0) * 1000
+            ready = dict(poll.poll(left))
+            if not ready:
+                raise HostError(f"{self.request.id}: the device is not ready after {timeout:.0f} s")
+            if self.child.log.fileno() in ready:
+                self.child.log.drain()
+                if ready[self.child.log.fileno()] & select.POLLHUP:
+                    poll.unregister(self.child.log)
+            if self._tell_fd in ready:
+                data = os.read(self._tell_fd, _CHUNK)
+                if not data:
+                    self.child.wait(_DEATH_TIMEOUT)
+                    self.child.log.drain()
+                    raise HostError(
+                        f"{self.request.id}: its process {self.child.outcome or 'gave up'} before the device was made"
+                    )
+                self._told += data
+        self.child.log.drain()
+        line, _, self._told = self._told.partition(b"\n")
+        return [field.decode("unicode_escape") for field in line.split(b"\t")]
+
+    def _on_told(self, _: int) -> None:
+        """The device wants the machine to end: once is enough, and nothing else is expected."""
+        assert self._loop is not None
+        self._loop.remove(self._tell_fd)
+        try:
+            word, *fields = self._hear(0)
+            if word == "stop":
+                name, detail = fields
+                self._stop(ExitReason(End.called(name), detail))
+        except (HostError, ValueError):
+            pass  # the process has ended, of which the connection tells, or babbles
+
+
+class DeviceProcesses:
+    """All of a machine's. A context manager: at its end, the processes end."""
+
+    def __init__(self) -> None:
+        self._processes: dict[str, DeviceProcess] = {}
+
+    def start(self, requests: Sequence[DeviceRequest], machine: MachineView | None = None) -> None:
+        """Begin to make those devices of ``requests`` that want a process; ``machine`` is what they may know of it."""
+        machine = machine or MachineView.of(requests)
+        wanted = [request for request in requests if request.process]
+        if not wanted:
+            return
+        for request in wanted:
+            for module in request.kind.modules:
+                try:
+                    __import__(module)
+                except Exception as error:
+                    log.debug("%s: %s", module, error)  # whoever makes the device hears of it
+        new_program = child.has_threads()
+        # What there is now is for ever: no collection of a process is to touch, and so copy, the pages it is in.
+        gc.freeze()
+        try:
+            for request in wanted:
+                self._processes[request.id] = DeviceProcess(request, machine)
+                self._processes[request.id].start(new_program=new_program)
+        finally:
+            gc.unfreeze()
+
+    def take(self, id: str) -> VhostUserDevice | None:
+        """The device ``id``, once its process has made it; None where it has no process. Raises what making it did."""
+        process = self._processes.get(id)
+        return process.make() if process is not None else None
+
+    def close(self) -> None:
+        """Wait for the processes of devices that are closed, for a bounded time, and end what is left."""
+        deadline = time.monotonic() + END_TIMEOUT
+        for process in self._processes.values():
+            process.finish(deadline)
+        self._processes.clear()
+
+    def __enter__(self) -> DeviceProcesses:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""What pyvmm uses of the host, without ever blocking: event loop, descriptors, files, child processes."""

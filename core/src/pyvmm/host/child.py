@@ -1,0 +1,245 @@
+"""A process of ours that does not outlive us: made, watched, ended and reaped.
+
+Its stdin is /dev/null; its stdout and stderr are a :class:`~pyvmm.host.child_log.LogRelay`. Of our descriptors it has
+those that it is given, from 3 on. It has a process group of its own and no terminal, so that none's signals reach it,
+nor it a terminal. It has no session of its own: the kernel may share CPUs by sessions (the autogroup of sched(7)), and
+on a busy host a device would wait long for its turn beside its own machine. The kernel kills it when the thread that
+made it ends, which therefore has to live as long."""
+
+from __future__ import annotations
+
+# signal without its enums, which take longer to make than all that is done with them.
+import _signal as signal  # type: ignore[import-not-found]
+import fcntl
+import os
+import select
+import sys
+import termios
+
+from pyvmm._native import lib
+from pyvmm.host.child_log import LogRelay
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Final, NoReturn
+
+__all__ = ["FIRST_FD", "Child", "enter", "fork", "spawn"]
+
+FIRST_FD: Final = 3
+"""What the first of the descriptors becomes that a process is given."""
+
+_PIPE_SIZE: Final = 1 << 18
+_OUT_OF_THE_WAY: Final = 64
+_DEFAULTED: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_NAME_SIZE: Final = 15
+
+
+class Child:
+    """One process, from outside. One thread at a time."""
+
+    def __init__(self, name: str, pid: int, log_fd: int) -> None:
+        """Take over the child ``pid`` and the reading end of its log."""
+        self.name = name
+        self.pid = pid
+        self.log = LogRelay(log_fd, name)
+        self.outcome = ""
+        """How it ended, once it has: ``was killed by SIGKILL``, ``ended with status 1``."""
+        try:
+            self.pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:  # somebody has SIGCHLD ignored, and it is gone
+            self.pidfd = -1
+            self.outcome = "ended"
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has."""
+        return self.wait(0)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait up to ``timeout`` seconds for its end; whether it has ended. It is reaped then."""
+        if self.outcome:
+            return True
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        if not poll.poll(max(timeout, 0) * 1000):
+            return False
+        try:
+            result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        except ChildProcessError:
+            result = None
+        self.outcome = _outcome(result)
+        return True
+
+    def kill(self) -> None:
+        """End it at once, if it has not ended."""
+        if not self.outcome:
+            try:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def close(self) -> None:
+        """End it at once, reap it, relay the rest of its log; closing twice does nothing."""
+        if self.pidfd >= 0:
+            self.kill()
+            # A process that the kernel holds (state D) is left to it: it is gone when the kernel is done.
+            self.wait(1.0)
+            os.close(self.pidfd)
+            self.pidfd = -1
+        self.log.close()
+
+
+def fork(name: str, body: Callable[[], int], fds: Sequence[int] = ()) -> Child:
+    """A copy of this process that runs ``body`` and ends with the status that it returns. For when there are no other
+    threads but of native code: what they held, nobody would let go of.
+
+    ``body`` finds ``fds`` from :data:`FIRST_FD` on.
+    """
+    reading, writing = _log_pipe()
+    ours = os.getpid()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    pid = os.fork()
+    if pid == 0:
+        _run(name, ours, body, [*fds], writing)
+    os.close(writing)
+    return Child(name, pid, reading)
+
+
+def spawn(
+    name: str, arguments: Sequence[str], fds: Sequence[int] = (), environment: Mapping[str, str] = os.environ
+) -> Child:
+    """Another program, from any thread. It has to call :func:`enter` first, with our process's number."""
+    reading, writing = _log_pipe()
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for fd in (writing, *fds)]
+    os.close(writing)
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_DUP2, moved[0], 1),
+        (os.POSIX_SPAWN_DUP2, moved[0], 2),
+        *((os.POSIX_SPAWN_DUP2, fd, FIRST_FD + i) for i, fd in enumerate(moved[1:])),
+    ]
+    try:
+        pid = os.posix_spawn(
+            arguments[0],
+            [*arguments],
+            environment,
+            file_actions=actions,
+            setpgroup=0,
+            setsigdef=_DEFAULTED,
+            setsigmask=(),
+        )
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        for fd in moved:
+            os.close(fd)
+    return Child(name, pid, reading)
+
+
+def enter(name: str, parent: int) -> None:
+    """In the new process: take its name, and end when ``parent``, the process that made it, does."""
+    result = lib.pyvmm_process_die_with(parent)
+    if result:
+        os._exit(1)  # it has ended already
+    lib.pyvmm_process_set_name(f"pyvmm:{name}".encode()[:_NAME_SIZE])
+    _give_up_terminal()
+
+
+def _give_up_terminal() -> None:
+    """Have no controlling terminal, as after setsid(2)."""
+    try:
+        fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return  # there is none
+    try:
+        fcntl.ioctl(fd, termios.TIOCNOTTY)
+    finally:
+        os.close(fd)
+
+
+def ignore_signals() -> None:
+    """Leave it to the parent when this process ends: what a terminal or a service manager sends, it gets as well."""
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def set_title(title: str) -> None:
+    """What ps(1) shows of this process, as far as its arguments have room for it."""
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        # Fields 48 and 49 of proc(5); the first here is field 3.
+        lib.pyvmm_process_set_title(int(fields[45]), int(fields[46]), os.fsencode(title))
+    except (OSError, IndexError, ValueError):
+        pass
+
+
+def has_threads() -> bool:
+    """Whether this process has more than one thread, of Python's or not."""
+    try:
+        return len(os.listdir("/proc/self/task")) > 1
+    except OSError:
+        return True
+
+
+def _log_pipe() -> tuple[int, int]:
+    reading, writing = os.pipe()
+    try:
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)  # room for what is said while nobody listens
+    except OSError:
+        pass  # a user may have a limit on them all (pipe(7))
+    return reading, writing
+
+
+def _run(name: str, parent: int, body: Callable[[], int], fds: list[int], log_fd: int) -> NoReturn:
+    """What a fork does. Nothing of the frames that it came from is returned to: their files are closed here, and
+    what closes them again would close another's."""
+    status = 1
+    try:
+        enter(name, parent)
+        os.setpgid(0, 0)
+        signal.set_wakeup_fd(-1)
+        for number in _DEFAULTED:
+            signal.signal(number, signal.SIG_DFL)
+        _keep(log_fd, fds)
+        status = body()
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _keep(log_fd: int, fds: list[int]) -> None:
+    """Close all descriptors but ``fds``, which move to 3 and up, and the log, which is stdout and stderr."""
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for fd in (log_fd, *fds)]
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(moved[0], 1)
+    os.dup2(moved[0], 2)
+    for i, fd in enumerate(moved[1:]):
+        os.dup2(fd, FIRST_FD + i, inheritable=False)
+    os.closerange(FIRST_FD + len(fds), max(map(int, os.listdir("/proc/self/fd"))) + 1)
+    # Those there were may be anybody's: a test's, a notebook's.
+    sys.stdin = open(0, closefd=False)
+    sys.stdout = sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+
+
+def _outcome(result: os.waitid_result | None) -> str:
+    if result is None:
+        return "ended"
+    if result.si_code == os.CLD_EXITED:
+        return f"ended with status {result.si_status}"
+    from signal import Signals
+
+    try:
+        name = Signals(result.si_status).name
+    except ValueError:
+        name = f"signal {result.si_status}"
+    return f"was killed by {name}"

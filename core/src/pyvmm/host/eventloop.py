@@ -1,0 +1,295 @@
+"""The event loop that devices live on: one thread, epoll(7), callbacks that do not block."""
+
+from __future__ import annotations
+
+import select
+import time
+from _thread import allocate_lock, get_ident
+from bisect import insort_left
+
+from pyvmm.host.eventfd import EventFd
+from pyvmm.logs import logger
+from pyvmm.startup.closing import Closers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final, TypeVar
+
+    T = TypeVar("T")
+
+__all__ = ["READABLE", "WRITABLE", "EventLoop", "LoopScope", "Timer"]
+
+log = logger(__name__)
+
+_LONGEST_WAIT: Final = 10_000_000_000
+"""Nanoseconds."""
+
+READABLE: Final = select.EPOLLIN
+"""To wait until a descriptor can be read."""
+
+WRITABLE: Final = select.EPOLLOUT
+"""To wait until a descriptor can be written."""
+
+
+class _Call:
+    """A function that another thread wants run on the loop, and what came of it."""
+
+    __slots__ = ("_under_way", "error", "function", "result")
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        self.function = function
+        self.result: object = None
+        self.error: BaseException | None = None
+        self._under_way = allocate_lock()
+        self._under_way.acquire()
+
+    def run(self) -> None:
+        try:
+            self.result = self.function()
+        except BaseException as error:
+            self.error = error
+            if not isinstance(error, Exception):
+                raise  # Ctrl-C is for the thread that it came to
+        finally:
+            self._under_way.release()
+
+    def wait(self) -> None:
+        """Until it has run; called once."""
+        self._under_way.acquire()
+
+
+class Timer:
+    """A call that is due later."""
+
+    __slots__ = ("_loop", "deadline", "function")
+
+    def __init__(self, loop: EventLoop, deadline: float, function: Callable[[], object]) -> None:
+        self._loop = loop
+        self.deadline = deadline
+        """By time.monotonic()."""
+        self.function = function
+
+    def cancel(self) -> None:
+        """Have it not made; one that was made or cancelled stays as it is. On the loop's thread."""
+        self._loop.forget(self)
+
+
+class EventLoop:
+    """Calls a function when a file descriptor is ready, or when its time has come.
+
+    All methods but :meth:`call`, :meth:`post` and :meth:`stop` belong to the loop's own thread: the one that is
+    in :meth:`run`, or any one before that.
+    """
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll(-1)
+        self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._removed: set[int] = set()
+        self._posted: list[Callable[[], object]] = []
+        self._timers: list[Timer] = []  # the next one last
+        self._wake = EventFd()
+        self._thread: int | None = None
+        self._stopping = False
+        self._closed = False
+        self._lock = allocate_lock()
+        self.add(self._wake.fd, self._run_posted)
+
+    def add(self, fd: int, callback: Callable[[int], None], events: int = READABLE) -> None:
+        """Call ``callback(ready)`` whenever ``fd`` is ready for one of ``events``, level-triggered.
+
+        ``ready`` has the bits of <sys/epoll.h>. A regular file raises :class:`PermissionError`: it is always
+        ready.
+        """
+        self._epoll.register(fd, events)
+        self._callbacks[fd] = callback
+
+    def fileno(self) -> int:
+        """An epoll descriptor, which is readable while something is ready: for native code that is to know when to
+        return."""
+        return self._epoll.fileno()
+
+    def modify(self, fd: int, events: int) -> None:
+        """Wait for other ``events``; 0 pauses the descriptor, but for hang-up and errors."""
+        self._epoll.modify(fd, events)
+
+    def remove(self, fd: int) -> None:
+        """Forget ``fd``, before it is closed; an fd that is not there is ignored."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._removed.add(fd)
+            try:
+                self._epoll.unregister(fd)
+            except OSError:
+                pass  # closed already: the kernel forgot it with the last reference
+
+    def call_later(self, seconds: float, function: Callable[[], object]) -> Timer:
+        """Call ``function`` once, in ``seconds`` or as soon after as the loop is free."""
+        timer = Timer(self, time.monotonic() + seconds, function)
+        insort_left(self._timers, timer, key=lambda other: -other.deadline)
+        return timer
+
+    def forget(self, timer: Timer) -> None:
+        """As :meth:`Timer.cancel`."""
+        if timer in self._timers:
+            self._timers.remove(timer)
+
+    def post(self, function: Callable[[], object]) -> None:
+        """Run ``function`` on the loop's thread, soon. From any thread."""
+        self._posted.append(function)
+        self._wake.signal()
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run ``function`` on the loop's thread and return or raise what it does. From any thread.
+
+        Where no thread is in :meth:`run`, it runs at once, here.
+        """
+        with self._lock:
+            direct = self._thread is None or self._thread == get_ident()
+            if not direct:
+                call = _Call(function)
+                self._posted.append(call.run)
+                self._wake.signal()
+        if direct:
+            return function()
+        call.wait()
+        if call.error is not None:
+            raise call.error
+        return call.result  # type: ignore[return-value]
+
+    def run(self) -> None:
+        """Serve until :meth:`stop`."""
+        with self._lock:
+            self._thread = get_ident()
+        try:
+            while not self._stopping:
+                self.run_once()
+        finally:
+            with self._lock:
+                self._thread = None
+            self._stopping = False
+            self._run_posted()
+
+    def run_once(self, timeout: float | None = None) -> int:
+        """Wait up to ``timeout`` seconds (for ever when None) and serve what is ready or due; how many were."""
+        if self._timers:
+            due = max(self._timers[-1].deadline - time.monotonic(), 0)
+            timeout = due if timeout is None else min(timeout, due)
+        ready = self._epoll.poll(timeout)
+        self._removed.clear()
+        for fd, events in ready:
+            # An earlier callback of this round may have removed it, and even added another file by the same number.
+            callback = self._callbacks.get(fd) if fd not in self._removed else None
+            if callback is not None:
+                callback(events)
+        return len(ready) + self._run_timers()
+
+    def idle_until(self) -> int:
+        """Until when nobody needs the loop's thread, unless its descriptor (:meth:`fileno`) is readable: nanoseconds
+        by time.monotonic_ns(), 0 where no thread is in :meth:`run`. For native code that waits in the loop's place."""
+        if self._thread is None or self._stopping or self._closed:
+            return 0
+        latest = time.monotonic_ns() + _LONGEST_WAIT
+        return min(int(self._timers[-1].deadline * 1e9), latest) if self._timers else latest
+
+    def stop(self) -> None:
+        """End :meth:`run` after the present round. From any thread and from a signal handler."""
+        self._stopping = True
+        self._wake.signal()
+
+    def close(self) -> None:
+        """Release the loop's descriptors, not those that were added."""
+        if not self._closed:
+            self._closed = True
+            self._epoll.close()
+            self._wake.close()
+
+    def _run_timers(self) -> int:
+        """Make the calls that are due, but for what they ask for in turn."""
+        count, now = 0, time.monotonic()
+        for _ in range(len(self._timers)):
+            if not self._timers or self._timers[-1].deadline > now:
+                break
+            count += 1
+            self._timers.pop().function()
+        return count
+
+    def _run_posted(self, _: int = 0) -> None:
+        self._wake.drain()
+        # What these functions post has its turn later, so that other descriptors have theirs. One that raises
+        # keeps none of the others from running: somebody may wait for them.
+        functions = self._posted[:]
+        del self._posted[: len(functions)]  # others may have posted meanwhile
+        with Closers() as closers:
+            for function in reversed(functions):
+                closers.add(function)
+
+
+class LoopScope:
+    """One device's share of an event loop: what it added goes when the scope is closed.
+
+    A callback that raises does not end the loop: ``on_error`` hears of it. After each callback ``after`` is
+    called, when given.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        on_error: Callable[[BaseException], None],
+        after: Callable[[], None] | None = None,
+    ) -> None:
+        self.loop = loop
+        self._on_error = on_error
+        self._after = after
+        self._fds: set[int] = set()
+        self._closings = 0
+
+    def add(self, fd: int, callback: Callable[[int], None], events: int = READABLE) -> None:
+        """As :meth:`EventLoop.add`."""
+
+        def guarded(ready: int) -> None:
+            self.guard(lambda: callback(ready))
+
+        self.loop.add(fd, guarded, events)
+        self._fds.add(fd)
+
+    def fileno(self) -> int:
+        """As :meth:`EventLoop.fileno`."""
+        return self.loop.fileno()
+
+    def idle_until(self) -> int:
+        """As :meth:`EventLoop.idle_until`."""
+        return self.loop.idle_until()
+
+    def modify(self, fd: int, events: int) -> None:
+        """As :meth:`EventLoop.modify`."""
+        self.loop.modify(fd, events)
+
+    def remove(self, fd: int) -> None:
+        """As :meth:`EventLoop.remove`."""
+        self.loop.remove(fd)
+        self._fds.discard(fd)
+
+    def call_later(self, seconds: float, function: Callable[[], object]) -> Timer:
+        """As :meth:`EventLoop.call_later`; what a :meth:`close` comes before is not called."""
+        closings = self._closings
+        return self.loop.call_later(seconds, lambda: self.guard(function) if closings == self._closings else None)
+
+    def post(self, function: Callable[[], object]) -> None:
+        """As :meth:`EventLoop.post`; what a :meth:`close` comes before is not run."""
+        closings = self._closings
+        self.loop.post(lambda: self.guard(function) if closings == self._closings else None)
+
+    def guard(self, function: Callable[[], object]) -> None:
+        """Run ``function`` as a callback of this scope is run."""
+        try:
+            function()
+            if self._after is not None:
+                self._after()
+        except Exception as error:
+            self._on_error(error)
+
+    def close(self) -> None:
+        """Remove everything that was added or posted."""
+        self._closings += 1
+        for fd in list(self._fds):
+            self.remove(fd)

@@ -1,0 +1,301 @@
+"""A machine: KVM, memory, devices and a kernel put together, its vCPUs run, and how that ended."""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm.errors import HostError, UsageError
+from pyvmm.exit_reason import End, ExitReason
+from pyvmm.kvm import Kvm, Vcpu
+from pyvmm.logs import logger, settle
+from pyvmm.machine_view import MachineView
+from pyvmm.memory import GuestMemory
+from pyvmm.startup import trace
+from pyvmm.startup.closing import Closers
+from pyvmm.startup.record import record
+from pyvmm.startup.threads import Crew, begin
+from pyvmm.x86_64 import layout
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Final, Self
+
+    from pyvmm.bus import BusDevice
+    from pyvmm.device_process.parent import DeviceProcesses
+    from pyvmm.machine.vcpu_loop import VcpuLoop
+    from pyvmm.plugins import DeviceRequest
+    from pyvmm.virtio.device import VirtioDevice
+
+__all__ = ["Machine", "MachineConfig"]
+
+log = logger(__name__)
+
+MAX_CPUS: Final = 8
+
+
+@record
+class MachineConfig:
+    """What a machine is made of."""
+
+    kernel: str | os.PathLike[str]
+    """A bzImage or an ELF executable."""
+
+    initrd: str | os.PathLike[str] | None = None
+    cmdline: str = ""
+    """Added to the default command line."""
+
+    memory: int = 256 << 20
+    """Bytes: whole pages of 4 KiB."""
+
+    huge_page_size: int = 0
+    """Bytes of the host's huge pages that the memory is taken from, 2 MiB or 1 GiB; 0 for the usual pages."""
+
+    join_pages: bool = True
+    """Whether the usual pages are made huge ones where the guest comes to use them."""
+
+    memfd: bool = False
+    """Whether the memory is a memfd also where none of ``devices`` needs that: for a program that hands it to another
+    process, or adds a device with ``needs_memfd``."""
+
+    cpus: int = 1
+    """1 to 8."""
+
+    devices: Sequence[DeviceRequest] = ()
+    discovery: str = "acpi"
+    """How the guest finds its virtio devices: ``acpi``, in ACPI's tables, or ``cmdline``, by virtio_mmio.device=."""
+
+
+def _start_processes(requests: Sequence[DeviceRequest], view: MachineView, closers: Closers) -> DeviceProcesses | None:
+    """The processes of those devices that want one, begun; they end with ``closers``."""
+    if not any(request.process for request in requests):
+        return None
+    from pyvmm.device_process.parent import DeviceProcesses
+
+    processes = closers.enter(DeviceProcesses())
+    processes.start(requests, view)
+    return processes
+
+
+def _make_memory(config: MachineConfig, ranges: Sequence[tuple[int, int]]) -> GuestMemory:
+    """The VMM's alone where that will do: the host then makes huge pages of it at their first use, and we need not."""
+    if not (
+        config.memfd
+        or config.huge_page_size
+        or not config.join_pages
+        or any(request.process or request.kind.needs_memfd for request in config.devices)
+    ):
+        from pyvmm.machine.huge_pages import at_first_use
+
+        if at_first_use():
+            try:
+                return GuestMemory.private(ranges)
+            except HostError:
+                pass  # a host that counts all of it at once (vm.overcommit_memory=2) may take a memfd
+    return GuestMemory.create(ranges, huge_page_size=config.huge_page_size, join_pages=config.join_pages)
+
+
+class Machine:
+    """A virtual machine, from its parts to its end.
+
+    >>> with Machine(MachineConfig("vmlinuz")) as machine:  # doctest: +SKIP
+    ...     reason = machine.run()
+
+    The kernel ends the devices' processes with the thread that makes the machine, so that has to live as long.
+
+    Raises :class:`PyvmmError` for what the user or the host's owner can mend.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        """Put the machine together up to the point where vCPUs run; devices can still be added."""
+        if not 1 <= config.cpus <= MAX_CPUS:
+            raise UsageError(f"cpus: {config.cpus} are not 1 to {MAX_CPUS}")
+        ranges = layout.memory_ranges(config.memory)
+        host_memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if config.memory > host_memory:
+            raise UsageError(f"memory: {config.memory >> 20} MiB are more than the host's {host_memory >> 20} MiB")
+        self.config = config
+        """What it is made of."""
+        self._requests: dict[str, DeviceRequest] = {}
+        self._reasons: list[ExitReason] = []
+        self._joins: list[Callable[[], None]] = []
+        self._crew = Crew()
+        self.vcpus: list[Vcpu] = []
+        self._view = MachineView.of(config.devices)
+        with Closers() as closers:
+            closers.add(self._view.files.remove)
+            # Before anything else: a device's process has nothing of the machine but what it is given, and is made
+            # while the machine is.
+            processes = _start_processes(config.devices, self._view, closers)
+            trace.ended("device processes begun")
+            self.kvm = closers.enter(Kvm())
+            self.memory = closers.enter(_make_memory(config, ranges))
+            """The guest's memory, mapped as long as the machine is open."""
+            trace.ended("/dev/kvm, guest memory")
+            self.vm = closers.enter(self.kvm.create_vm())
+            finish_memory = self._begin_vm(closers)
+            trace.ended("virtual machine, interrupt controllers")
+
+            # Imported while KVM takes the memory, which takes milliseconds.
+            from pyvmm.device_manager import MMIODeviceManager
+            from pyvmm.host.eventloop import EventLoop
+            from pyvmm.machine.boot import Boot
+            from pyvmm.machine.hooks import MachineHooks
+
+            trace.ended("import of boot and devices")
+            self.loop = EventLoop()
+            """Where the devices of this process live; :meth:`run` is its thread."""
+            closers.add(self.loop.close)
+            self.devices = MMIODeviceManager(
+                self.memory,
+                loop=self.loop,
+                stop=self.stop,
+                fast_ports=self.vm.fast_ports,
+                causes=self.vm.causes,
+                machine=self._view,
+            )
+            closers.add(self.devices.close)
+            self._boot = Boot(self.memory, config)
+            self.cmdline = self._boot.cmdline
+            """The kernel's command line; until the run, parameters can be added."""
+            trace.ended("kernel and initrd")
+            self._create_vcpus()
+            trace.ended("vCPUs")
+            for request in config.devices:
+                self._requests[request.id] = request
+                device = processes.take(request.id) if processes is not None else None
+                self.add_device(device or request.kind.make(request.options), request.id)
+                trace.ended(f"device {request.id}")
+            finish_memory()
+            trace.ended("memory in KVM's hands")
+            self._hooks = MachineHooks(self, [request.plugin for request in config.devices])
+            closers.add(lambda: self._hooks.stopped(None))
+            self._hooks.created()
+            self._closers = closers.take_all()
+
+    def add_device(self, device: VirtioDevice | BusDevice, id: str) -> int:
+        """Take ``device`` into the machine, before :meth:`run`; its address or first port.
+
+        The machine closes it, also when it cannot take it.
+        """
+        from pyvmm.bus import BusDevice
+
+        if isinstance(device, BusDevice):
+            return self.devices.register_bus_device(device, id)
+        cmdline = self.cmdline if self.config.discovery == "cmdline" else None
+        return self.devices.register_device(device, cmdline, id)
+
+    def run(self) -> ExitReason:
+        """Boot, and serve until the machine ends; why it did. Once only.
+
+        The calling thread becomes the devices' event loop; each vCPU has a thread of its own.
+        """
+        settle()  # a device may have imported logging
+        self._boot.add_power(self.devices.ports, self.stop)
+        self._boot.write_tables(self.devices.acpi_devices, self._requests)
+        trace.ended("tables and command line for the guest")
+        self.devices.carry_out(self.vm)
+        trace.ended("ioeventfds and irqfds")
+        self._boot.set_registers(self.vcpus)
+        trace.ended("registers of the vCPUs")
+        if self.memory.fds and self.config.join_pages and not self.config.huge_page_size:
+            from pyvmm.machine.huge_pages import PageJoiner
+
+            self._closers.enter(PageJoiner(self.memory))
+        # From the loop, so that the first access of a vCPU finds it running.
+        self.loop.post(self._start_vcpus)
+        try:
+            self.loop.run()
+        except BaseException:
+            self.stop(ExitReason(End.HOST_FAILURE, "the event loop failed"))
+            raise
+        finally:
+            self._crew.close()  # Ctrl-C may have come while the threads were begun
+            for join in self._joins:
+                join()
+            self._hooks.stopped(self._reasons[0])
+        self._report_idle_devices()
+        return self._reasons[0]
+
+    def stop(self, reason: ExitReason) -> None:
+        """End the run for ``reason``; the first reason counts. From any thread or signal handler."""
+        self._reasons.append(reason)
+        for vcpu in self.vcpus:
+            vcpu.kick()
+
+    def close(self) -> None:
+        """Release everything; closing twice does nothing."""
+        self._closers.close()
+
+    def _begin_vm(self, closers: Closers) -> Callable[[], None]:
+        """Set up what vCPUs need. To take memory, KVM waits for milliseconds (synchronize_srcu), in which the machine
+        is made: what is returned waits for the rest, and raises what came of it."""
+        self.vm.set_tss_address(layout.KVM_TSS_ADDRESS)
+        self.vm.set_identity_map_address(layout.KVM_IDENTITY_MAP_ADDRESS)
+        self.vm.create_irqchip()
+        failures: list[BaseException] = []
+
+        def set_memory() -> None:
+            try:
+                self.vm.set_memory(self.memory)
+            except BaseException as error:
+                failures.append(error)
+
+        join = begin(set_memory, "memory")
+        closers.add(join)
+
+        def finish() -> None:
+            join()
+            if failures:
+                raise failures[0]
+
+        return finish
+
+    def _create_vcpus(self) -> None:
+        from pyvmm.x86_64 import cpuid
+
+        supported = self.kvm.supported_cpuid()
+        tsc_deadline = bool(self.kvm.check_extension("KVM_CAP_TSC_DEADLINE_TIMER"))
+        for index in range(self.config.cpus):
+            vcpu = self.vm.create_vcpu(index)
+            vcpu.set_cpuid(cpuid.for_vcpu(supported, index, self.config.cpus, tsc_deadline=tsc_deadline))
+            self.vcpus.append(vcpu)
+
+    def _start_vcpus(self) -> None:
+        from pyvmm.machine.vcpu_loop import VcpuLoop
+
+        for vcpu in self.vcpus:
+            loop = VcpuLoop(vcpu, self.devices.bus, self.devices.ports, self.stop, self._reasons)
+            self._joins.append(begin(self._vcpu_run(loop), f"vcpu{vcpu.index}"))
+        self._hooks.started()
+        settle()
+
+    def _vcpu_run(self, loop: VcpuLoop) -> Callable[[], None]:
+        """What the thread of ``loop`` does."""
+
+        def run() -> None:
+            if not self._crew.enter():
+                return  # the run is over already, and what the vCPU needs may be gone
+            try:
+                if trace.steps is not None and loop.vcpu.index == 0:
+                    trace.ended("vCPU 0 enters the guest")
+                    trace.report()
+                loop.run()
+            finally:
+                self._crew.leave(self.loop.stop)
+
+        return run
+
+    def _report_idle_devices(self) -> None:
+        for transport in self.devices.transports():
+            if not transport.driver_was_ok:
+                request = self._requests.get(transport.name)
+                symbol = request.kind.kernel_config if request else ""
+                needs = f"; the guest's kernel needs {symbol}" if symbol else ""
+                log.info("%s: no driver came up for it%s", transport.name, needs)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

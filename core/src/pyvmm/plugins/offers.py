@@ -1,0 +1,114 @@
+"""What installed packages offer, and which of it may be used: not what is disabled, not what is built for another
+version of the plugin contract, and nothing that two packages claim. No plugin's code runs for it."""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm.errors import PluginError
+from pyvmm.plugin import API_VERSION
+from pyvmm.plugins.entry_points import EntryPoint, entry_points, normalized
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Final
+
+VARIABLE: Final = "PYVMM_DISABLE_PLUGINS"
+"""The environment's names of disabled plugins, between commas."""
+
+
+class Offers:
+    """The entry points of one group, by name."""
+
+    def __init__(self, group: str, noun: str, disabled: Iterable[str] = ()) -> None:
+        """``noun`` is what a message calls one of them. ``disabled`` are names of theirs or of distributions, or
+        patterns as a shell has them."""
+        self._group = group
+        self._noun = noun
+        self.patterns = tuple(filter(None, disabled))
+        self._all: Mapping[str, Sequence[EntryPoint]] | None = None
+        self._enabled: Mapping[str, Sequence[EntryPoint]] | None = None
+
+    @property
+    def all(self) -> Mapping[str, Sequence[EntryPoint]]:
+        """Who offers what; nothing is imported for it."""
+        if self._all is None:
+            offers: dict[str, list[EntryPoint]] = {}
+            for point in entry_points(self._group):
+                offers.setdefault(point.name, []).append(point)
+            self._all = offers
+        return self._all
+
+    @property
+    def enabled(self) -> Mapping[str, Sequence[EntryPoint]]:
+        """Those of :attr:`all` that are not disabled."""
+        if not self.patterns:
+            return self.all
+        if self._enabled is None:
+            left = {
+                name: [point for point in points if not self.is_disabled(point)] for name, points in self.all.items()
+            }
+            self._enabled = {name: points for name, points in left.items() if points}
+        return self._enabled
+
+    def is_disabled(self, point: EntryPoint) -> bool:
+        """Whether a pattern has its name or its distribution's."""
+        return any(_matches(pattern, point) for pattern in self.patterns)
+
+    def unmatched(self, patterns: Sequence[str]) -> list[str]:
+        """Those of ``patterns`` that nothing which is installed has the name of."""
+        if not patterns:
+            return []
+        points = [point for points in self.all.values() for point in points]
+        return [pattern for pattern in patterns if not any(_matches(pattern, point) for point in points)]
+
+    def choose(self, name: str) -> EntryPoint | None:
+        """The one that is to be used for ``name``; None where nobody offers it.
+
+        Raises :class:`PluginError` where all that offer it are disabled or built for another version of the contract,
+        or two remain.
+        """
+        points = self.enabled.get(name, ())
+        if not points:
+            if disabled := self.all.get(name):
+                raise PluginError(
+                    f"{self._noun} {name!r} is disabled, by --no-plugin or {VARIABLE}: {_all_of(disabled)} offers it"
+                )
+            return None
+        usable = [point for point in points if point.api_version == API_VERSION]
+        if not usable:
+            raise PluginError(f"{points[0]}: {refusal(points[0])}")
+        if len(usable) > 1:
+            raise PluginError(
+                f"{self._noun} {name!r} is claimed by {_all_of(usable)}; uninstall all but one, or disable them with "
+                f"--no-plugin PACKAGE"
+            )
+        return usable[0]
+
+
+def refusal(point: EntryPoint) -> str:
+    """Why ``point`` cannot be used, by its version of the contract; empty where it can."""
+    if point.api_version == API_VERSION:
+        return ""
+    older = f"install a newer {point.distribution}"
+    newer = f"install a newer pyvmm-core or an older {point.distribution}"
+    return (
+        f"it is built for version {point.api_version} of the plugin contract, and this pyvmm has version "
+        f"{API_VERSION}; {older if point.api_version < API_VERSION else newer}"
+    )
+
+
+def disabled_by_environment() -> Sequence[str]:
+    """The names and patterns in :data:`VARIABLE`."""
+    return tuple(filter(None, map(str.strip, os.environ.get(VARIABLE, "").split(","))))
+
+
+def _matches(pattern: str, point: EntryPoint) -> bool:
+    from fnmatch import fnmatchcase
+
+    return fnmatchcase(point.name, pattern) or fnmatchcase(normalized(point.distribution), normalized(pattern))
+
+
+def _all_of(points: Iterable[EntryPoint]) -> str:
+    return " and ".join(map(str, points))

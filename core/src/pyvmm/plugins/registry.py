@@ -1,0 +1,276 @@
+"""The plugins of this process: imported one by one, as their kinds of device are asked for.
+
+What was not asked for is not imported and cannot be felt. What was asked for and cannot be had is one
+:class:`PluginError` that names the distribution, its version and the cause.
+"""
+
+from __future__ import annotations
+
+from pyvmm.device_process.options import NO_PROCESS, records_of
+from pyvmm.errors import PluginError, UsageError, cause_of
+from pyvmm.hookimpl import plain_hooks
+from pyvmm.logs import logger, settle
+from pyvmm.options import DeviceSpec, describe, nearest, parse_records
+from pyvmm.plugins.entry_points import DEVICES, EntryPoint
+from pyvmm.plugins.offers import VARIABLE, Offers, disabled_by_environment, refusal
+from pyvmm.startup.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any
+
+    import pluggy
+
+    from pyvmm.plugin import DeviceKind
+
+__all__ = ["DeviceRequest", "InstalledKind", "LoadedPlugin", "PluginError", "Plugins"]
+
+log = logger(__name__)
+
+
+@record
+class LoadedPlugin:
+    """A plugin whose kinds were asked for."""
+
+    package: str
+    """The distribution and its version, for messages: ``pyvmm-lamp 1.2``."""
+
+    hooks: Any
+    """The module, or what else the entry point names, that has the hooks."""
+
+    manager: pluggy.PluginManager | None
+    """Where it is registered, with others; None where its one hook is ``pyvmm_device_kinds``."""
+
+    disabled: Sequence[str] = ()
+    """Which plugins it was chosen without."""
+
+
+@record
+class DeviceRequest:
+    """One device that a machine is to have."""
+
+    kind: DeviceKind[Any]
+    options: Any
+    """A record of the type ``kind.options``."""
+
+    spec: str
+    """What the user typed, for messages: ``net:tap0,mtu=9000``."""
+
+    id: str
+    """Unique in the machine: the device's own option ``id`` where it has one, or kind and number: ``net0``."""
+
+    process: bool = False
+    """Whether the device gets a process of its own."""
+
+    restart: bool = False
+    """Whether a process that dies is replaced."""
+
+    plugin: LoadedPlugin | None = None
+    """Whose kind it is; None where no plugin was asked for it."""
+
+    @property
+    def package(self) -> str:
+        """The distribution that the device is of and its version, for messages; empty where it is of none."""
+        return self.plugin.package if self.plugin else ""
+
+
+@record
+class InstalledKind:
+    """A kind of device in the list that ``--device help`` shows."""
+
+    kind: str
+    package: str
+    version: str
+
+    state: str
+    """``ok``; ``disabled``; ``refused``: it is built for another version of the contract; or ``broken``."""
+
+    help: str
+    """One line by the plugin's author, or why the kind cannot be used."""
+
+
+class Plugins:
+    """Finds, imports and checks plugins. One object for a process; all state is in it."""
+
+    def __init__(self, disabled: Iterable[str] = ()) -> None:
+        """``disabled``: kinds and distributions, or patterns of their names as a shell has them, that are as if they
+        were not installed, beside those of the environment's ``PYVMM_DISABLE_PLUGINS``."""
+        self._kinds: dict[str, DeviceKind[Any]] = {}
+        self._plugins: dict[str, LoadedPlugin] = {}
+        self._loaded: dict[str, tuple[LoadedPlugin, Mapping[str, DeviceKind[Any]]]] = {}
+        """By the module that an entry point names: a kind of it is used only when it was asked for, and chosen."""
+        self._manager: pluggy.PluginManager | None = None
+        self._plain: list[tuple[EntryPoint, Any]] = []
+        """The plugins that have been asked without pluggy."""
+        self.disabled = (*disabled, *disabled_by_environment())
+        self._offers = Offers(DEVICES, "device kind", self.disabled)
+
+    @property
+    def manager(self) -> pluggy.PluginManager:
+        """pluggy's manager: it holds the plugins that were asked for and no others.
+
+        A start with plugins that say no more than their kinds does without: to import pluggy takes a seventh of it.
+        """
+        if self._manager is None:
+            from pyvmm.plugins.hookspecs import new_manager
+
+            self._manager = new_manager()
+            for point, plugin in self._plain:
+                if not self._manager.is_registered(plugin):
+                    self._register(point, plugin)
+        return self._manager
+
+    @property
+    def offers(self) -> Mapping[str, Sequence[EntryPoint]]:
+        """Who offers which kind, by the installed distributions' entry points, without those that are disabled;
+        nothing is imported for it."""
+        return self._offers.enabled
+
+    def warn_of_unmatched(self, disabled: Sequence[str]) -> None:
+        """Log a warning for each of the names ``disabled`` that no kind and no distribution has."""
+        for pattern in self._offers.unmatched(disabled):
+            log.warning("--no-plugin %s: no device kind and no package that is installed has that name", pattern)
+
+    def kind(self, name: str) -> DeviceKind[Any]:
+        """The kind of device called ``name``, importing the plugin that offers it.
+
+        Raises :class:`PluginError` where no distribution offers it, two do, or the one that does is disabled, built
+        for another version of the contract, or broken.
+        """
+        kind = self._kinds.get(name)
+        if kind is not None:
+            return kind
+        point = self._offers.choose(name)
+        if point is None:
+            raise PluginError(self._unknown(name))
+        if point.value not in self._loaded:
+            self._loaded[point.value] = self._load(point)
+        plugin, kinds = self._loaded[point.value]
+        if name not in kinds:
+            raise PluginError(
+                f"{point}: module {point.value!r} offers no device kind {name!r}, as its entry point says"
+            )
+        self._kinds[name] = kinds[name]
+        self._plugins[name] = plugin
+        return kinds[name]
+
+    def plugin(self, kind: str) -> LoadedPlugin:
+        """The plugin that offers ``kind``; raises as :meth:`kind`."""
+        self.kind(kind)
+        return self._plugins[kind]
+
+    def installed_kinds(self) -> list[InstalledKind]:
+        """A row for each kind that an installed distribution offers, by name.
+
+        Imports all plugins but those that are disabled or built for another version of the contract: a broken one is
+        a row that says so.
+        """
+        rows = []
+        for name, points in sorted(self._offers.all.items()):
+            for point in points:
+                rows.append(InstalledKind(name, point.distribution, point.version, *self._state(name, point)))
+        return rows
+
+    def _state(self, name: str, point: EntryPoint) -> tuple[str, str]:
+        """The last two fields of an :class:`InstalledKind`."""
+        if self._offers.is_disabled(point):
+            return "disabled", f"by --no-plugin or {VARIABLE}"
+        if reason := refusal(point):
+            return "refused", reason
+        try:
+            return "ok", self.kind(name).help
+        except PluginError as error:
+            return "broken", str(error).removeprefix(f"{point}: ")
+
+    def request_devices(self, specs: Iterable[DeviceSpec]) -> list[DeviceRequest]:
+        """A :class:`DeviceRequest` for each of ``specs``, in their order.
+
+        Raises :class:`PluginError` and what :func:`pyvmm.options.parse_options` raises; :class:`UsageError` for
+        an id that is taken.
+        """
+        requests: dict[str, DeviceRequest] = {}
+        count: dict[str, int] = {}
+        for spec in specs:
+            kind = self.kind(spec.kind)
+            options, *life = parse_records(records_of(kind), spec.kind, spec.text)
+            id_ = getattr(options, "id", None)
+            if not isinstance(id_, str) or not id_:
+                number = count.get(spec.kind, 0)
+                count[spec.kind] = number + 1
+                id_ = f"{spec.kind}{number}"
+            if id_ in requests:
+                raise UsageError(f"{spec}: the id {id_!r} is taken by {requests[id_].spec}; give another with id=NAME")
+            [where] = life or [NO_PROCESS]
+            requests[id_] = DeviceRequest(
+                kind, options, str(spec), id_, where.own_process(kind), where.restart, self._plugins[spec.kind]
+            )
+        return list(requests.values())
+
+    def _load(self, point: EntryPoint) -> tuple[LoadedPlugin, Mapping[str, DeviceKind[Any]]]:
+        """Import the plugin behind ``point``, register it and ask it for its kinds."""
+        try:
+            plugin = point.load()
+        except (Exception, SystemExit) as error:
+            raise PluginError(f"{point}: its module {point.value!r} cannot be imported: {cause_of(error)}") from error
+        settle()  # it may have imported logging
+        plain = plain_hooks(plugin)
+        if self._manager is None and plain is not None and plain.keys() == {"pyvmm_device_kinds"}:
+            [hook] = plain.values()
+            if not hook.__code__.co_argcount:
+                self._plain.append((point, plugin))
+                kinds = self._ask(point, lambda: [answer for answer in (hook(),) if answer is not None])
+                return LoadedPlugin(str(point), plugin, None, self.disabled), kinds
+        if not self.manager.is_registered(plugin):
+            self._register(point, plugin)
+        others = [other for other in self.manager.get_plugins() if other is not plugin]
+        kinds = self._ask(point, self.manager.subset_hook_caller("pyvmm_device_kinds", others))
+        return LoadedPlugin(str(point), plugin, self.manager, self.disabled), kinds
+
+    def _register(self, point: EntryPoint, plugin: Any) -> None:
+        import pluggy
+
+        try:
+            self.manager.register(plugin, name=f"{point} ({point.value})")
+            self.manager.check_pending()
+        except (pluggy.PluginValidationError, ValueError) as error:
+            if self.manager.is_registered(plugin):  # an unknown hook is found only after registration
+                self.manager.unregister(plugin)
+            raise PluginError(f"{point}: its module {point.value!r} breaks the contract: {cause_of(error)}") from error
+        if not self.manager.get_hookcallers(plugin):
+            self.manager.unregister(plugin)
+            raise PluginError(
+                f"{point}: module {point.value!r} has no hook: it needs a pyvmm_device_kinds marked with @hookimpl"
+            )
+
+    def _ask(self, point: EntryPoint, hook: Callable[[], Any]) -> Mapping[str, DeviceKind[Any]]:
+        """What the plugin's hook answers, checked, by name."""
+        from pyvmm.plugin import DeviceKind
+
+        where = f"{point}: pyvmm_device_kinds of {point.value!r}"
+        try:
+            kinds = [kind for answer in hook() for kind in answer]
+        except Exception as error:
+            raise PluginError(f"{where} fails: {cause_of(error)}") from error
+        for kind in kinds:
+            if not isinstance(kind, DeviceKind):
+                raise PluginError(f"{where} must return DeviceKind objects, not {type(kind).__name__}")
+            try:
+                taken = {info.name for info in describe(kind.options)}
+            except Exception as error:
+                raise PluginError(f"{where}: kind {kind.name!r}: {cause_of(error)}") from error
+            if both := taken.intersection(info.name for record in records_of(kind)[1:] for info in describe(record)):
+                raise PluginError(f"{where}: kind {kind.name!r}: {min(both)!r} is an option of every virtio device")
+        return {kind.name: kind for kind in kinds}
+
+    def _unknown(self, name: str) -> str:
+        message = f"no installed package offers device kind {name!r}"
+        hint = nearest(name, self.offers)
+        if hint:
+            return f"{message}{hint}; --device help lists what is installed"
+        installed = (
+            f"installed are {', '.join(sorted(self.offers))}" if self.offers else "no device package is installed"
+        )
+        if not name.isascii() or not name.replace("-", "").isalnum() or not name.islower():
+            return f"{message}; {installed}"
+        return f"{message}; {installed}; device packages are named like pyvmm-{name} or pyvmm-virtio-{name}"

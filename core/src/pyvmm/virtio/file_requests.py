@@ -1,0 +1,226 @@
+"""Requests that read or write a file, from the available to the used ring in one native call, without the GIL.
+
+For devices whose requests are a header, data and a status. The device says what a plain transfer looks like; it gets
+every other request as a chain to serve itself.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm._native import ffi, lib
+from pyvmm.host.eventfd import EventFd
+from pyvmm.startup.record import record
+from pyvmm.virtio.queue import DescriptorChain, Queue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, Final
+
+    from pyvmm.host.aio import IoEngine, IoFile
+    from pyvmm.host.eventloop import LoopScope
+    from pyvmm.memory import GuestMemory
+
+__all__ = ["MAX_BYTES", "MAX_REQUESTS", "TransferError", "TransferFormat", "Transfers"]
+
+_move = lib.pyvmm_transfer_move
+_publish = lib.pyvmm_queue_publish
+_OTHER: Final[int] = lib.PYVMM_TRANSFER_OTHER
+_BUDGET: Final[int] = lib.PYVMM_TRANSFER_BUDGET
+_AGAIN: Final[int] = lib.PYVMM_TRANSFER_AGAIN
+
+MAX_REQUESTS: Final = 64
+"""Requests that one native call starts at most."""
+
+MAX_BYTES: Final = 4 << 20
+"""Bytes after which one native call starts no further request."""
+
+
+MAX_POLL: Final = 50_000
+"""Nanoseconds that a queue which has run empty is looked at for more before the driver is asked for a kick."""
+
+
+@record
+class TransferFormat:
+    """What requests look like: a header, data to write; data to read, a status byte. Numbers are little-endian."""
+
+    header_size: int
+    """Bytes, up to 64."""
+
+    type_offset: int
+    """Where in the header the request's type is: 32 bits."""
+
+    position_offset: int
+    """Where in the header the position in the file is: 64 bits."""
+
+    unit: int
+    """Bytes that a position counts. Data that is not a multiple of it is no plain transfer."""
+
+    read_type: int
+    write_type: int
+    done: int
+    """The status of success."""
+
+    failed: int
+    """The status of a transfer that the host could not carry out, or not in full."""
+
+
+@record
+class TransferError:
+    """Why a transfer failed."""
+
+    is_write: bool
+    offset: int
+    """Bytes."""
+
+    error: int
+    """An errno; ENODATA where the file ended."""
+
+
+class Transfers:
+    """The plain transfers of an active queue: :meth:`serve` carries them out and yields the other requests.
+
+    The queue's chains must not be taken otherwise. Belongs to one activation: drain the engine before its end.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        memory: GuestMemory,
+        engine: IoEngine,
+        file: IoFile,
+        format: TransferFormat,
+        *,
+        end: int,
+        loop: LoopScope | None = None,
+    ) -> None:
+        """``end``: the first byte of ``file`` that cannot be reached. Writes are plain transfers when
+        :attr:`writable` is set, which it is not at first.
+
+        ``loop``: where the queue's kicks and the engine's descriptor are waited for, of an engine that has this queue
+        only. :meth:`serve` then waits for more by itself, for as long as nobody else on the loop has work; and where
+        there is more than one CPU, it looks at a ring that has run empty for a moment (:data:`MAX_POLL`) before the
+        driver is asked for a kick."""
+        self._queue = queue
+        self._loop = loop
+        self._memory = memory
+        self._engine = engine
+        self._ring = queue.ring  # lives as long as transfers are under way
+        self._file = file
+        buffers = max(queue.size, lib.PYVMM_MAX_CHAIN)
+        self._iov = ffi.new("struct iovec[]", buffers)
+        self._addresses = ffi.new("uint64_t[]", buffers)
+        self._native: Any = ffi.new(
+            "struct pyvmm_transfer *",
+            {
+                "aio": engine.native,
+                "file": file.native,
+                "header_size": format.header_size,
+                "type_offset": format.type_offset,
+                "position_offset": format.position_offset,
+                "unit": format.unit,
+                "end": end,
+                "read_type": format.read_type,
+                "write_type": format.write_type,
+                "status_done": format.done,
+                "status_failed": format.failed,
+                "max_requests": MAX_REQUESTS,
+                "max_bytes": MAX_BYTES,
+                "max_poll": MAX_POLL if loop is not None and len(os.sched_getaffinity(0)) > 1 else 0,
+                "loop": -1,
+                "max_buffers": buffers,
+                "iov": self._iov,
+                "addresses": self._addresses,
+            },
+        )
+        self._budgets = max(2 * queue.size // MAX_REQUESTS, 1)
+        if max(format.header_size, format.type_offset + 4, format.position_offset + 8) > lib.PYVMM_TRANSFER_MAX_HEADER:
+            raise ValueError("the header is too long")
+
+    @property
+    def writable(self) -> bool:
+        """Whether requests of the write type are plain transfers."""
+        return bool(self._native.writable)
+
+    @writable.setter
+    def writable(self, value: bool) -> None:
+        self._native.writable = value
+
+    @property
+    def write_flags(self) -> int:
+        """Flags for pwritev2(2), such as os.RWF_DSYNC."""
+        return int(self._native.write_flags)
+
+    @write_flags.setter
+    def write_flags(self, value: int) -> None:
+        self._native.write_flags = value
+
+    @property
+    def finished(self) -> int:
+        """Transfers that were completed since the activation."""
+        return int(self._native.finished)
+
+    def serve(self) -> Iterator[DescriptorChain]:
+        """Complete the transfers that are finished and start those that are available; yields what is no transfer.
+
+        On a kick, and when the engine's descriptor is readable. Stops after about twice the ring; then the queue
+        kicks itself. Raises :class:`~pyvmm.virtio.queue.QueueError`.
+        """
+        native, queue, ring, loop = self._native, self._queue, self._ring, self._loop
+        budgets, turns = self._budgets, 2 * queue.size
+        while budgets and turns:
+            interrupt = queue.interrupt
+            if queue.native is not ring or interrupt is None:
+                if queue.paused and queue.ring is ring:
+                    self._engine.dispatch()  # what was begun is to come to its end
+                return  # else not active any more
+            if loop is not None and type(queue.event) is EventFd:
+                native.loop, native.idle_until = loop.fileno(), loop.idle_until()
+                native.kick, native.call = queue.event.fd, interrupt.call_fd
+            else:
+                native.loop = -1  # a kick that is always there is not to be drained
+            stop = _move(ring, native)
+            interrupt.used_signals += native.calls
+            if native.interrupt:
+                interrupt.signal_used_queue()
+            if stop == _BUDGET:
+                budgets -= 1
+            elif stop == _OTHER:
+                turns -= 1
+                yield self._chain()
+            elif stop == _AGAIN:
+                turns -= 1
+            else:
+                queue.check(stop)
+                return
+        queue.event.signal()
+
+    def publish(self) -> None:
+        """Show the driver what was completed by others than :meth:`serve`: all that share an engine complete each
+        other's transfers, so each is to publish when the last of them has had its turn."""
+        queue = self._queue
+        if queue.native is self._ring and _publish(self._ring) and queue.interrupt is not None:
+            queue.interrupt.signal_used_queue()
+
+    def take_error(self) -> TransferError | None:
+        """Why the last transfer failed, if one has since the last call."""
+        native = self._native
+        if native.failed == native.told:
+            return None
+        native.told = native.failed
+        return TransferError(bool(native.error_write), int(native.error_offset), int(native.error))
+
+    def _chain(self) -> DescriptorChain:
+        """The chain that was taken last."""
+        chain = self._native.chain
+        iov, addresses, slice_ = self._iov, self._addresses, self._memory.slice
+        views = [slice_(addresses[i], iov[i].iov_len) for i in range(chain.readable + chain.writable)]
+        return DescriptorChain(
+            self._queue,
+            chain.head,
+            views[: chain.readable],
+            views[chain.readable :],
+            chain.readable_length,
+            chain.writable_length,
+        )

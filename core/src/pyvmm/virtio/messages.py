@@ -1,0 +1,217 @@
+"""Whole messages between a queue and a file descriptor, many to a native call, without the GIL.
+
+A message is what one readv(2) or writev(2) moves: a frame of a tap, a datagram, a packet of a character device. It
+goes between the descriptor and guest memory directly; nothing of it is seen here.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm._native import ffi, lib
+from pyvmm.host.eventfd import EventFd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+    from pyvmm.host.eventloop import EventLoop, LoopScope
+    from pyvmm.virtio.queue import Queue
+
+__all__ = ["MAX_BYTES", "MAX_MESSAGES", "MAX_TIME", "BothWays", "FromDescriptor", "Stop", "Stream", "ToDescriptor"]
+
+MAX_MESSAGES: Final = 256
+"""Messages that one call moves at most, so that other devices on the loop get their turn."""
+
+MAX_BYTES: Final = 1 << 20
+"""Bytes after which one call moves no further message, for the same reason."""
+
+MAX_TIME: Final = 5
+"""Milliseconds that one call moves messages both ways at most without a look at what others on the loop have to do."""
+
+_SPIN_TIME: Final = 16_000
+"""Nanoseconds that it looks for more before it asks for a kick: about what a kick and a wake-up cost."""
+
+_LENGTH_SIZE: Final = 4
+
+
+class Stop:
+    """Why a call ended, and so what to wait for before the next."""
+
+    EMPTY: Final[int] = lib.PYVMM_BULK_EMPTY
+    """The driver has to make chains available (enough of them); it was asked to kick."""
+
+    WAIT: Final[int] = lib.PYVMM_BULK_WAIT
+    """The descriptor would block."""
+
+    BUDGET: Final[int] = lib.PYVMM_BULK_BUDGET
+    """Nothing: there may be more to do at once."""
+
+    ERROR: Final[int] = lib.PYVMM_BULK_ERROR
+    """The descriptor cannot be read; ``error`` says why."""
+
+
+class Stream:
+    """A stream socket on which each message has its length before it, in four bytes, the highest first."""
+
+    def __init__(self, fd: int, *, header: int, max_size: int) -> None:
+        """``header``: bytes at the start of a message in a ring that the stream does not have: they are left out, and
+        come as zeros. ``max_size``: bytes of the longest message in the stream. ``fd`` stays the caller's."""
+        self.fd = fd
+        self._input = ffi.new("uint8_t[]", 2 * (_LENGTH_SIZE + max_size))
+        self._rest = ffi.new("uint8_t[]", _LENGTH_SIZE + max_size)
+        self.native: Any = ffi.new("struct pyvmm_stream *")
+        """A ``struct pyvmm_stream *``, for native code."""
+        self.native.fd = fd
+        self.native.header = header
+        self.native.max_size = max_size
+        self.native.input = self._input
+        self.native.input_size = len(self._input)
+        self.native.rest = self._rest
+
+    @property
+    def has_more(self) -> bool:
+        """Whether messages may have been read from the socket that no ring had room for."""
+        return bool(lib.pyvmm_stream_has_more(self.native))
+
+
+class _Bulk:
+    """What both directions have in common."""
+
+    def __init__(self, queue: Queue, channel: int | Stream, min_size: int, max_size: int) -> None:
+        self.queue = queue
+        # As long as two of the longest chains, and one element behind them that receiving needs.
+        buffers = 2 * max(queue.size, lib.PYVMM_MAX_CHAIN)
+        self._iov = ffi.new("struct iovec[]", buffers + 1)
+        self.native: Any = ffi.new("struct pyvmm_bulk *")
+        """A ``struct pyvmm_bulk *``, for native code."""
+        self._channel = channel
+        if isinstance(channel, Stream):
+            self.native.fd = channel.fd
+            self.native.stream = channel.native
+        else:
+            self.native.fd = channel
+        self.native.iov = self._iov
+        self.native.max_buffers = buffers
+        self.native.min_size = min_size
+        self.native.max_size = max_size
+        self.native.max_messages = MAX_MESSAGES
+        self.native.max_bytes = MAX_BYTES
+
+    @property
+    def messages(self) -> int:
+        """Messages moved since the start."""
+        return int(self.native.messages)
+
+    @property
+    def dropped(self) -> int:
+        """Messages dropped since the start."""
+        return int(self.native.dropped)
+
+    @property
+    def error(self) -> int:
+        """The last errno of the descriptor; 0 when there was none."""
+        return int(self.native.error)
+
+    def _done(self, result: int) -> int:
+        if self.native.interrupt and self.queue.interrupt is not None:
+            self.queue.interrupt.signal_used_queue()
+        self.queue.check(result)
+        return result
+
+
+class ToDescriptor(_Bulk):
+    """Writes each chain of a queue to a descriptor as one message, and completes it."""
+
+    def __init__(self, queue: Queue, channel: int | Stream, *, min_size: int, max_size: int) -> None:
+        """``channel``: a descriptor that keeps messages apart, or a stream. ``min_size``, ``max_size``: bytes of a
+        message. Shorter and longer ones are dropped, and so are those that the descriptor refuses. The queue's chains
+        must not be taken otherwise."""
+        super().__init__(queue, channel, min_size, max_size)
+
+    def move(self) -> int:
+        """Move what there is; raises :class:`~pyvmm.virtio.queue.QueueError`."""
+        if self.queue.native is None:
+            return Stop.EMPTY
+        return self._done(lib.pyvmm_bulk_to_fd(self.queue.native, self.native))
+
+
+class FromDescriptor(_Bulk):
+    """Reads messages of a descriptor into a queue's chains, and completes them."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        channel: int | Stream,
+        *,
+        min_size: int,
+        max_size: int,
+        merge: bool = False,
+        count_offset: int = -1,
+        clear: int = 0,
+    ) -> None:
+        """``channel``: as of :class:`ToDescriptor`.
+        ``min_size``: bytes that a message has, and a chain must have, at least.
+        ``max_size``: bytes of the largest message that is expected. Larger ones are taken where they fit.
+        ``merge``: one message may go over several chains.
+        ``count_offset``: where in a message the number of its chains is stored, in 16 bits; -1 for nowhere.
+        ``clear``: leading bytes of each message that are set to 0.
+
+        A message that does not fit into one chain, or with ``merge`` into the chains that are there, is dropped
+        whole. With ``merge`` none is read while the chains that are there have less than ``max_size`` bytes and the
+        driver holds more than half of its chains back. The queue's chains must not be taken otherwise.
+        """
+        if max(count_offset + 2, clear) > min_size:
+            raise ValueError("what is stored in a message must be within its shortest")
+        super().__init__(queue, channel, min_size, max_size)
+        self.native.merge = merge
+        self.native.count_offset = count_offset
+        self.native.clear = clear
+
+    def move(self) -> int:
+        """Move what there is; raises :class:`~pyvmm.virtio.queue.QueueError`."""
+        if self.queue.native is None:
+            return Stop.EMPTY
+        return self._done(lib.pyvmm_bulk_from_fd(self.queue.native, self.native))
+
+
+class BothWays:
+    """Moves messages from a queue to a descriptor, and back into another queue, for as long as there are any.
+
+    It does not return between one message and the next, so that not even a call in Python is in their way: it waits
+    for more, though not while anything else on the event loop is ready or due. While there are always more, others
+    have their turn after :data:`MAX_TIME`.
+    """
+
+    def __init__(self, to: ToDescriptor, back: FromDescriptor, loop: EventLoop | LoopScope) -> None:
+        """``to``, ``back``: of one descriptor, which is no stream. ``loop``: where that one and the queues' kicks are
+        waited for."""
+        self._to = to
+        self._back = back
+        self._native: Any = ffi.new("struct pyvmm_pair *")
+        self._native.to = to.native
+        self._native.back = back.native
+        self._loop = loop
+        self._native.loop = loop.fileno()
+        # With one CPU, who could bring more has to wait for as long as it is looked for.
+        self._native.spin_ns = _SPIN_TIME if len(os.sched_getaffinity(0)) > 1 else 0
+        self._native.max_ms = MAX_TIME
+
+    def move(self) -> tuple[int, int]:
+        """Move what there is and what comes; why each of the directions stopped. Raises as they do."""
+        to, back, native = self._to.queue, self._back.queue, self._native
+        plain = (
+            type(to.event) is EventFd and type(back.event) is EventFd
+        )  # one that is always there is not to be drained
+        if not plain or to.native is None or back.native is None or to.interrupt is None or back.interrupt is None:
+            return self._to.move(), self._back.move()
+        native.to_queue, native.back_queue = to.native, back.native
+        native.to_kick, native.back_kick = to.event.fd, back.event.fd
+        native.to_call, native.back_call = to.interrupt.call_fd, back.interrupt.call_fd
+        native.idle_until = self._loop.idle_until()
+        lib.pyvmm_pair_move(native)
+        to.interrupt.used_signals += native.to_calls
+        back.interrupt.used_signals += native.back_calls
+        to.check(native.to_stop)
+        back.check(native.back_stop)
+        return native.to_stop, native.back_stop

@@ -1,0 +1,40 @@
+"""Loads the initial RAM disk (Documentation/arch/x86/boot.rst, ``ramdisk_image`` and ``initrd_addr_max``)."""
+
+from __future__ import annotations
+
+from pyvmm.startup.record import record
+from pyvmm.x86_64.boot.image import ImageFile, LoadedKernel
+from pyvmm.x86_64.layout import MIB, PAGE_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+
+    from pyvmm.memory import GuestAddress, GuestMemory
+
+
+@record
+class LoadedInitrd:
+    """An initrd in guest memory: ``size`` bytes at ``address``."""
+
+    address: GuestAddress
+    size: int
+
+
+def load(mem: GuestMemory, path: str | os.PathLike[str], kernel: LoadedKernel) -> LoadedInitrd:
+    """Load the file at ``path`` as high as the kernel allows, page-aligned, below the hole.
+
+    Its contents are the kernel's to judge. Raises :class:`UsageError` for a file that cannot be read or does not
+    fit behind the kernel.
+    """
+    with ImageFile(path, "initrd") as file:
+        end = min(mem.regions[0].end, kernel.initrd_addr_max + 1)
+        address = (end - file.size) // PAGE_SIZE * PAGE_SIZE
+        if address < kernel.end:
+            room = max(end - kernel.end, 0)
+            raise file.error(
+                f"is too large: {-(-file.size // MIB)} MiB, and behind the kernel {room // MIB} MiB are free; give "
+                "more with --memory"
+            )
+        file.read_into(mem, address, 0, file.size)
+        return LoadedInitrd(address, file.size)
