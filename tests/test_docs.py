@@ -196,7 +196,7 @@ def reference(page: Path) -> str:
     return page.read_text(encoding="utf-8") if page.is_relative_to(DOCS / "reference") else ""
 
 
-TELLTALES: Final = ("child", "device", "virtio.interrupt", "testing.bare_metal", "testing.hostile_ring")
+TELLTALES: Final = ("host.child", "device_context", "virtio.interrupt", "testing.bare_metal", "testing.hostile_ring")
 """Modules with defaults and values that are of the host, or objects. All others are looked at when the documentation is
 built."""
 
