@@ -203,7 +203,8 @@ built."""
 
 def test_the_reference_has_nothing_of_the_machine_that_builds_it(tmp_path: Path) -> None:
     pytest.importorskip("sphinx")
-    pytest.importorskip("myst_parser")
+    for module in ("furo", "myst_parser", "sphinx_copybutton"):
+        pytest.importorskip(module)
     modules = [f".. automodule:: pyvmm.{name}\n   :members:\n   :undoc-members:\n" for name in TELLTALES]
     code = ".. code-block:: python\n   :caption: lamp/__init__.py\n\n   pass\n"
     (tmp_path / "index.rst").write_text("\n".join(["All\n===\n", *modules, code]))
