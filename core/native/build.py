@@ -6,6 +6,7 @@ from cffi import FFI
 
 HERE = Path(__file__).parent
 AREAS = {
+    "memory": "memory",
     "fastport": "fastport",
     "ring": "ring",
     "interrupt_status": "interrupt_status",
@@ -16,7 +17,6 @@ AREAS = {
     "aio": "aio",
     "file_requests": "file_requests",
     "process": "process",
-    "memory": "memory",
 }
 """The fragment of declarations for each C file."""
 

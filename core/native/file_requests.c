@@ -3,9 +3,8 @@
 #include <errno.h>
 #include <string.h>
 
-#include "aio_backend.h"
-#include "wait.h"
 #include "memory.h"
+#include "wait.h"
 
 /* Bytes of a transfer from which on it is worth the time that huge pages take to make. */
 #define JOIN_LENGTH (256 * 1024)

@@ -37,18 +37,6 @@ static inline uint8_t *avail_event(const struct pyvmm_queue *q) { return q->used
 static inline int is_in_flight(const struct pyvmm_queue *q, uint16_t head) { return q->in_flight[head / 64] >> (head % 64) & 1; }
 static inline void flip_in_flight(struct pyvmm_queue *q, uint16_t head) { q->in_flight[head / 64] ^= 1ULL << (head % 64); }
 
-/* `length` bytes at a guest address, or NULL when they are not inside one region. */
-static uint8_t *translate(const struct pyvmm_memory *memory, uint64_t address, uint64_t length)
-{
-    for (uint32_t i = 0; i < memory->count; i++) {
-        const struct pyvmm_region *region = &memory->regions[i];
-        uint64_t offset = address - region->base;
-        if (address >= region->base && offset < region->size && length <= region->size - offset)
-            return region->host + offset;
-    }
-    return NULL;
-}
-
 static int overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) { return a < b + b_size && b < a + a_size; }
 
 int pyvmm_queue_setup(struct pyvmm_queue *q, struct pyvmm_memory *memory, uint32_t size, uint32_t max_size,
@@ -72,9 +60,9 @@ int pyvmm_queue_place(struct pyvmm_queue *q, uint64_t desc, uint64_t avail, uint
     if (desc % VRING_DESC_ALIGN_SIZE || avail % VRING_AVAIL_ALIGN_SIZE || used % VRING_USED_ALIGN_SIZE)
         return -PYVMM_RULE_RING_ALIGNMENT;
     uint64_t desc_size = 16 * (uint64_t)size, avail_size = 6 + 2 * (uint64_t)size, used_size = 6 + 8 * (uint64_t)size;
-    q->desc = translate(memory, desc, desc_size);
-    q->avail = translate(memory, avail, avail_size);
-    q->used = translate(memory, used, used_size);
+    q->desc = pyvmm_memory_translate(memory, desc, desc_size);
+    q->avail = pyvmm_memory_translate(memory, avail, avail_size);
+    q->used = pyvmm_memory_translate(memory, used, used_size);
     if (!q->desc || !q->avail || !q->used)
         return -PYVMM_RULE_RING_ADDRESS;
     if (overlap(desc, desc_size, avail, avail_size) || overlap(desc, desc_size, used, used_size) ||
@@ -190,7 +178,7 @@ static int walk(const struct pyvmm_queue *q, uint16_t head, struct pyvmm_chain *
             uint32_t limit = q->size > PYVMM_MAX_CHAIN ? q->size : PYVMM_MAX_CHAIN;
             if (length == 0 || length % 16 || length / 16 > limit)
                 return -PYVMM_RULE_INDIRECT_SIZE;
-            table = translate(q->memory, address, length);
+            table = pyvmm_memory_translate(q->memory, address, length);
             if (!table)
                 return -PYVMM_RULE_INDIRECT_ADDRESS;
             table_size = length / 16;
@@ -200,7 +188,7 @@ static int walk(const struct pyvmm_queue *q, uint16_t head, struct pyvmm_chain *
         }
         if (length == 0)
             return -PYVMM_RULE_BUFFER_EMPTY;
-        uint8_t *host = translate(q->memory, address, length);
+        uint8_t *host = pyvmm_memory_translate(q->memory, address, length);
         if (!host)
             return -PYVMM_RULE_BUFFER_ADDRESS;
         if (flags & VRING_DESC_F_WRITE) {

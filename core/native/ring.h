@@ -10,32 +10,11 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define PYVMM_MAX_REGIONS 8
+#include "memory.h"
+
 #define PYVMM_MAX_QUEUE_SIZE 32768
 /* An indirect table may be longer than its ring in what Linux does, though not in the letter of 2.7.5.3.1. */
 #define PYVMM_MAX_CHAIN 1024
-
-/* 2 MiB of a memfd's pages, which may become one (memory.c). */
-struct pyvmm_range {
-    uint16_t pages; /* used when it was looked at last, up to 512 */
-    uint8_t tries;  /* how often they were to become one */
-    uint8_t joined;
-    uint8_t returned; /* they were used, and then given back */
-};
-
-struct pyvmm_region {
-    uint64_t base; /* guest-physical */
-    uint64_t size;
-    uint8_t *host;
-    uint64_t offset; /* in the file `fd`, whose pages it is */
-    struct pyvmm_range *ranges; /* those of the file that it touches; NULL where none is to become one page */
-    int fd;
-};
-
-struct pyvmm_memory {
-    uint32_t count;
-    struct pyvmm_region regions[PYVMM_MAX_REGIONS];
-};
 
 /* The rules that a driver can break; returned negated. */
 enum pyvmm_rule {
