@@ -40,7 +40,8 @@ struct pyvmm_aio *pyvmm_aio_new(uint32_t depth, uint32_t threads, int *error)
     aio->owner = getpid();
     for (uint32_t i = 0; i < depth; i++)
         pyvmm_aio_push(&aio->unused, &aio->slots[i]);
-    *error = threads ? pyvmm_aio_pool_open(aio, threads) : pyvmm_aio_uring_open(aio);
+    aio->ops = threads ? &pyvmm_aio_pool : &pyvmm_aio_uring;
+    *error = aio->ops->open(aio, threads);
     if (*error) {
         free(aio->slots);
         free(aio);
@@ -105,58 +106,6 @@ int pyvmm_aio_prepare(struct pyvmm_aio *aio, struct pyvmm_aio_file *file, int op
     if (!request)
         return -error;
     request->tag = tag;
-    return 0;
-}
-
-int pyvmm_aio_fd(const struct pyvmm_aio_request *request)
-{
-    const struct pyvmm_aio_file *file = request->file;
-    uint32_t memory = 0;
-    if (!file->memory_mask && !file->offset_mask)
-        return file->fd;
-    if (request->op != PYVMM_AIO_READ && request->op != PYVMM_AIO_WRITE)
-        return file->fd;
-    for (uint32_t i = 0; i < request->iov_count; i++)
-        memory |= (uint32_t)(uintptr_t)request->iov[i].iov_base | (uint32_t)request->iov[i].iov_len;
-    if (memory & file->memory_mask ||
-        ((uint32_t)(request->offset + request->done) | (uint32_t)(request->length - request->done)) & file->offset_mask)
-        return file->unaligned_fd;
-    return file->fd;
-}
-
-int pyvmm_aio_advance(struct pyvmm_aio_request *request, int64_t returned, int cancelling)
-{
-    if (returned == -EINTR || returned == -EAGAIN) {
-        if (cancelling)
-            returned = -ECANCELED;
-        else if (returned == -EINTR || request->retries++ < 3)
-            return 0;
-    }
-    if (returned < 0) {
-        request->result = returned;
-        return 1;
-    }
-    if (request->op != PYVMM_AIO_READ && request->op != PYVMM_AIO_WRITE)
-        return 1;
-    request->done += (uint64_t)returned;
-    request->result = (int64_t)request->done;
-    if (returned == 0 || request->done >= request->length)
-        return 1;
-    /* What was moved is taken off the vector, so that the rest is never a replay. */
-    uint64_t moved = (uint64_t)returned;
-    while (request->iov_count && moved >= request->iov->iov_len) {
-        moved -= request->iov->iov_len;
-        request->iov++;
-        request->iov_count--;
-    }
-    if (request->iov_count) {
-        request->iov->iov_base = (uint8_t *)request->iov->iov_base + moved;
-        request->iov->iov_len -= moved;
-    }
-    if (cancelling) {
-        request->result = -ECANCELED;
-        return 1;
-    }
     return 0;
 }
 
@@ -225,26 +174,16 @@ int pyvmm_aio_submit(struct pyvmm_aio *aio)
         }
         aio->in_flight++;
         started++;
-        if (aio->uring)
-            pyvmm_aio_uring_start(aio, request);
-        else
-            pyvmm_aio_pool_start(aio, request);
+        aio->ops->start(aio, request);
     }
-    if (started) {
-        if (aio->uring)
-            pyvmm_aio_uring_submit(aio);
-        else
-            pyvmm_aio_pool_submit(aio);
-    }
+    if (started)
+        aio->ops->submit(aio);
     return (int)aio->ready;
 }
 
 void pyvmm_aio_collect(struct pyvmm_aio *aio)
 {
-    if (aio->uring)
-        pyvmm_aio_uring_collect(aio);
-    else
-        pyvmm_aio_pool_collect(aio);
+    aio->ops->collect(aio);
 }
 
 static struct pyvmm_aio_request *pop_finished(struct pyvmm_aio *aio)
@@ -312,20 +251,14 @@ void pyvmm_aio_drain(struct pyvmm_aio *aio, int cancel)
     } else {
         pyvmm_aio_submit(aio);
     }
-    if (aio->uring)
-        pyvmm_aio_uring_drain(aio);
-    else
-        pyvmm_aio_pool_drain(aio);
+    aio->ops->drain(aio);
     aio->cancelling = 0;
 }
 
 void pyvmm_aio_free(struct pyvmm_aio *aio)
 {
     pyvmm_aio_drain(aio, 1);
-    if (aio->uring)
-        pyvmm_aio_uring_close(aio);
-    else
-        pyvmm_aio_pool_close(aio);
+    aio->ops->close(aio);
     for (uint32_t i = 0; i < aio->depth; i++)
         free(aio->slots[i].iov_store);
     free(aio->slots);

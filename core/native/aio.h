@@ -53,8 +53,7 @@ struct pyvmm_aio_list {
     struct pyvmm_aio_request *first, *last;
 };
 
-struct pyvmm_aio_uring;
-struct pyvmm_aio_pool;
+struct pyvmm_aio_ops;
 
 struct pyvmm_aio {
     int fd;             /* readable when there may be results */
@@ -72,8 +71,8 @@ struct pyvmm_aio {
     int owner;        /* the process that made it */
     struct pyvmm_aio_list unused, pending, finished;
     struct pyvmm_aio_request *slots;
-    struct pyvmm_aio_uring *uring; /* one of the two backends */
-    struct pyvmm_aio_pool *pool;
+    const struct pyvmm_aio_ops *ops; /* the backend's functions (aio_backend.h) */
+    void *backend;                   /* the backend's own state */
 };
 
 struct pyvmm_aio_result {

@@ -43,18 +43,30 @@ static inline uint32_t pyvmm_aio_iov_now(const struct pyvmm_aio_request *request
 /* The descriptor for what is left of the request: O_DIRECT only where it is aligned. */
 int pyvmm_aio_fd(const struct pyvmm_aio_request *request);
 
-int pyvmm_aio_uring_open(struct pyvmm_aio *aio);
-void pyvmm_aio_uring_start(struct pyvmm_aio *aio, struct pyvmm_aio_request *request);
-void pyvmm_aio_uring_submit(struct pyvmm_aio *aio);
-void pyvmm_aio_uring_collect(struct pyvmm_aio *aio);
-void pyvmm_aio_uring_drain(struct pyvmm_aio *aio);
-void pyvmm_aio_uring_close(struct pyvmm_aio *aio);
+/* The functions of one backend. All are called on the engine's thread. */
+struct pyvmm_aio_ops {
+    /* Sets `backend` and `fd` of a new engine. `threads`: how many threads the backend may use, 0 for the one without
+     * any. 0, or an errno. */
+    int (*open)(struct pyvmm_aio *aio, uint32_t threads);
 
-int pyvmm_aio_pool_open(struct pyvmm_aio *aio, uint32_t threads);
-void pyvmm_aio_pool_start(struct pyvmm_aio *aio, struct pyvmm_aio_request *request);
-void pyvmm_aio_pool_submit(struct pyvmm_aio *aio);
-void pyvmm_aio_pool_collect(struct pyvmm_aio *aio);
-void pyvmm_aio_pool_drain(struct pyvmm_aio *aio);
-void pyvmm_aio_pool_close(struct pyvmm_aio *aio);
+    /* Takes one request in; it may wait for `submit`. */
+    void (*start)(struct pyvmm_aio *aio, struct pyvmm_aio_request *request);
+
+    /* Has the requests that `start` took carried out. */
+    void (*submit)(struct pyvmm_aio *aio);
+
+    /* Calls pyvmm_aio_finish() for each request that has its result. Does not wait. */
+    void (*collect)(struct pyvmm_aio *aio);
+
+    /* Waits until no request is in flight, and collects the results. While `cancelling` is set, it cancels what can
+     * still be stopped. */
+    void (*drain)(struct pyvmm_aio *aio);
+
+    /* Releases what `open` made; after `drain`, or in a fork's copy of the process. */
+    void (*close)(struct pyvmm_aio *aio);
+};
+
+extern const struct pyvmm_aio_ops pyvmm_aio_uring; /* io_uring(7) */
+extern const struct pyvmm_aio_ops pyvmm_aio_pool;  /* threads */
 
 #endif

@@ -14,7 +14,7 @@
 /* System calls need little; thread-local storage of the libraries in the process comes out of it, too. */
 #define STACK_SIZE (256 * 1024)
 
-struct pyvmm_aio_pool {
+struct pool {
     pthread_mutex_t mutex;
     pthread_cond_t work; /* there is something to do */
     pthread_cond_t idle; /* nobody does anything */
@@ -51,7 +51,7 @@ static int64_t run_once(const struct pyvmm_aio_request *request)
 
 static void *work(void *argument)
 {
-    struct pyvmm_aio_pool *pool = argument;
+    struct pool *pool = argument;
     pthread_mutex_lock(&pool->mutex);
     for (;;) {
         struct pyvmm_aio_request *request = pyvmm_aio_pop(&pool->queue);
@@ -81,9 +81,9 @@ static void *work(void *argument)
     return NULL;
 }
 
-int pyvmm_aio_pool_open(struct pyvmm_aio *aio, uint32_t threads)
+static int open_pool(struct pyvmm_aio *aio, uint32_t threads)
 {
-    struct pyvmm_aio_pool *pool = calloc(1, sizeof *pool);
+    struct pool *pool = calloc(1, sizeof *pool);
     if (!pool)
         return ENOMEM;
     pool->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -96,13 +96,13 @@ int pyvmm_aio_pool_open(struct pyvmm_aio *aio, uint32_t threads)
     pthread_cond_init(&pool->work, NULL);
     pthread_cond_init(&pool->idle, NULL);
     pool->max = threads;
-    aio->pool = pool;
+    aio->backend = pool;
     aio->fd = pool->event;
     return 0;
 }
 
 /* Starts one more thread, with all signals blocked: they are Python's main thread's. */
-static int spawn(struct pyvmm_aio_pool *pool)
+static int spawn(struct pool *pool)
 {
     pthread_attr_t attributes;
     sigset_t all, before;
@@ -120,14 +120,15 @@ static int spawn(struct pyvmm_aio_pool *pool)
     return error;
 }
 
-void pyvmm_aio_pool_start(struct pyvmm_aio *aio, struct pyvmm_aio_request *request)
+static void start(struct pyvmm_aio *aio, struct pyvmm_aio_request *request)
 {
-    pyvmm_aio_push(&aio->pool->fresh, request);
+    struct pool *pool = aio->backend;
+    pyvmm_aio_push(&pool->fresh, request);
 }
 
-void pyvmm_aio_pool_submit(struct pyvmm_aio *aio)
+static void submit(struct pyvmm_aio *aio)
 {
-    struct pyvmm_aio_pool *pool = aio->pool;
+    struct pool *pool = aio->backend;
     struct pyvmm_aio_request *request;
     uint32_t added = 0;
 
@@ -161,9 +162,9 @@ void pyvmm_aio_pool_submit(struct pyvmm_aio *aio)
     pthread_mutex_unlock(&pool->mutex);
 }
 
-void pyvmm_aio_pool_collect(struct pyvmm_aio *aio)
+static void collect(struct pyvmm_aio *aio)
 {
-    struct pyvmm_aio_pool *pool = aio->pool;
+    struct pool *pool = aio->backend;
     struct pyvmm_aio_request *request;
     eventfd_t value;
     if (!aio->in_flight)
@@ -178,9 +179,9 @@ void pyvmm_aio_pool_collect(struct pyvmm_aio *aio)
     pthread_mutex_unlock(&pool->mutex);
 }
 
-void pyvmm_aio_pool_drain(struct pyvmm_aio *aio)
+static void drain(struct pyvmm_aio *aio)
 {
-    struct pyvmm_aio_pool *pool = aio->pool;
+    struct pool *pool = aio->backend;
     struct pyvmm_aio_request *request;
     pthread_mutex_lock(&pool->mutex);
     if (aio->cancelling) {
@@ -195,12 +196,12 @@ void pyvmm_aio_pool_drain(struct pyvmm_aio *aio)
         pthread_cond_wait(&pool->idle, &pool->mutex);
     atomic_store(&pool->cancelling, 0);
     pthread_mutex_unlock(&pool->mutex);
-    pyvmm_aio_pool_collect(aio);
+    collect(aio);
 }
 
-void pyvmm_aio_pool_close(struct pyvmm_aio *aio)
+static void close_pool(struct pyvmm_aio *aio)
 {
-    struct pyvmm_aio_pool *pool = aio->pool;
+    struct pool *pool = aio->backend;
     if (getpid() == aio->owner) {
         pthread_mutex_lock(&pool->mutex);
         pool->stopping = 1;
@@ -214,5 +215,14 @@ void pyvmm_aio_pool_close(struct pyvmm_aio *aio)
     }
     close(pool->event);
     free(pool);
-    aio->pool = NULL;
+    aio->backend = NULL;
 }
+
+const struct pyvmm_aio_ops pyvmm_aio_pool = {
+    .open = open_pool,
+    .start = start,
+    .submit = submit,
+    .collect = collect,
+    .drain = drain,
+    .close = close_pool,
+};

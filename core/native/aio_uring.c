@@ -11,7 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-struct pyvmm_aio_uring {
+struct uring {
     int fd;
     uint32_t flags; /* IORING_SETUP_* */
     uint8_t *rings;
@@ -24,7 +24,7 @@ struct pyvmm_aio_uring {
     uint32_t started; /* entries that are not submitted */
 };
 
-static long enter(const struct pyvmm_aio_uring *ring, uint32_t submit, uint32_t wait, uint32_t flags)
+static long enter(const struct uring *ring, uint32_t submit, uint32_t wait, uint32_t flags)
 {
     long result = syscall(__NR_io_uring_enter, ring->fd, submit, wait, flags, NULL, 0);
     return result < 0 ? -errno : result;
@@ -46,12 +46,12 @@ static int supported(int fd)
     return result;
 }
 
-int pyvmm_aio_uring_open(struct pyvmm_aio *aio)
+static int open_uring(struct pyvmm_aio *aio, uint32_t threads)
 {
     /* COOP_TASKRUN (Linux 5.19): completions wait for a system call of the thread's instead of interrupting it. */
     static const uint32_t flags[] = {IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG, 0};
     struct io_uring_params params;
-    struct pyvmm_aio_uring *ring = calloc(1, sizeof *ring);
+    struct uring *ring = calloc(1, sizeof *ring);
     int error = 0;
 
     if (!ring)
@@ -103,12 +103,12 @@ int pyvmm_aio_uring_open(struct pyvmm_aio *aio)
     uint32_t *array = (uint32_t *)(ring->rings + params.sq_off.array);
     for (uint32_t i = 0; i < params.sq_entries; i++)
         array[i] = i;
-    aio->uring = ring;
+    aio->backend = ring;
     aio->fd = ring->fd; /* readable while there are completions, so no eventfd has to be written and read */
     return 0;
 }
 
-static struct io_uring_sqe *next_sqe(struct pyvmm_aio_uring *ring)
+static struct io_uring_sqe *next_sqe(struct uring *ring)
 {
     struct io_uring_sqe *sqe = &ring->sqes[ring->tail++ & ring->sq_mask];
     ring->started++;
@@ -116,9 +116,9 @@ static struct io_uring_sqe *next_sqe(struct pyvmm_aio_uring *ring)
     return sqe;
 }
 
-void pyvmm_aio_uring_start(struct pyvmm_aio *aio, struct pyvmm_aio_request *request)
+static void start(struct pyvmm_aio *aio, struct pyvmm_aio_request *request)
 {
-    struct io_uring_sqe *sqe = next_sqe(aio->uring);
+    struct io_uring_sqe *sqe = next_sqe(aio->backend);
     sqe->fd = pyvmm_aio_fd(request);
     sqe->off = request->offset + request->done;
     sqe->user_data = (uint64_t)(uintptr_t)request;
@@ -160,7 +160,7 @@ static void finish(struct pyvmm_aio *aio, struct pyvmm_aio_request *request)
 /* Takes the completions that are there; requests that are not finished by them are started again. */
 static void take_completions(struct pyvmm_aio *aio)
 {
-    struct pyvmm_aio_uring *ring = aio->uring;
+    struct uring *ring = aio->backend;
     uint32_t head = atomic_load_explicit(ring->cq_head, memory_order_relaxed);
     uint32_t tail = atomic_load_explicit(ring->cq_tail, memory_order_acquire);
     while (head != tail) {
@@ -171,7 +171,7 @@ static void take_completions(struct pyvmm_aio *aio)
         if (pyvmm_aio_advance(request, cqe->res, aio->cancelling))
             finish(aio, request);
         else
-            pyvmm_aio_uring_start(aio, request);
+            start(aio, request);
     }
     atomic_store_explicit(ring->cq_head, head, memory_order_release);
 }
@@ -179,7 +179,7 @@ static void take_completions(struct pyvmm_aio *aio)
 /* Hands over what was started. */
 static void hand_over(struct pyvmm_aio *aio)
 {
-    struct pyvmm_aio_uring *ring = aio->uring;
+    struct uring *ring = aio->backend;
     atomic_store_explicit(ring->sq_tail, ring->tail, memory_order_release);
     while (ring->started) {
         long taken = enter(ring, ring->started, 0, 0);
@@ -203,15 +203,9 @@ static void hand_over(struct pyvmm_aio *aio)
     }
 }
 
-void pyvmm_aio_uring_submit(struct pyvmm_aio *aio)
+static void collect(struct pyvmm_aio *aio)
 {
-    hand_over(aio);
-    pyvmm_aio_uring_collect(aio);
-}
-
-void pyvmm_aio_uring_collect(struct pyvmm_aio *aio)
-{
-    struct pyvmm_aio_uring *ring = aio->uring;
+    struct uring *ring = aio->backend;
     if (!aio->in_flight)
         return;
     if (atomic_load_explicit(ring->sq_flags, memory_order_relaxed) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW))
@@ -223,10 +217,16 @@ void pyvmm_aio_uring_collect(struct pyvmm_aio *aio)
     }
 }
 
-void pyvmm_aio_uring_drain(struct pyvmm_aio *aio)
+static void submit(struct pyvmm_aio *aio)
 {
-    struct pyvmm_aio_uring *ring = aio->uring;
-    pyvmm_aio_uring_collect(aio);
+    hand_over(aio);
+    collect(aio);
+}
+
+static void drain(struct pyvmm_aio *aio)
+{
+    struct uring *ring = aio->backend;
+    collect(aio);
     if (aio->cancelling && aio->in_flight) {
         struct io_uring_sqe *sqe = next_sqe(ring);
         sqe->opcode = IORING_OP_ASYNC_CANCEL;
@@ -242,15 +242,24 @@ void pyvmm_aio_uring_drain(struct pyvmm_aio *aio)
             enter(ring, 0, 1, IORING_ENTER_GETEVENTS);
         take_completions(aio);
     }
-    pyvmm_aio_uring_collect(aio);
+    collect(aio);
 }
 
-void pyvmm_aio_uring_close(struct pyvmm_aio *aio)
+static void close_uring(struct pyvmm_aio *aio)
 {
-    struct pyvmm_aio_uring *ring = aio->uring;
+    struct uring *ring = aio->backend;
     munmap(ring->sqes, ring->sqes_size);
     munmap(ring->rings, ring->rings_size);
     close(ring->fd);
     free(ring);
-    aio->uring = NULL;
+    aio->backend = NULL;
 }
+
+const struct pyvmm_aio_ops pyvmm_aio_uring = {
+    .open = open_uring,
+    .start = start,
+    .submit = submit,
+    .collect = collect,
+    .drain = drain,
+    .close = close_uring,
+};

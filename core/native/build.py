@@ -23,7 +23,7 @@ AREAS = {
 KERNEL = ("vhost",)
 """Fragments with nothing but what the kernel's headers have."""
 
-INTERNAL = ("aio_pool", "aio_uring", "wait")
+INTERNAL = ("aio_pool", "aio_request", "aio_uring", "wait")
 """C files that only other C files call."""
 
 HEADERS = """
