@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from pyvmm.device_process import parent
 from pyvmm.device_process.parent import DeviceError, DeviceProcesses
+from pyvmm.device_request import view_of
 from pyvmm.errors import HostError, PyvmmError, UsageError
 from pyvmm.exit_reason import End, ExitReason
-from pyvmm.machine_view import MachineView
 from pyvmm.options import parse_device
 from pyvmm.plugins import PluginError, Plugins
 from pyvmm.testing.virtio_driver import VirtioDriver
@@ -529,7 +529,7 @@ def test_device_sees_its_machine_also_from_a_process_that_takes_a_dead_ones_plac
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     specs = ["odd:,process=on,restart=on", "other:,process=off"]
     requests = Plugins(["pyvmm-even"]).request_devices([parse_device(spec) for spec in specs])
-    machine = MachineView.of(requests)
+    machine = view_of(requests)
     pool = DeviceProcesses()
     pool.start(requests, machine)
     device = pool.take("odd0")

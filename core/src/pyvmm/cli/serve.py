@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyvmm.plugins import DeviceRequest
+    from pyvmm.device_request import DeviceRequest
     from pyvmm.virtio.device import VirtioDevice
 
 _EPILOG = """\
@@ -57,13 +57,13 @@ def command(device: DeviceSpec, path: str | None, fd: int | None, disabled: Sequ
     [request] = plugins.request_devices([device])
 
     from pyvmm.cli.stop_signals import StopSignals
+    from pyvmm.device_request import view_of
     from pyvmm.host.eventloop import EventLoop
-    from pyvmm.machine_view import MachineView
     from pyvmm.vhost_user.backend import Backend
     from pyvmm.vhost_user.listener import Listener, bind, from_fd
 
     with ExitStack() as stack:
-        machine = MachineView.of([request])
+        machine = view_of([request])
         stack.callback(machine.files.remove)
         loop = EventLoop()
         stack.callback(loop.close)

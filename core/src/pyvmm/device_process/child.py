@@ -12,12 +12,12 @@ import os
 import sys
 
 from pyvmm import logs
+from pyvmm.device_context import MachineView
 from pyvmm.errors import PyvmmError, UsageError
 from pyvmm.host import child
 from pyvmm.host.aio import IoEngine
 from pyvmm.host.child_log import write_all
 from pyvmm.host.eventloop import EventLoop
-from pyvmm.machine_view import MachineView
 from pyvmm.vhost_user.backend import Backend
 from pyvmm.vhost_user.protocol import MAX_CONFIG_SIZE
 from pyvmm.virtio.device import VirtioDevice
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final, NoReturn
 
+    from pyvmm.device_request import DeviceRequest
     from pyvmm.exit_reason import ExitReason
-    from pyvmm.plugins import DeviceRequest
 else:
     import _socket as socket  # its enums take longer to make than all that is done with them
 

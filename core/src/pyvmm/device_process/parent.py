@@ -15,11 +15,10 @@ import time
 
 from pyvmm import logs
 from pyvmm.device_process.child import serve as serve_device
+from pyvmm.device_request import DISABLED_PLUGINS, view_of
 from pyvmm.errors import HostError, UsageError
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.host import child
-from pyvmm.machine_view import MachineView
-from pyvmm.plugins.offers import VARIABLE
 from pyvmm.startup.record import record
 from pyvmm.vhost_user.connection import Connection, close_fds
 from pyvmm.vhost_user.front_end import VhostUserDevice
@@ -32,9 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Final
 
+    from pyvmm.device_context import MachineView
+    from pyvmm.device_request import DeviceRequest
     from pyvmm.host.child import Child
     from pyvmm.host.loop_thread import LoopThread
-    from pyvmm.plugins import DeviceRequest
 else:
     import _socket as socket  # its enums take longer to make than all that is done with them
 
@@ -104,7 +104,7 @@ class DeviceProcess(BackendSource):
                 # Plugins are found where they were found here.
                 environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
                 if request.plugin is not None:
-                    environment[VARIABLE] = ",".join(request.plugin.disabled)
+                    environment[DISABLED_PLUGINS] = ",".join(request.plugin.disabled)
                 arguments = [*command, str(parent), str(level), request.id, request.spec, self.machine.to_text()]
                 self.child = child.spawn(request.id, arguments, fds, environment)
             else:
@@ -249,7 +249,7 @@ class DeviceProcesses:
 
     def start(self, requests: Sequence[DeviceRequest], machine: MachineView | None = None) -> None:
         """Begin to make those devices of ``requests`` that want a process; ``machine`` is what they may know of it."""
-        machine = machine or MachineView.of(requests)
+        machine = machine or view_of(requests)
         wanted = [request for request in requests if request.process]
         if not wanted:
             return

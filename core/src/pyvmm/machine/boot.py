@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pyvmm.bus import Bus
+    from pyvmm.device_request import DeviceRequest
     from pyvmm.kvm import Vcpu
-    from pyvmm.machine import MachineConfig
+    from pyvmm.machine.config import MachineConfig
     from pyvmm.memory import GuestMemory
-    from pyvmm.plugins import DeviceRequest
     from pyvmm.x86_64.acpi import AcpiDevice
     from pyvmm.x86_64.boot.initrd import LoadedInitrd
 

@@ -10,9 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+    from pyvmm.device_request import LoadedPlugin
     from pyvmm.exit_reason import ExitReason
-    from pyvmm.machine import Machine
-    from pyvmm.plugins import LoadedPlugin
 
 log = logger(__name__)
 
@@ -20,10 +19,10 @@ log = logger(__name__)
 class MachineHooks:
     """The hooks ``pyvmm_machine_…`` of the plugins that one machine has devices of."""
 
-    def __init__(self, machine: Machine, plugins: Iterable[LoadedPlugin | None]) -> None:
+    def __init__(self, machine: object, plugins: Iterable[LoadedPlugin | None]) -> None:
         """``plugins`` may have one several times, once for each of its devices."""
         self._machine = machine
-        self._plugins = list({id(plugin.hooks): plugin for plugin in plugins if plugin}.values())
+        self._plugins = list({id(plugin.module): plugin for plugin in plugins if plugin}.values())
         self._told: list[LoadedPlugin] = []
         """Those that know of the machine, and not yet of its end."""
 
@@ -32,7 +31,7 @@ class MachineHooks:
         for plugin in self._plugins:
             self._told.append(plugin)
             try:
-                _call(plugin, "pyvmm_machine_created", machine=self._machine)
+                plugin.call("pyvmm_machine_created", machine=self._machine)
             except PyvmmError:
                 raise
             except Exception as error:
@@ -52,16 +51,6 @@ class MachineHooks:
 
 def _try(plugin: LoadedPlugin, name: str, **arguments: Any) -> None:
     try:
-        _call(plugin, name, **arguments)
+        plugin.call(name, **arguments)
     except Exception:
         log.exception("%s: %s fails", plugin.package, name)
-
-
-def _call(plugin: LoadedPlugin, name: str, **arguments: Any) -> None:
-    """One hook of one plugin, so that a failure has a name and is not another's."""
-    manager = plugin.manager
-    if manager is None:
-        return
-    if any(implementation.plugin is plugin.hooks for implementation in getattr(manager.hook, name).get_hookimpls()):
-        others = [other for other in manager.get_plugins() if other is not plugin.hooks]
-        manager.subset_hook_caller(name, others)(**arguments)

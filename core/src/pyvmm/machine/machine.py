@@ -4,66 +4,33 @@ from __future__ import annotations
 
 import os
 
+from pyvmm.device_request import view_of
 from pyvmm.errors import HostError, UsageError
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.kvm import Kvm, Vcpu
 from pyvmm.logs import logger, settle
-from pyvmm.machine_view import MachineView
+from pyvmm.machine.config import MAX_CPUS, MachineConfig
 from pyvmm.memory import GuestMemory
 from pyvmm.startup import trace
 from pyvmm.startup.closing import Closers
-from pyvmm.startup.record import record
 from pyvmm.startup.threads import Crew, begin
 from pyvmm.x86_64 import layout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Final, Self
+    from typing import Self
 
     from pyvmm.bus import BusDevice
+    from pyvmm.device_context import MachineView
     from pyvmm.device_process.parent import DeviceProcesses
+    from pyvmm.device_request import DeviceRequest
     from pyvmm.machine.vcpu_loop import VcpuLoop
-    from pyvmm.plugins import DeviceRequest
     from pyvmm.virtio.device import VirtioDevice
 
-__all__ = ["Machine", "MachineConfig"]
+__all__ = ["Machine"]
 
 log = logger(__name__)
-
-MAX_CPUS: Final = 8
-
-
-@record
-class MachineConfig:
-    """What a machine is made of."""
-
-    kernel: str | os.PathLike[str]
-    """A bzImage or an ELF executable."""
-
-    initrd: str | os.PathLike[str] | None = None
-    cmdline: str = ""
-    """Added to the default command line."""
-
-    memory: int = 256 << 20
-    """Bytes: whole pages of 4 KiB."""
-
-    huge_page_size: int = 0
-    """Bytes of the host's huge pages that the memory is taken from, 2 MiB or 1 GiB; 0 for the usual pages."""
-
-    join_pages: bool = True
-    """Whether the usual pages are made huge ones where the guest comes to use them."""
-
-    memfd: bool = False
-    """Whether the memory is a memfd also where none of ``devices`` needs that: for a program that hands it to another
-    process, or adds a device with ``needs_memfd``."""
-
-    cpus: int = 1
-    """1 to 8."""
-
-    devices: Sequence[DeviceRequest] = ()
-    discovery: str = "acpi"
-    """How the guest finds its virtio devices: ``acpi``, in ACPI's tables, or ``cmdline``, by virtio_mmio.device=."""
 
 
 def _start_processes(requests: Sequence[DeviceRequest], view: MachineView, closers: Closers) -> DeviceProcesses | None:
@@ -121,7 +88,7 @@ class Machine:
         self._joins: list[Callable[[], None]] = []
         self._crew = Crew()
         self.vcpus: list[Vcpu] = []
-        self._view = MachineView.of(config.devices)
+        self._view = view_of(config.devices)
         with Closers() as closers:
             closers.add(self._view.files.remove)
             # Before anything else: a device's process has nothing of the machine but what it is given, and is made

@@ -11,14 +11,6 @@ that a later version can add some.
 
 from __future__ import annotations
 
-import contextlib
-import sys
-
-import pluggy
-
-from pyvmm.hookimpl import mark_for_pluggy
-from pyvmm.plugin import PROJECT
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,26 +20,7 @@ if TYPE_CHECKING:
     from pyvmm.machine import Machine
     from pyvmm.plugin import DeviceKind
 
-hookspec = pluggy.HookspecMarker(PROJECT)
 
-
-class _Manager(pluggy.PluginManager):
-    """Knows the marker of :mod:`pyvmm.hookimpl` beside pluggy's own."""
-
-    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
-        with contextlib.suppress(Exception):  # a property may raise: pluggy knows what to do then
-            mark_for_pluggy(getattr(plugin, name))
-        return super().parse_hookimpl_opts(plugin, name)
-
-
-def new_manager() -> pluggy.PluginManager:
-    """A manager that knows the hooks below, and no plugin."""
-    manager = _Manager(PROJECT)
-    manager.add_hookspecs(sys.modules[__name__])
-    return manager
-
-
-@hookspec
 def pyvmm_device_kinds() -> Sequence[DeviceKind[Any]]:  # type: ignore[empty-body]
     """The kinds of device that this plugin offers.
 
@@ -66,7 +39,6 @@ def pyvmm_device_kinds() -> Sequence[DeviceKind[Any]]:  # type: ignore[empty-bod
     """
 
 
-@hookspec
 def pyvmm_machine_created(machine: Machine) -> None:
     """``machine`` has its memory, its vCPUs and all devices of the command line, and has not begun to run.
 
@@ -89,7 +61,6 @@ def pyvmm_machine_created(machine: Machine) -> None:
     """
 
 
-@hookspec
 def pyvmm_machine_started(machine: Machine) -> None:
     """The vCPUs of ``machine`` run.
 
@@ -105,7 +76,6 @@ def pyvmm_machine_started(machine: Machine) -> None:
     """
 
 
-@hookspec
 def pyvmm_machine_stopped(machine: Machine, reason: ExitReason | None) -> None:
     """``machine`` has ended, for ``reason``; None where it never ran, since something else of it failed.
 

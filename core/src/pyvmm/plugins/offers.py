@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 
+from pyvmm.device_request import DISABLED_PLUGINS
 from pyvmm.errors import PluginError
 from pyvmm.plugin import API_VERSION
 from pyvmm.plugins.entry_points import EntryPoint, entry_points, normalized
@@ -12,10 +13,6 @@ from pyvmm.plugins.entry_points import EntryPoint, entry_points, normalized
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from typing import Final
-
-VARIABLE: Final = "PYVMM_DISABLE_PLUGINS"
-"""The environment's names of disabled plugins, between commas."""
 
 
 class Offers:
@@ -73,7 +70,8 @@ class Offers:
         if not points:
             if disabled := self.all.get(name):
                 raise PluginError(
-                    f"{self._noun} {name!r} is disabled, by --no-plugin or {VARIABLE}: {_all_of(disabled)} offers it"
+                    f"{self._noun} {name!r} is disabled, by --no-plugin or {DISABLED_PLUGINS}: "
+                    f"{_all_of(disabled)} offers it"
                 )
             return None
         usable = [point for point in points if point.api_version == API_VERSION]
@@ -100,8 +98,8 @@ def refusal(point: EntryPoint) -> str:
 
 
 def disabled_by_environment() -> Sequence[str]:
-    """The names and patterns in :data:`VARIABLE`."""
-    return tuple(filter(None, map(str.strip, os.environ.get(VARIABLE, "").split(","))))
+    """The names and patterns in :data:`~pyvmm.device_request.DISABLED_PLUGINS`."""
+    return tuple(filter(None, map(str.strip, os.environ.get(DISABLED_PLUGINS, "").split(","))))
 
 
 def _matches(pattern: str, point: EntryPoint) -> bool:

@@ -7,12 +7,13 @@ What was not asked for is not imported and cannot be felt. What was asked for an
 from __future__ import annotations
 
 from pyvmm.device_process.options import NO_PROCESS, records_of
+from pyvmm.device_request import DISABLED_PLUGINS, DeviceRequest, LoadedPlugin
 from pyvmm.errors import PluginError, UsageError, cause_of
-from pyvmm.hookimpl import plain_hooks
 from pyvmm.logs import logger, settle
 from pyvmm.options import DeviceSpec, describe, nearest, parse_records
 from pyvmm.plugins.entry_points import DEVICES, EntryPoint
-from pyvmm.plugins.offers import VARIABLE, Offers, disabled_by_environment, refusal
+from pyvmm.plugins.hooks import caller
+from pyvmm.plugins.offers import Offers, disabled_by_environment, refusal
 from pyvmm.startup.record import record
 
 TYPE_CHECKING = False
@@ -20,59 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
-    import pluggy
-
     from pyvmm.plugin import DeviceKind
 
 __all__ = ["DeviceRequest", "InstalledKind", "LoadedPlugin", "PluginError", "Plugins"]
 
 log = logger(__name__)
-
-
-@record
-class LoadedPlugin:
-    """A plugin whose kinds were asked for."""
-
-    package: str
-    """The distribution and its version, for messages: ``pyvmm-lamp 1.2``."""
-
-    hooks: Any
-    """The module, or what else the entry point names, that has the hooks."""
-
-    manager: pluggy.PluginManager | None
-    """Where it is registered, with others; None where its one hook is ``pyvmm_device_kinds``."""
-
-    disabled: Sequence[str] = ()
-    """Which plugins it was chosen without."""
-
-
-@record
-class DeviceRequest:
-    """One device that a machine is to have."""
-
-    kind: DeviceKind[Any]
-    options: Any
-    """A record of the type ``kind.options``."""
-
-    spec: str
-    """What the user typed, for messages: ``net:tap0,mtu=9000``."""
-
-    id: str
-    """Unique in the machine: the device's own option ``id`` where it has one, or kind and number: ``net0``."""
-
-    process: bool = False
-    """Whether the device gets a process of its own."""
-
-    restart: bool = False
-    """Whether a process that dies is replaced."""
-
-    plugin: LoadedPlugin | None = None
-    """Whose kind it is; None where no plugin was asked for it."""
-
-    @property
-    def package(self) -> str:
-        """The distribution that the device is of and its version, for messages; empty where it is of none."""
-        return self.plugin.package if self.plugin else ""
 
 
 @record
@@ -100,26 +53,8 @@ class Plugins:
         self._plugins: dict[str, LoadedPlugin] = {}
         self._loaded: dict[str, tuple[LoadedPlugin, Mapping[str, DeviceKind[Any]]]] = {}
         """By the module that an entry point names: a kind of it is used only when it was asked for, and chosen."""
-        self._manager: pluggy.PluginManager | None = None
-        self._plain: list[tuple[EntryPoint, Any]] = []
-        """The plugins that have been asked without pluggy."""
         self.disabled = (*disabled, *disabled_by_environment())
         self._offers = Offers(DEVICES, "device kind", self.disabled)
-
-    @property
-    def manager(self) -> pluggy.PluginManager:
-        """pluggy's manager: it holds the plugins that were asked for and no others.
-
-        A start with plugins that say no more than their kinds does without: to import pluggy takes a seventh of it.
-        """
-        if self._manager is None:
-            from pyvmm.plugins.hookspecs import new_manager
-
-            self._manager = new_manager()
-            for point, plugin in self._plain:
-                if not self._manager.is_registered(plugin):
-                    self._register(point, plugin)
-        return self._manager
 
     @property
     def offers(self) -> Mapping[str, Sequence[EntryPoint]]:
@@ -175,7 +110,7 @@ class Plugins:
     def _state(self, name: str, point: EntryPoint) -> tuple[str, str]:
         """The last two fields of an :class:`InstalledKind`."""
         if self._offers.is_disabled(point):
-            return "disabled", f"by --no-plugin or {VARIABLE}"
+            return "disabled", f"by --no-plugin or {DISABLED_PLUGINS}"
         if reason := refusal(point):
             return "refused", reason
         try:
@@ -214,42 +149,16 @@ class Plugins:
         except (Exception, SystemExit) as error:
             raise PluginError(f"{point}: its module {point.value!r} cannot be imported: {cause_of(error)}") from error
         settle()  # it may have imported logging
-        plain = plain_hooks(plugin)
-        if self._manager is None and plain is not None and plain.keys() == {"pyvmm_device_kinds"}:
-            [hook] = plain.values()
-            if not hook.__code__.co_argcount:
-                self._plain.append((point, plugin))
-                kinds = self._ask(point, lambda: [answer for answer in (hook(),) if answer is not None])
-                return LoadedPlugin(str(point), plugin, None, self.disabled), kinds
-        if not self.manager.is_registered(plugin):
-            self._register(point, plugin)
-        others = [other for other in self.manager.get_plugins() if other is not plugin]
-        kinds = self._ask(point, self.manager.subset_hook_caller("pyvmm_device_kinds", others))
-        return LoadedPlugin(str(point), plugin, self.manager, self.disabled), kinds
+        call = caller(plugin, f"{point}: module {point.value!r}")
+        return LoadedPlugin(str(point), plugin, call, self.disabled), self._ask(point, call)
 
-    def _register(self, point: EntryPoint, plugin: Any) -> None:
-        import pluggy
-
-        try:
-            self.manager.register(plugin, name=f"{point} ({point.value})")
-            self.manager.check_pending()
-        except (pluggy.PluginValidationError, ValueError) as error:
-            if self.manager.is_registered(plugin):  # an unknown hook is found only after registration
-                self.manager.unregister(plugin)
-            raise PluginError(f"{point}: its module {point.value!r} breaks the contract: {cause_of(error)}") from error
-        if not self.manager.get_hookcallers(plugin):
-            self.manager.unregister(plugin)
-            raise PluginError(
-                f"{point}: module {point.value!r} has no hook: it needs a pyvmm_device_kinds marked with @hookimpl"
-            )
-
-    def _ask(self, point: EntryPoint, hook: Callable[[], Any]) -> Mapping[str, DeviceKind[Any]]:
+    def _ask(self, point: EntryPoint, call: Callable[..., Sequence[Any]]) -> Mapping[str, DeviceKind[Any]]:
         """What the plugin's hook answers, checked, by name."""
         from pyvmm.plugin import DeviceKind
 
         where = f"{point}: pyvmm_device_kinds of {point.value!r}"
         try:
-            kinds = [kind for answer in hook() for kind in answer]
+            kinds = [kind for answer in call("pyvmm_device_kinds") for kind in answer]
         except Exception as error:
             raise PluginError(f"{where} fails: {cause_of(error)}") from error
         for kind in kinds:

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final, TypeAlias
 
+    from pyvmm.device_context import MachineView
     from pyvmm.exit_reason import ExitReason
     from pyvmm.host.eventloop import EventLoop
-    from pyvmm.machine_view import MachineView
     from pyvmm.vhost_user.vring import Vring
     from pyvmm.virtio.device import VirtioDevice
 
