@@ -12,7 +12,7 @@ CORE = Path(__file__).parents[1] / "core/src/pyvmm"
 
 ORDER = """
     _native
-    errors startup logs exit_reason
+    errors startup log_format logs exit_reason
     host memory options
     kvm
     device_context

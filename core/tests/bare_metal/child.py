@@ -7,7 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
-from pyvmm.cli.main import _stopped_by_signals
+from pyvmm.cli.run import stopped_by_signals
 from pyvmm.testing.bare_metal import BareMachine
 
 
@@ -21,7 +21,7 @@ def main() -> int:
             print("ready", flush=True)
 
         machine.loop.post(threading.Thread(target=say, daemon=True).start)
-        with _stopped_by_signals(machine) if handlers else contextlib.nullcontext():
+        with stopped_by_signals(machine) if handlers else contextlib.nullcontext():
             return machine.run().status
 
 

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyvmm.cli import main_command
-from pyvmm.cli.arguments import Arguments, read
+from pyvmm.cli.arguments import Arguments, MemoryOption, parse_memory, read
 from pyvmm.errors import PyvmmError
-from pyvmm.memory_option import MemoryOption, parse_memory
 from pyvmm.options import Size
 from pyvmm.startup.record import replace
 

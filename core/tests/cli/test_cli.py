@@ -142,7 +142,7 @@ def test_a_default_device_is_there_unless_it_is_named_or_refused(
     specs: Sequence[str],
 ) -> None:
     lamp.install("pyvmm-uart", {"uart": "pyvmm_uart"}, {"pyvmm_uart": SERIAL})
-    monkeypatch.setattr("pyvmm.cli.main.DEFAULT_DEVICES", ("uart",))
+    monkeypatch.setattr("pyvmm.cli.run.DEFAULT_DEVICES", ("uart",))
     assert main(list(options)) == 0
     assert [request.spec for request in machine.config.devices] == specs
 
@@ -150,7 +150,7 @@ def test_a_default_device_is_there_unless_it_is_named_or_refused(
 def test_a_default_device_that_is_not_installed_is_silently_absent(
     machine: SimpleNamespace, kernel: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pyvmm.cli.main.DEFAULT_DEVICES", ("uart",))
+    monkeypatch.setattr("pyvmm.cli.run.DEFAULT_DEVICES", ("uart",))
     assert main([]) == 0
     assert list(machine.config.devices) == []
     assert capsys.readouterr().err == ""
@@ -164,7 +164,7 @@ def test_a_default_device_that_is_broken_is_said_and_left_out(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     site_packages.install("pyvmm-uart", {"uart": "pyvmm_uart"})
-    monkeypatch.setattr("pyvmm.cli.main.DEFAULT_DEVICES", ("uart",))
+    monkeypatch.setattr("pyvmm.cli.run.DEFAULT_DEVICES", ("uart",))
     assert main([]) == 0
     assert list(machine.config.devices) == []
     assert capsys.readouterr().err.startswith("pyvmm: no uart device: pyvmm-uart 1.2: its module 'pyvmm_uart' cannot")
@@ -260,7 +260,7 @@ BAD_INPUT = [
     Bad(["--memory", "99999999T"], "'99999999T' is too large"),
     Bad(["--cpus", "0"], "--cpus"),
     Bad(["--cpus", "9"], "--cpus"),
-    Bad(["--cpus", "two"], "'two' is not a valid integer"),
+    Bad(["--cpus", "two"], "'two' is not a whole number from 1 to "),
     Bad(["--discovery", "pci"], "'pci' is not one of 'acpi', 'cmdline'"),
     Bad(["--device", ""], "--device: no kind in ''"),
     Bad(["--device", ":tap0"], "--device: no kind in ':tap0'"),

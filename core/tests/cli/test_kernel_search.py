@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from pyvmm.cli.kernel_search import check_file, file_fault, find_kernel, version_key
+from pyvmm.cli.file_checks import check_file, file_fault
+from pyvmm.cli.kernel_search import find_kernel, version_key
 from pyvmm.errors import UsageError
 
 RELEASE = os.uname().release

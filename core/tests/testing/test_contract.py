@@ -197,7 +197,7 @@ def test_help_that_nobody_reads_to_its_end_is_no_error(lamp: SitePackages, words
 
 def test_a_default_device_that_is_disabled_is_not_missed(lamp: SitePackages) -> None:
     program = (
-        "from pyvmm.cli.main import _requests; from pyvmm.plugins import Plugins;"
+        "from pyvmm.cli.run import _requests; from pyvmm.plugins import Plugins;"
         "print(_requests(Plugins(), [], ['lamp']))"
     )
     environment = {**os.environ, "PYTHONPATH": str(lamp.path), "PYVMM_DISABLE_PLUGINS": "lamp"}

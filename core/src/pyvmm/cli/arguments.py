@@ -1,15 +1,15 @@
-"""What the command ``pyvmm`` is told, and how the usual ways to tell it are read without click.
+"""The options of the command ``pyvmm``: one table, and a reader that needs no click.
 
-click takes longer to import than a machine to be made, and is needed for help, for completion and to say what is
-wrong. So a command line that is right is read here, and any other, in part or in whole, by
-:mod:`pyvmm.cli.main_command`, which declares the same options.
+The import of click takes longer than the making of a machine. A command line that is right is read here. click, by
+:mod:`pyvmm.cli.main_command`, reads any other from the same table: it prints the help, completes words, and says what
+is wrong.
 """
 
 from __future__ import annotations
 
 from pyvmm.errors import UsageError
-from pyvmm.memory_option import MemoryOption, parse_memory
-from pyvmm.options import DeviceSpec, parse_device
+from pyvmm.machine.config import MAX_CPUS
+from pyvmm.options import DeviceSpec, Size, parse_device, parse_size
 from pyvmm.startup.record import record
 
 TYPE_CHECKING = False
@@ -17,77 +17,194 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, Final
 
+DEFAULT_DEVICES: Final = ("serial",)
+"""Kinds that a machine has without being asked, where a package that offers them is installed."""
+
 DISCOVERIES: Final = ("acpi", "cmdline")
-MAX_CPUS: Final = 8
-DEFAULT_MEMORY: Final = "256M"
+
+_PAGE_SIZE: Final = 4096
+_HUGE_PAGE_SIZES: Final = {"auto": 0, "off": 0, "on": 2 << 20, "2M": 2 << 20, "1G": 1 << 30}
+
+
+@record
+class MemoryOption:
+    """The value of ``--memory``: how much memory the guest has, and of what pages."""
+
+    size: Size
+    """Bytes."""
+
+    huge_page_size: int = 0
+    """Bytes of the host's reserved huge pages, 2 MiB or 1 GiB; 0 for memory that is not of them."""
+
+    join_pages: bool = True
+    """Whether the kernel makes huge pages of the memory that the guest comes to use."""
 
 
 @record
 class Arguments:
-    """The command's options; see its help."""
+    """The values of the command's options; each field is the option of its name in :data:`OPTIONS`."""
 
-    kernel: str | None = None
-    initrd: str | None = None
-    cmdline: str = ""
-    memory: MemoryOption = parse_memory(DEFAULT_MEMORY)
-    cpus: int = 1
-    devices: Sequence[DeviceSpec] = ()
-    no_default_devices: bool = False
-    disabled: Sequence[str] = ()
-    discovery: str = "acpi"
-    trace_startup: bool = False
-    verbose: int = 0
-
-
-def _cpus(text: str) -> int:
-    cpus = int(text)
-    if not 1 <= cpus <= MAX_CPUS:
-        raise ValueError
-    return cpus
+    kernel: str | None
+    initrd: str | None
+    cmdline: str
+    memory: MemoryOption
+    cpus: int
+    devices: Sequence[DeviceSpec]
+    no_default_devices: bool
+    disabled: Sequence[str]
+    discovery: str
+    trace_startup: bool
+    verbose: int
 
 
-def _discovery(text: str) -> str:
-    if text not in DISCOVERIES:
-        raise ValueError
-    return text
+@record
+class CommandOption:
+    """One option of the command."""
+
+    name: str
+    """As it is typed: ``--kernel``."""
+
+    help: str
+
+    field: str = ""
+    """The field of :class:`Arguments`; by default the option's name."""
+
+    short: str = ""
+    """A letter for the same: ``-v``."""
+
+    metavar: str = ""
+    """The value's shape; empty for a flag, which has none."""
+
+    default: Any = None
+    """The value where the option is not given."""
+
+    read: Callable[[str], Any] = str
+    """Makes a value of a text. It raises :class:`ValueError` with a phrase that goes on after the text, such as ``is
+    not 1 to 8``, or :class:`UsageError`."""
+
+    choices: Sequence[str] = ()
+    """All values, where they can be listed."""
+
+    file: bool = False
+    """Whether the value is a file's name."""
+
+    many: bool = False
+    """Whether the option may be repeated: an option with values has all of them, a flag their number."""
+
+    @property
+    def key(self) -> str:
+        """The name of the field of :class:`Arguments`."""
+        return self.field or self.name[2:].replace("-", "_")
 
 
-_READERS: Final[dict[str, Callable[[str], Any]]] = {
-    "kernel": str,
-    "initrd": str,
-    "cmdline": str,
-    "memory": parse_memory,
-    "cpus": _cpus,
-    "discovery": _discovery,
-}
-_FLAGS: Final = ("no_default_devices", "trace_startup")
+def parse_memory(text: str) -> MemoryOption:
+    """The memory of ``SIZE[,hugepages=auto|off|on|2M|1G]``, such as ``1G`` or ``1G,hugepages=on``.
+
+    Raises :class:`ValueError` with a phrase that goes on after the text.
+    """
+    first, *options = text.split(",")
+    size = parse_size(first)
+    page_size = 0
+    join_pages = True
+    for option in options:
+        name, _, value = option.partition("=")
+        if name != "hugepages":
+            raise ValueError(f"has an unknown option {name!r}; there is hugepages={'|'.join(_HUGE_PAGE_SIZES)}")
+        if value not in _HUGE_PAGE_SIZES:
+            raise ValueError(f"has hugepages={value}, which is none of {', '.join(_HUGE_PAGE_SIZES)}")
+        page_size = _HUGE_PAGE_SIZES[value]
+        join_pages = value == "auto"
+    if size == 0 or size % _PAGE_SIZE:
+        raise ValueError(f"is not a multiple of the page size, {_PAGE_SIZE} bytes")
+    if page_size and size % page_size:
+        raise ValueError(f"is not a multiple of the huge pages' size, {page_size >> 20} MiB")
+    return MemoryOption(size, page_size, join_pages)
+
+
+def _parse_cpus(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_CPUS:
+        raise ValueError(f"is not a whole number from 1 to {MAX_CPUS}")
+    return int(text)
+
+
+OPTIONS: Final = (
+    CommandOption("--kernel", "Kernel: bzImage or ELF vmlinux.", metavar="FILE", file=True),
+    CommandOption("--initrd", "Initial RAM disk.", metavar="FILE", file=True),
+    CommandOption("--cmdline", "Added to the kernel's default command line.", metavar="TEXT", default=""),
+    CommandOption(
+        "--memory",
+        "Guest memory. hugepages=off: use only 4 KiB pages; on (2M), 1G: use the host's reserved huge pages.",
+        metavar="SIZE[,hugepages=auto]",
+        default="256M",
+        read=parse_memory,
+    ),
+    CommandOption("--cpus", f"Virtual CPUs, 1 to {MAX_CPUS}.", metavar="N", default="1", read=_parse_cpus),
+    CommandOption(
+        "--device",
+        "A device; may be repeated. 'help' lists the kinds.",
+        field="devices",
+        metavar="KIND[:ARG][,KEY=VALUE…]",
+        read=parse_device,
+        many=True,
+    ),
+    CommandOption("--no-default-devices", f"Do not add the default devices ({', '.join(DEFAULT_DEVICES)})."),
+    CommandOption(
+        "--no-plugin",
+        "Ignore the device kind or package NAME, or those that match a pattern such as 'pyvmm-virtio-*'; may be "
+        "repeated.",
+        field="disabled",
+        metavar="NAME",
+        many=True,
+    ),
+    CommandOption(
+        "--discovery",
+        "How the guest finds its devices.",
+        metavar="|".join(DISCOVERIES),
+        default="acpi",
+        choices=DISCOVERIES,
+    ),
+    CommandOption("--trace-startup", "Say on stderr where each millisecond of the start goes."),
+    CommandOption("--verbose", "Say more on stderr; twice for everything.", short="-v", many=True),
+)
+"""The options, in the order of the help. A default is the text that gives it."""
+
+_BY_NAME: Final = {option.name: option for option in OPTIONS}
 
 
 def read(words: Sequence[str]) -> Arguments | None:
     """The arguments that ``words`` are, where all of them are known and right; else None."""
     values: dict[str, Any] = {}
-    devices: list[DeviceSpec] = []
-    disabled: list[str] = []
     rest = iter(words)
     try:
         for word in rest:
-            name, equals, text = word.partition("=")
-            if not name.startswith("--"):
-                if not name.startswith("-v") or word.strip("v") != "-":
-                    return None
+            if word[:2] == "-v" and word.strip("v") == "-":
                 values["verbose"] = values.get("verbose", 0) + len(word) - 1
                 continue
-            name = name[2:].replace("_", ".").replace("-", "_")  # an underscore is in no option's name
-            if name in _FLAGS and not equals:
-                values[name] = True
-            elif name == "verbose" and not equals:
-                values["verbose"] = values.get("verbose", 0) + 1
-            elif name == "device":
-                devices.append(parse_device(text if equals else next(rest)))
-            elif name == "no_plugin":
-                disabled.append(text if equals else next(rest))
-            else:
-                values[name] = _READERS[name](text if equals else next(rest))
+            name, equals, text = word.partition("=")
+            option = _BY_NAME[name]
+            if not option.metavar:
+                if equals:
+                    return None
+                values[option.key] = values.get(option.key, 0) + 1 if option.many else True
+                continue
+            if not equals:
+                text = next(rest)
+            if option.choices and text not in option.choices:
+                return None
+            value = option.read(text)
+            values[option.key] = (*values.get(option.key, ()), value) if option.many else value
     except (KeyError, StopIteration, ValueError, UsageError):
         return None
-    return Arguments(devices=devices, disabled=tuple(disabled), **values)
+    for option in OPTIONS:
+        if option.key not in values:
+            values[option.key] = default_of(option)
+    return Arguments(**values)
+
+
+def default_of(option: CommandOption) -> Any:
+    """The value of an option that is not given."""
+    if not option.metavar:
+        return 0 if option.many else False
+    if option.many:
+        return ()
+    return None if option.default is None else option.read(option.default)

@@ -1,17 +1,16 @@
-"""The command line of ``pyvmm``, declared for click: help, completion, and what is wrong with what was typed."""
+"""The main command for click, which prints help, completes words, and says what is wrong with a command line."""
 
 from __future__ import annotations
 
 import click
 
 from pyvmm import __version__
-from pyvmm.cli.arguments import DEFAULT_MEMORY, DISCOVERIES, MAX_CPUS, Arguments
-from pyvmm.cli.main import DEFAULT_DEVICES, run
-from pyvmm.memory_option import MemoryOption, parse_memory
-from pyvmm.options import parse_device
+from pyvmm.cli.arguments import OPTIONS, Arguments, CommandOption
+from pyvmm.cli.run import run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from click.shell_completion import CompletionItem
@@ -41,13 +40,6 @@ Shell completion (bash; for zsh and fish put their name in place of bash):
 """
 
 
-def _memory(text: str) -> MemoryOption:
-    try:
-        return parse_memory(text)
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} {error}") from error
-
-
 def _complete_device(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from pyvmm.cli.completion import complete_device
 
@@ -66,56 +58,51 @@ class _MainCommand(click.Command):
         super().format_epilog(ctx, formatter)
 
 
-@click.command(cls=_MainCommand, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
-@click.option("--kernel", type=click.Path(), metavar="FILE", help="Kernel: bzImage or ELF vmlinux.")
-@click.option("--initrd", type=click.Path(), metavar="FILE", help="Initial RAM disk.")
-@click.option("--cmdline", default="", metavar="TEXT", help="Added to the kernel's default command line.")
-@click.option(
-    "--memory",
-    type=_memory,
-    default=DEFAULT_MEMORY,
-    show_default=True,
-    metavar="SIZE[,hugepages=auto]",
-    help="Guest memory; hugepages=off: of pages of 4 KiB only; on (2M), 1G: of the host's reserved huge pages.",
-)
-@click.option(
-    "--cpus",
-    type=click.IntRange(1, MAX_CPUS),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help=f"Virtual CPUs, 1 to {MAX_CPUS}.",
-)
-@click.option(
-    "--device",
-    "devices",
-    type=parse_device,
-    shell_complete=_complete_device,
-    multiple=True,
-    metavar="KIND[:ARG][,KEY=VALUE…]",
-    help="A device; may be repeated. 'help' lists the kinds.",
-)
-@click.option(
-    "--no-default-devices", is_flag=True, help=f"Leave out what is there unasked: {', '.join(DEFAULT_DEVICES)}."
-)
-@click.option(
-    "--no-plugin",
-    "disabled",
-    multiple=True,
-    metavar="NAME",
-    help="As if the device kind or package NAME (or what matches: 'pyvmm-virtio-*') were not installed; may be "
-    "repeated.",
-)
-@click.option(
-    "--discovery",
-    type=click.Choice(DISCOVERIES),
-    default="acpi",
-    show_default=True,
-    help="How the guest finds its devices.",
-)
-@click.option("--trace-startup", is_flag=True, help="Say on stderr where each millisecond of the start goes.")
-@click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for everything.")
-@click.version_option(__version__, prog_name="pyvmm", message="%(prog)s %(version)s")
-def command(**options: Any) -> int:
+def _reader(option: CommandOption) -> Callable[[str], Any]:
+    """What reads a value for click, whose message needs the text before the phrase that says what is wrong."""
+
+    def read(text: str) -> Any:
+        try:
+            return option.read(text)
+        except ValueError as error:
+            raise click.BadParameter(f"{text!r} {error}") from error
+
+    return read
+
+
+def _declare(option: CommandOption) -> click.Option:
+    """The option as click has it."""
+    names = [option.short, option.name, option.key] if option.short else [option.name, option.key]
+    if not option.metavar:
+        return click.Option(names, is_flag=not option.many, count=option.many, help=option.help)
+    kind: Any = _reader(option)
+    if option.file:
+        kind = click.Path()
+    elif option.choices:
+        kind = click.Choice(option.choices)
+    return click.Option(
+        names,
+        type=kind,
+        default=option.default,
+        show_default=bool(option.default),
+        multiple=option.many,
+        metavar=None if option.choices else option.metavar,
+        shell_complete=_complete_device if option.name == "--device" else None,
+        help=option.help,
+    )
+
+
+def _run(**options: Any) -> int:
     """Boot a Linux kernel in a virtual machine on KVM."""
     return run(Arguments(**options))
+
+
+command = _MainCommand(
+    "pyvmm",
+    callback=_run,
+    help=_run.__doc__,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    params=[_declare(option) for option in OPTIONS],
+)
+command = click.version_option(__version__, prog_name="pyvmm", message="%(prog)s %(version)s")(command)

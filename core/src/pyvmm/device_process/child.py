@@ -9,10 +9,8 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
-import sys
 
 from pyvmm import logs
-from pyvmm.device_context import MachineView
 from pyvmm.errors import PyvmmError, UsageError
 from pyvmm.host import child
 from pyvmm.host.aio import IoEngine
@@ -25,9 +23,9 @@ from pyvmm.virtio.device import VirtioDevice
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
     from typing import Final, NoReturn
 
+    from pyvmm.device_context import MachineView
     from pyvmm.device_request import DeviceRequest
     from pyvmm.exit_reason import ExitReason
 else:
@@ -35,7 +33,7 @@ else:
 
 SOCKET_FD: Final = child.FIRST_FD
 TELL_FD: Final = child.FIRST_FD + 1
-"""What :func:`pyvmm.host.child.fork` makes of the two descriptors that a device's process is given."""
+"""The numbers that the two descriptors have which a device's process is given."""
 
 STDERR_FD: Final = 2
 
@@ -55,19 +53,18 @@ def serve(request: DeviceRequest, machine: MachineView, parent: int, level: int)
     try:
         device, backend = _attach(request, machine, loop)
     except PyvmmError as error:
-        _tell("failed", error.exit_status, " ".join(str(error).split()))
-        return error.exit_status
+        return tell_failure(error)
     except BaseException:
         import traceback
 
-        _tell("broken", traceback.format_exc())
+        tell("broken", traceback.format_exc())
         return 1
     logs.settle()
     gc.freeze()
     gc.enable()  # which a start does without
     own_config = type(device).read_config is not VirtioDevice.read_config
     config_size = MAX_CONFIG_SIZE if own_config else min(len(device.config), MAX_CONFIG_SIZE)
-    _tell("is", device.device_type, config_size, *device.queue_max_sizes)
+    tell("is", device.device_type, config_size, *device.queue_max_sizes)
     backend.serve(socket.socket(fileno=SOCKET_FD), loop.stop)
     parent_pidfd = _watch_parent(parent, loop)
     try:
@@ -91,11 +88,17 @@ def _attach(request: DeviceRequest, machine: MachineView, loop: EventLoop) -> tu
 
 
 def _stop_machine(reason: ExitReason) -> None:
-    _tell("stop", reason.end.name, reason.detail)
+    tell("stop", reason.end.name, reason.detail)
 
 
-def _tell(*words: object) -> None:
-    """One line to the machine."""
+def tell_failure(error: PyvmmError) -> int:
+    """Tell the machine why there is no device; the exit status."""
+    tell("failed", error.exit_status, " ".join(str(error).split()))
+    return error.exit_status
+
+
+def tell(*words: object) -> None:
+    """Send one line to the machine."""
     fields = (str(word).encode("unicode_escape") for word in words)
     write_all(TELL_FD, b"\t".join(fields) + b"\n")
 
@@ -123,31 +126,3 @@ def _watch_parent(parent: int, loop: EventLoop) -> int:
 
 def _die(_: int) -> NoReturn:
     os._exit(1)
-
-
-def main(arguments: list[str], make_request: Callable[[str, str], DeviceRequest] | None = None) -> int:
-    """``PARENT LEVEL ID SPEC MACHINE``: as :func:`serve`, in a program of its own."""
-    parent, level, id_, spec, machine = arguments
-    child.enter(id_, int(parent))
-    os.closerange(TELL_FD + 1, max(map(int, os.listdir("/proc/self/fd"))) + 1)
-    for fd in (SOCKET_FD, TELL_FD):
-        os.set_inheritable(fd, False)
-    try:
-        request = (make_request or _request)(id_, spec)
-    except PyvmmError as error:
-        _tell("failed", error.exit_status, " ".join(str(error).split()))
-        return error.exit_status
-    return serve(request, MachineView.from_text(machine), int(parent), int(level))
-
-
-def _request(id_: str, spec: str) -> DeviceRequest:
-    from pyvmm.options import parse_device
-    from pyvmm.plugins import Plugins
-    from pyvmm.startup.record import replace
-
-    [request] = Plugins().request_devices([parse_device(spec)])
-    return replace(request, id=id_)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

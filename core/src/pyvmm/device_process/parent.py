@@ -49,7 +49,7 @@ END_TIMEOUT: Final = 5.0
 _DEATH_TIMEOUT: Final = 1.0
 """Seconds between a closed connection and the end of the process whose it was."""
 
-_PROGRAM: Final = "pyvmm.device_process.child"
+_PROGRAM: Final = "pyvmm.cli.device_program"
 """What ``python -m`` runs in the place of a fork."""
 
 _CHUNK: Final = 1 << 16

@@ -1,0 +1,136 @@
+"""From the command's arguments to a machine that runs, and to the exit status."""
+
+from __future__ import annotations
+
+import gc
+import os
+
+from pyvmm.cli.arguments import DEFAULT_DEVICES
+from pyvmm.cli.output import complain, show
+from pyvmm.startup import trace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm.cli.arguments import Arguments
+    from pyvmm.cli.stop_signals import StopSignals
+    from pyvmm.device_request import DeviceRequest
+    from pyvmm.exit_reason import ExitReason
+    from pyvmm.machine import Machine
+    from pyvmm.options import DeviceSpec
+    from pyvmm.plugins import Plugins
+
+__all__ = ["run"]
+
+process_is_ours = False
+"""Whether the process is the command's and ends with it, and is not a program's that calls the command."""
+
+
+def run(arguments: Arguments) -> int:
+    """Do what the command line says; the exit status."""
+    from pyvmm import logs
+    from pyvmm.plugins import Plugins
+    from pyvmm.startup import threads
+
+    if arguments.trace_startup:
+        trace.begin()
+        trace.ended("command line")
+    logs.configure(arguments.verbose)
+    threads.alone = process_is_ours
+    plugins = Plugins(arguments.disabled)
+    plugins.warn_of_unmatched(arguments.disabled)
+    if _print_help(plugins, arguments.devices):
+        return 0
+    requests = _requests(plugins, arguments.devices, () if arguments.no_default_devices else DEFAULT_DEVICES)
+    trace.ended("plugins, and the options of devices")
+
+    from pyvmm.cli.file_checks import check_file
+
+    kernel: str | os.PathLike[str] | None
+    initrd: str | os.PathLike[str] | None
+    kernel, initrd = arguments.kernel, arguments.initrd
+    if initrd is not None:
+        check_file(initrd, "--initrd")
+    if kernel is not None:
+        check_file(kernel, "--kernel")
+    else:
+        from pyvmm.cli.kernel_search import find_kernel
+
+        kernel, beside = find_kernel(with_initrd=initrd is None)
+        initrd = initrd or beside
+
+    from pyvmm.machine import Machine, MachineConfig
+
+    trace.ended("import of the machine")
+    config = MachineConfig(
+        kernel=kernel,
+        initrd=initrd,
+        cmdline=arguments.cmdline,
+        memory=arguments.memory.size,
+        huge_page_size=arguments.memory.huge_page_size,
+        join_pages=arguments.memory.join_pages,
+        cpus=arguments.cpus,
+        devices=requests,
+        discovery=arguments.discovery,
+    )
+    with Machine(config) as machine, stopped_by_signals(machine):
+        gc.freeze()  # what there is now stays: no collection need look at it again
+        gc.enable()
+        try:
+            reason = machine.run()
+        finally:
+            gc.unfreeze()  # main may have been called by a program that goes on
+    return _report(reason)
+
+
+def _print_help(plugins: Plugins, devices: Sequence[DeviceSpec]) -> bool:
+    """Print what ``--device help`` or ``--device KIND,help`` asks for; whether one did."""
+    for spec in devices:
+        if str(spec) == "help":
+            from pyvmm.cli.device_help import kinds_help
+
+            show(kinds_help(plugins.installed_kinds()))
+            return True
+        if spec.asks_for_help:
+            from pyvmm.cli.device_help import options_help
+
+            kind = plugins.kind(spec.kind)
+            show(options_help(kind, plugins.plugin(spec.kind).package))
+            return True
+    return False
+
+
+def _requests(plugins: Plugins, devices: Sequence[DeviceSpec], defaults: Sequence[str]) -> list[DeviceRequest]:
+    """The devices that the user named, after those that are there unasked."""
+    from pyvmm.options import DeviceSpec
+    from pyvmm.plugins import PluginError
+
+    named = {spec.kind for spec in devices}
+    unasked = []
+    for name in defaults:
+        if name in named or name not in plugins.offers:
+            continue
+        try:
+            plugins.kind(name)
+        except PluginError as error:
+            # Nobody asked for it, so it cannot end the run; but its absence is noticed sooner or later.
+            complain(f"no {name} device: {error}")
+        else:
+            unasked.append(DeviceSpec(name))
+    return plugins.request_devices([*unasked, *devices])
+
+
+def stopped_by_signals(machine: Machine) -> StopSignals:
+    """Within it, the signals that ask a process to end stop ``machine``."""
+    from pyvmm.cli.stop_signals import StopSignals
+    from pyvmm.exit_reason import End, ExitReason
+
+    return StopSignals(machine.loop, lambda number: machine.stop(ExitReason(End.SIGNAL, signal=number)))
+
+
+def _report(reason: ExitReason) -> int:
+    """Say how the run ended, unless it ended as the user wanted; the exit status."""
+    if reason.status and not reason.signal:
+        complain(str(reason))
+    return reason.status
