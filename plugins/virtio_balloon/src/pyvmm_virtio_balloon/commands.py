@@ -9,19 +9,44 @@ from pyvmm_virtio_balloon import MAX_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
-    from typing import Final
+    from typing import Any, Final, Protocol
 
-    from pyvmm_virtio_balloon.device import Balloon
+    from pyvmm.device_context import DeviceContext
+    from pyvmm.memory import GuestMemory
+else:
+    Protocol = object
 
 PATIENCE: Final = 5.0
 """Seconds that a guest has to say what its memory is like."""
 
 
+class Inflatable(Protocol):
+    """A balloon, as far as commands need it."""
+
+    context: DeviceContext
+    memory: GuestMemory
+    queues: Sequence[Any]
+    statistics: dict[str, int]
+    on_statistics: list[Callable[[], None]]
+    """What is called once when the guest has answered."""
+
+    target: int
+    """Bytes that the guest is to give up."""
+
+    @property
+    def actual(self) -> int:
+        """Bytes that the guest has given up."""
+
+    def ask_statistics(self) -> bool:
+        """Ask the guest what its memory is like; whether its driver can say."""
+
+
 class Commands:
     """A control socket for one balloon."""
 
-    def __init__(self, balloon: Balloon, path: Path) -> None:
+    def __init__(self, balloon: Inflatable, path: Path) -> None:
         self._balloon = balloon
         self._socket = ControlSocket(path, f"balloon: socket={path}")
 
