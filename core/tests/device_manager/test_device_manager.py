@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from pyvmm.bus import BusDevice, BusError, BusRange, Placement
 from pyvmm.device_context import DeviceContext, DeviceInfo, MachineView
-from pyvmm.device_manager.mmio import IoEventRequest, IrqRequest, MMIODeviceManager
+from pyvmm.device_manager import MMIODeviceManager
+from pyvmm.device_manager.resources import IoEventRequest, IrqRequest
 from pyvmm.errors import HostError, UsageError
 from pyvmm.host.eventloop import EventLoop
 from pyvmm.kvm import FastPorts
@@ -185,9 +186,9 @@ def test_addresses_run_out(loop: EventLoop, memory: GuestMemory) -> None:
     manager = MMIODeviceManager(memory, MMIO_END - 0x2000, loop=loop)
     for number in range(2):
         manager.register_device(Lamp(), None, f"lamp{number}")
-    with pytest.raises(UsageError, match="lamp2: the addresses for devices are used up, at 2 devices"):
+    with pytest.raises(UsageError, match="lamp2: no addresses are left for its 4096 bytes; leave out another device"):
         manager.register_device(Lamp(), None, "lamp2")
-    with pytest.raises(UsageError, match="switch: the addresses for devices are used up"):
+    with pytest.raises(UsageError, match="switch: no addresses are left for its"):
         manager.register_bus_device(Switch(Placement(mmio_size=0x1000)), "switch")
     manager.close()
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from pyvmm.bus import BusDevice, BusRange, Placement
-from pyvmm.device_manager.mmio import IrqRequest, MMIODeviceManager
+from pyvmm.device_manager import MMIODeviceManager
+from pyvmm.device_manager.resources import IrqRequest
 from pyvmm.errors import UsageError
 from pyvmm.host.eventloop import EventLoop
 from pyvmm.memory import GuestMemory

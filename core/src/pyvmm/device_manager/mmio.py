@@ -5,13 +5,13 @@ from __future__ import annotations
 from pyvmm._native import lib
 from pyvmm.bus import Bus, BusDevice, BusRange, Placement
 from pyvmm.device_context import DeviceContext, MachineView
+from pyvmm.device_manager.resources import IoEventRequest, IrqRequest, Resources
 from pyvmm.errors import UsageError
 from pyvmm.host.eventfd import EventFd
 from pyvmm.host.eventloop import EventLoop, LoopScope
 from pyvmm.logs import logger
-from pyvmm.startup.record import record
 from pyvmm.x86_64.acpi import AcpiDevice
-from pyvmm.x86_64.layout import IRQ_BASE, IRQ_MAX, MMIO_BASE, MMIO_END, MMIO_WINDOW_SIZE
+from pyvmm.x86_64.layout import MMIO_BASE, MMIO_WINDOW_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,34 +29,6 @@ log = logger(__name__)
 
 VIRTIO_MMIO_HID: Final = "LNRO0005"
 """The ACPI hardware ID of a virtio-mmio window (drivers/virtio/virtio_mmio.c)."""
-
-_PC_IRQS: Final = (8, 12)
-"""What a PC's clock and mouse use: given out last, so that a plugin for them finds them free."""
-
-
-@record
-class IoEventRequest:
-    """An ioeventfd to be made: a write of ``value``, 4 bytes, to ``address`` signals ``event``."""
-
-    event: EventFd
-    address: GuestAddress
-    value: int
-
-    def carry_out(self, vm: Vm) -> None:
-        """Do it."""
-        vm.ioeventfd(self.event.fd, self.address, 4, self.value)
-
-
-@record
-class IrqRequest:
-    """An irqfd to be made: each signal of ``event`` is an edge on line ``irq``."""
-
-    event: EventFd
-    irq: int
-
-    def carry_out(self, vm: Vm) -> None:
-        """Do it."""
-        vm.irqfd(self.event.fd, self.irq)
 
 
 class MMIODeviceManager:
@@ -91,14 +63,16 @@ class MMIODeviceManager:
         """Each device's id, and its first address or port."""
         self.acpi_devices: list[AcpiDevice] = []
         """What the guest is told of in ACPI's name space, where it has a hardware ID or AML of its own."""
-        self.irq = IRQ_BASE
-        """The next interrupt line to be tried."""
-        self._next_address = mmio_base
+        self._resources = Resources(mmio_base, self.ports)
         self._loop = loop
         self._stop = stop
-        self._taken_irqs: dict[int, str] = {}
         self._transports: list[MmioDevice] = []
         self._closers: list[Callable[[], None]] = []
+
+    @property
+    def irq(self) -> int:
+        """The interrupt line that is tried next."""
+        return self._resources.next_irq
 
     def register_device(self, device: VirtioDevice, cmdline: Cmdline | None, id: str) -> GuestAddress:
         """Give ``device`` a window and an interrupt line; the window's address.
@@ -117,8 +91,8 @@ class MMIODeviceManager:
                 f"{id}: the device needs a memfd for the guest's memory, and this machine has none; its kind needs "
                 "needs_memfd=True, or the machine's configuration memfd=True"
             )
-        address = self._take_window(id, MMIO_WINDOW_SIZE)
-        irq = self._take_irq(id)
+        address = self._resources.take_window(id, MMIO_WINDOW_SIZE)
+        irq = self._resources.take_irq(id)
         if cmdline is not None:
             cmdline.push("virtio_mmio.device", f"4K@{address:#x}:{irq}")
         transport = MmioDevice(self.guest_mem, device, id, self._loop, self._stop, self._machine)
@@ -147,13 +121,8 @@ class MMIODeviceManager:
         """
         close_device = self._on_close(device.close)
         self._check_id(id)
-        placement = self._choose_placement(device, id)
+        placement, irq = self._resources.take_placement(device, id)
         event = None
-        irq = placement.irq
-        if irq is None and placement.any_irq:
-            irq = self._take_irq(id)
-        elif irq is not None:
-            self._taken_irqs[irq] = id
         if irq is not None:
             event = EventFd()
             self._on_close(event.close)
@@ -172,7 +141,7 @@ class MMIODeviceManager:
         base = -1
         window = None
         if placement.mmio_size:
-            base = self._take_window(id, placement.mmio_size)
+            base = self._resources.take_window(id, placement.mmio_size)
             window = self.bus.insert(device, base, placement.mmio_size)
         if placement.ports is not None:
             base = placement.ports.base
@@ -209,45 +178,6 @@ class MMIODeviceManager:
     def _check_id(self, id: str) -> None:
         if id in self.id_to_addr_map:
             raise UsageError(f"device id {id}: there are two of them; give each device its own")
-
-    def _take_window(self, id: str, size: int) -> GuestAddress:
-        address = self._next_address
-        if address + size > MMIO_END:
-            raise UsageError(f"{id}: the addresses for devices are used up, at {len(self.id_to_addr_map)} devices")
-        self._next_address = address + -(-size // MMIO_WINDOW_SIZE) * MMIO_WINDOW_SIZE
-        return address
-
-    def _take_irq(self, id: str) -> int:
-        lines = [irq for irq in range(self.irq, IRQ_MAX + 1) if irq not in _PC_IRQS]
-        for irq in (*lines, *_PC_IRQS):
-            if irq not in self._taken_irqs:
-                self._taken_irqs[irq] = id
-                if irq not in _PC_IRQS:
-                    self.irq = irq + 1
-                return irq
-        raise UsageError(
-            f"{id}: no interrupt line is left; a machine has {IRQ_MAX - IRQ_BASE + 1} for devices "
-            f"(lines {IRQ_BASE} to {IRQ_MAX})"
-        )
-
-    def _choose_placement(self, device: BusDevice, id: str) -> Placement:
-        for placement in device.placements:
-            taken = [other for other, _ in self.ports.devices()]
-            if any(ports.overlaps(other) for ports in placement.all_ports for other in taken):
-                continue
-            if placement.irq is not None and placement.irq in self._taken_irqs:
-                continue
-            return placement
-        if not device.placements:
-            raise UsageError(f"{id}: the device does not say where it wants to be")
-        holders = {
-            holder.name
-            for placement in device.placements
-            for ports in placement.all_ports
-            for other, holder in self.ports.devices()
-            if ports.overlaps(other)
-        }
-        raise UsageError(f"{id}: its places are taken, by {', '.join(sorted(holders)) or 'other devices'}")
 
     def _fast_port(self, placement: Placement, offset: int) -> FastPort | None:
         if self._fast_ports is None or placement.ports is None:
