@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 
 LAMP = """
-    from dataclasses import dataclass
     from pathlib import Path
     from typing import Literal
 
-    from pyvmm.plugin import DeviceKind, hookimpl, option
+    from pyvmm.plugin import DeviceKind, hookimpl, option, options
 
 
-    @dataclass(frozen=True)
+    @options
     class LampOptions:
         path: Path = option(primary=True, help="file that the light comes from")
         ro: bool = option(False, help="never written to")

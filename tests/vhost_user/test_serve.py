@@ -66,13 +66,12 @@ def test_a_signal_ends_it_and_leaves_nothing(served: Served, number: signal.Sign
 
 
 FILING = """
-    from dataclasses import dataclass
 
-    from pyvmm.plugin import DeviceKind, hookimpl
+    from pyvmm.plugin import DeviceKind, hookimpl, options
     from pyvmm.virtio.device import VirtioDevice
 
 
-    @dataclass(frozen=True)
+    @options
     class FilingOptions:
         pass
 

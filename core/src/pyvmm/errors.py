@@ -1,6 +1,12 @@
 """Errors that a user can do something about."""
 
-__all__ = ["HostError", "PluginError", "PyvmmError", "UsageError", "cause_of"]
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["HostError", "PluginError", "PyvmmError", "UsageError", "cause_of", "nearest"]
 
 
 class PyvmmError(Exception):
@@ -32,3 +38,11 @@ def cause_of(error: BaseException) -> str:
     """Any exception in one line, for the message of a :class:`PyvmmError`."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """`` (did you mean 'X'?)`` with the one of ``words`` that is most like ``word``; empty if none is like it."""
+    import difflib
+
+    matches = difflib.get_close_matches(word, list(words), n=1)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""

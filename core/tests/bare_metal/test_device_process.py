@@ -23,13 +23,12 @@ from core.tests.distributions import SitePackages
 ENDLESS = 1 << 62
 
 PROBE = """
-    from dataclasses import dataclass
 
     from core.tests.virtio.probe import Probe
-    from pyvmm.plugin import DeviceKind, hookimpl
+    from pyvmm.plugin import DeviceKind, hookimpl, options
 
 
-    @dataclass(frozen=True)
+    @options
     class ProbeOptions:
         pass
 

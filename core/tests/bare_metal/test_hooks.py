@@ -20,18 +20,17 @@ from core.tests.distributions import SitePackages
 
 LAMP = """
     import threading
-    from dataclasses import dataclass
 
     from pyvmm.bus import BusDevice, BusRange, Placement
     from pyvmm.errors import UsageError
-    from pyvmm.plugin import DeviceKind, hookimpl, option
+    from pyvmm.plugin import DeviceKind, hookimpl, option, options
     from pyvmm.x86_64 import aml
 
     heard = []
     failing = {}
 
 
-    @dataclass(frozen=True)
+    @options
     class LampOptions:
         at: int = option(0x700, primary=True, help="port")
 

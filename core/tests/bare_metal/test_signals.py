@@ -23,13 +23,12 @@ another status."""
 
 SPIN = "END_SPIN"
 READY = """
-    from dataclasses import dataclass
 
     from pyvmm.bus import BusDevice, BusRange, Placement
-    from pyvmm.plugin import DeviceKind, hookimpl
+    from pyvmm.plugin import DeviceKind, hookimpl, options
 
 
-    @dataclass(frozen=True)
+    @options
     class Options:
         pass
 

@@ -111,10 +111,9 @@ def test_options_reach_the_machine(machine: SimpleNamespace, lamp: SitePackages,
 
 
 SERIAL = """
-    from dataclasses import dataclass
-    from pyvmm.plugin import DeviceKind, hookimpl, option
+    from pyvmm.plugin import DeviceKind, hookimpl, option, options
 
-    @dataclass(frozen=True)
+    @options
     class Options:
         to: str = option("stdio", primary=True)
 

@@ -31,17 +31,16 @@ ODD = """
     import signal
     import sys
     import time
-    from dataclasses import dataclass
 
     from pyvmm.errors import HostError, UsageError
     from pyvmm.exit_reason import End, ExitReason
-    from pyvmm.plugin import DeviceKind, hookimpl, option
+    from pyvmm.plugin import DeviceKind, hookimpl, option, options
     from pyvmm.virtio.device import VirtioDevice
 
     log = logging.getLogger(__name__)
 
 
-    @dataclass(frozen=True)
+    @options
     class OddOptions:
         make: str = option("", primary=True, help="what happens when it is made")
 

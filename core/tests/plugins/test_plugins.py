@@ -142,7 +142,10 @@ def test_a_plugin_that_breaks_the_contract_does_not_spoil_the_others(lamp: SiteP
     [
         ("[1]", "must return DeviceKind objects, not int"),
         ("3", "fails: TypeError: 'int' object is not iterable"),
-        ("[DeviceKind('lamp', dict, make, help='')]", "kind 'lamp': TypeError: dict is not a dataclass"),
+        (
+            "[DeviceKind('lamp', dict, make, help='')]",
+            "kind 'lamp': TypeError: dict is not a record of options: decorate it with @options of pyvmm.plugin",
+        ),
         ("1 / 0", "fails: ZeroDivisionError: division by zero"),
     ],
 )
@@ -150,6 +153,19 @@ def test_a_hook_whose_answer_is_wrong_is_named(site_packages: SitePackages, answ
     source = re.sub("return \\[.*", f"return {answer}", LAMP)
     site_packages.install("pyvmm-lamp", {"lamp": "pyvmm_lamp"}, {"pyvmm_lamp": source})
     assert fails("lamp") == f"pyvmm-lamp 1.2: pyvmm_device_kinds of 'pyvmm_lamp' {cause}".replace("' kind", "': kind")
+
+
+@pytest.mark.parametrize("has_options", [True, False])
+def test_a_dataclass_in_place_of_a_record_of_options_is_one_line_with_the_way_out(
+    site_packages: SitePackages, has_options: bool
+) -> None:
+    source = LAMP.replace("@options", "@__import__('dataclasses').dataclass(frozen=True)")
+    if not has_options:
+        source = re.sub(r"    (\w+: .*) = option\(.*", r"    \1", source)
+    site_packages.install("pyvmm-lamp", {"lamp": "pyvmm_lamp"}, {"pyvmm_lamp": source})
+    message = fails("lamp")
+    assert "\n" not in message
+    assert "LampOptions" in message and "decorate it with @options of pyvmm.plugin" in message
 
 
 def test_an_entry_point_whose_module_offers_no_such_kind_is_named(site_packages: SitePackages) -> None:

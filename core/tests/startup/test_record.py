@@ -53,3 +53,25 @@ def test_a_record_cannot_be_changed_but_replaced() -> None:
 
 def test_help_and_documentation_see_the_fields() -> None:
     assert str(inspect.signature(Point)) == "(x: 'int', y: 'int' = 2)"
+
+
+def test_a_record_may_derive_from_two() -> None:
+    @record
+    class Named:
+        name: str = "a"
+
+    @record
+    class Both(Point, Named):
+        z: int = 3
+
+    both = Both(x=1)
+    assert (both.name, both.x, both.y, both.z) == ("a", 1, 2, 3)
+
+
+@pytest.mark.parametrize("default", [[], {}, set()])
+def test_a_default_that_can_be_changed_is_refused(default: object) -> None:
+    with pytest.raises(TypeError, match=r"Shared\.x: a \w+ can be changed"):
+
+        @record
+        class Shared:
+            x: object = default

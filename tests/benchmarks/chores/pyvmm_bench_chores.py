@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from pyvmm.plugin import DeviceKind, hookimpl, option
+from pyvmm.plugin import DeviceKind, hookimpl, option, options
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.queue import Queue
 
 VIRTIO_ID_RNG = 4
 
 
-@dataclass(frozen=True)
+@options
 class ChoresOptions:
     """What ``chores:…`` takes."""
 

@@ -22,13 +22,11 @@ TIME = Metric(f"start to end with {FEW} plugins' devices, {MANY} installed", "ms
 CPU = Metric(f"{TIME.name}, CPU", "ms", lower_is_better=True)
 
 _PLUGIN: Final = """
-from dataclasses import dataclass
-
 from pyvmm.bus import BusDevice, BusRange, Placement
-from pyvmm.plugin import DeviceKind, hookimpl
+from pyvmm.plugin import DeviceKind, hookimpl, options
 
 
-@dataclass(frozen=True)
+@options
 class Options:
     pass
 

@@ -10,7 +10,7 @@ from importlib import import_module
 
 import click
 
-from pyvmm.errors import PluginError, UsageError, cause_of
+from pyvmm.errors import PluginError, UsageError, cause_of, nearest
 from pyvmm.plugins.entry_points import COMMANDS
 from pyvmm.plugins.offers import Offers, disabled_by_environment, refusal
 
@@ -38,8 +38,6 @@ def find(name: str) -> click.Command:
     offers = _offers()
     point = offers.choose(name)
     if point is None:
-        from pyvmm.options import nearest
-
         raise UsageError(
             f"there is no command {name!r}{nearest(name, [*OWN, *offers.enabled])}; pyvmm --help lists them"
         )

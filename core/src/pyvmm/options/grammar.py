@@ -1,6 +1,6 @@
 """The grammar of ``--device KIND:ARG,key=value`` and the typed records that it fills.
 
-A kind's options are a record, or a frozen dataclass, whose fields are made with :func:`option`::
+A kind's options are a record that :func:`options` makes; :func:`option` says more of its fields than their types::
 
     @options
     class RngOptions:
@@ -8,11 +8,11 @@ A kind's options are a record, or a frozen dataclass, whose fields are made with
         rate: Size | None = option(None, help="bytes a second, at most")
 
 A field's name is its key, with ``-`` for ``_``. Its type is one of ``str``, ``int``, ``bool``, :class:`Path`,
-:class:`Size`, a ``Literal`` of strings, an :class:`~enum.Enum`, any of these ``| None``, or a ``tuple`` or ``list``
-of one of them for a key that may be repeated; any other type needs ``parse``.
+:class:`Size`, a ``Literal`` of strings, an :class:`~enum.Enum`, any of these ``| None``, or a ``tuple`` of one of
+them, such as ``tuple[str, ...]``, for a key that may be repeated. Any other type needs ``parse``.
 
-What concerns more than one option is checked by the record itself: a :class:`ValueError` that its ``__post_init__``
-raises is the user's one line, behind the kind and before a hint at its help::
+The record itself checks what concerns more than one option. If its ``__post_init__`` raises :class:`ValueError`, the
+user reads one line: the kind, the error's text, and how to get help::
 
         def __post_init__(self) -> None:
             if self.rate is not None and not self.rate:
@@ -21,7 +21,7 @@ raises is the user's one line, behind the kind and before a hint at its help::
 
 from __future__ import annotations
 
-from pyvmm.errors import UsageError
+from pyvmm.errors import UsageError, nearest
 from pyvmm.options import records
 from pyvmm.options.records import fields, option, options
 from pyvmm.options.value_types import (
@@ -30,7 +30,6 @@ from pyvmm.options.value_types import (
     format_value,
     int_between,
     item_type,
-    nearest,
     parse_size,
     parser,
 )
@@ -40,8 +39,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any, Final, TypeVar
-
-    from pyvmm.options.value_types import Container
 
     O = TypeVar("O")  # noqa: E741 - the options' type, as in plugin.py
 
@@ -54,7 +51,6 @@ __all__ = [
     "format_size",
     "format_value",
     "int_between",
-    "nearest",
     "option",
     "options",
     "parse_device",
@@ -106,8 +102,8 @@ class OptionInfo:
     primary: bool
     """Whether it takes the ARG of ``KIND:ARG``."""
 
-    container: Container | None
-    """What holds the values of a key that may be given more than once; None for a key that may not."""
+    repeated: bool
+    """Whether the key may be given more than once; the field is then a tuple."""
 
     flag: bool
     """Whether the bare key is a value: true."""
@@ -122,11 +118,6 @@ class OptionInfo:
     def required(self) -> bool:
         """Whether it must be given."""
         return self.default is records.REQUIRED
-
-    @property
-    def repeated(self) -> bool:
-        """Whether the key may be given more than once."""
-        return self.container is not None
 
 
 def parse_device(text: str) -> DeviceSpec:
@@ -171,8 +162,8 @@ def parse_records(types: Sequence[type[Any]], kind: str, text: str) -> list[Any]
         if info.required and info.name not in values:
             how = f"{kind}:{info.metavar}" if info.primary else f"{kind},{info.name}={info.metavar}"
             raise UsageError(f"{kind}: option {info.name!r} is missing; give it as --device {how}")
-        if info.container is not None and info.name in values:
-            values[info.name] = info.container(values[info.name])
+        if info.repeated and info.name in values:
+            values[info.name] = tuple(values[info.name])
     try:
         return [
             type_(**{info.field: values[info.name] for info in describe(type_) if info.name in values})
@@ -201,8 +192,8 @@ def format_options(record: object) -> str:
 def describe(options_type: type[Any]) -> Sequence[OptionInfo]:
     """The options of a record, in the order of its fields.
 
-    Raises TypeError where ``options_type`` cannot be a record: it is no frozen dataclass, a field's type needs
-    ``parse``, or two fields are primary.
+    Raises TypeError if ``options_type`` is no record that :func:`options` made, if a field's type needs ``parse``, or
+    if two fields are primary.
     """
     known = _described.get(options_type)
     if known is not None:
@@ -274,21 +265,22 @@ def _one_line(error: Exception) -> str:
 
 
 def _info(where: str, name: str, made: records.Option, hint: Any) -> OptionInfo:
-    extra = made.extra
-    item, container = item_type(hint)
+    item, repeated = item_type(hint)
     metavar, parse, choices = parser(item) or ("", None, ())
-    if extra.get("parse"):
-        parse, choices = extra["parse"], ()
+    if made.parse is not None:
+        parse, choices = made.parse, ()
     if parse is None:
-        raise TypeError(f"{where}.{name}: an option of type {hint!r} needs parse=")
+        raise TypeError(
+            f"{where}.{name}: an option of type {hint!r} needs parse=; a key that may be repeated has tuple[TYPE, ...]"
+        )
     return OptionInfo(
         name=name.strip("_").replace("_", "-"),
         field=name,
-        metavar=extra.get("metavar") or metavar or name.upper(),
+        metavar=made.metavar or metavar or name.upper(),
         default=made.default,
-        help=extra.get("help", ""),
-        primary=extra.get("primary", False),
-        container=container,
+        help=made.help,
+        primary=made.primary,
+        repeated=repeated,
         flag=item is bool,
         choices=choices,
         parse=parse,

@@ -5,15 +5,14 @@ from __future__ import annotations
 import sys
 import types
 
+from pyvmm.errors import nearest
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import enum
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
-    from typing import Any, Final, TypeAlias
-
-    Container: TypeAlias = type[list[Any]] | type[tuple[Any, ...]]
-    """What holds the values of a key that may be given more than once."""
+    from typing import Any, Final
 
 _TRUE: Final = ("on", "true", "yes")
 _FALSE: Final = ("off", "false", "no")
@@ -94,24 +93,16 @@ def format_value(value: Any) -> str:
     return _enum_key(value) if _is_enum(type(value)) else str(value)
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """`` (did you mean 'X'?)`` for the one of ``words`` that is most like ``word``; empty where none is."""
-    import difflib
-
-    matches = difflib.get_close_matches(word, list(words), n=1)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
-
-
-def item_type(hint: Any) -> tuple[Any, Container | None]:
-    """The type of one value, without ``| None``, and what holds several."""
+def item_type(hint: Any) -> tuple[Any, bool]:
+    """The type of one value, without ``| None``, and whether there may be several."""
     origin: Any = getattr(hint, "__origin__", None)
     arguments: tuple[Any, ...] = getattr(hint, "__args__", ())
     if isinstance(hint, types.UnionType) or origin is _known("typing", "Union"):
         others = [argument for argument in arguments if argument is not type(None)]
-        return item_type(others[0]) if len(others) == 1 else (hint, None)
-    if origin is list or (origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis):
-        return arguments[0], origin
-    return hint, None
+        return item_type(others[0]) if len(others) == 1 else (hint, False)
+    if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
+        return arguments[0], True
+    return hint, False
 
 
 def parser(item: Any) -> tuple[str, Callable[[str], Any], tuple[str, ...]] | None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pyvmm.device_process.options import NO_PROCESS, records_of
 from pyvmm.device_request import DISABLED_PLUGINS, DeviceRequest, LoadedPlugin
-from pyvmm.errors import PluginError, UsageError, cause_of
+from pyvmm.errors import PluginError, UsageError, cause_of, nearest
 from pyvmm.logs import logger, settle
-from pyvmm.options import DeviceSpec, describe, nearest, parse_records
+from pyvmm.options import DeviceSpec, describe, parse_records
 from pyvmm.plugins.entry_points import DEVICES, EntryPoint
 from pyvmm.plugins.hooks import caller
 from pyvmm.plugins.offers import Offers, disabled_by_environment, refusal

@@ -1,13 +1,17 @@
-"""Frozen records for what is imported at every start: ``dataclass(frozen=True)`` without the code that it generates.
+"""Frozen records for modules that every start imports: ``dataclass(frozen=True)`` without the code that it generates.
 
-To generate and compile a dataclass's methods takes about a millisecond a class; here all records share theirs.
+A dataclass takes about a millisecond a class, since its methods are generated and compiled. All records share their
+methods.
 """
 
 from __future__ import annotations
 
+import sys
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, TypeVar, dataclass_transform
+    from collections.abc import Mapping
+    from typing import Any, Final, TypeVar, dataclass_transform
 
     T = TypeVar("T")
 else:
@@ -16,26 +20,44 @@ else:
         return lambda decorator: decorator
 
 
+class _Required:
+    def __repr__(self) -> str:
+        return "REQUIRED"
+
+
+REQUIRED: Final[Any] = _Required()
+"""The value in the class of a field that has no default, although a base class may have one."""
+
+
 @dataclass_transform(frozen_default=True)
 def record(cls: type[T]) -> type[T]:
-    """Make ``cls`` a record: its annotated names are its fields, their values in the class the defaults.
+    """Make ``cls`` a record: its annotated names are its fields, and their values in the class are the defaults.
 
-    Records cannot be changed. Those of one class with the same values are equal and have one hash. A default that is
-    a list is copied for each. One record may derive from another. ``__post_init__`` is called as in a dataclass.
+    A record cannot be changed. Two records are equal, and have the same hash, if they have the same class and the same
+    values. A record may derive from other records. ``__post_init__`` is called as in a dataclass.
+
+    Raises TypeError for a default that can be changed, such as a list, since all records would share it.
     """
     own = vars(cls)
-    fields = tuple(dict.fromkeys((*getattr(cls, "__match_args__", ()), *own_fields(cls))))
-    defaults = own.get("_defaults") or {name: getattr(cls, name) for name in fields if hasattr(cls, name)}
+    inherited = [name for base in reversed(cls.__mro__[1:]) for name in vars(base).get("__match_args__", ())]
+    fields = tuple(dict.fromkeys([*inherited, *own_fields(cls)]))
+    defaults = {name: value for name in fields if (value := getattr(cls, name, REQUIRED)) is not REQUIRED}
+    for name, value in defaults.items():
+        if type(value).__hash__ is None:
+            raise TypeError(
+                f"{cls.__qualname__}.{name}: a {type(value).__name__} can be changed, so it cannot be a default; "
+                "give a tuple, a frozenset or None"
+            )
     members: dict[str, Any] = {
         "__match_args__": fields,
         "_defaults": defaults,
-        "_lists": [name for name, value in defaults.items() if isinstance(value, list)],
         "__init__": _init,
         "__setattr__": _set,
         "__delattr__": _delete,
         "__eq__": _equal,
         "__hash__": _hash,
         "__repr__": _repr,
+        "__replace__": replace,
         "__signature__": _Signature(),
     }
     for name, member in members.items():
@@ -45,45 +67,67 @@ def record(cls: type[T]) -> type[T]:
     return cls
 
 
+def own_annotations(cls: type[Any]) -> Mapping[str, Any]:
+    """The annotations of a class, without those of its bases: types, or their source text.
+
+    From Python 3.14 on, annotations are evaluated when they are asked for (PEP 649), unless the module has ``from
+    __future__ import annotations``. If a type is imported for type checkers only, all of them are given as text.
+    """
+    found: Mapping[str, Any]
+    if sys.version_info >= (3, 14):
+        try:
+            found = getattr(cls, "__annotations__", {})
+        except NameError:
+            import annotationlib  # it takes milliseconds to import
+
+            found = annotationlib.get_annotations(cls, format=annotationlib.Format.STRING)
+    else:
+        found = vars(cls).get("__annotations__", {})
+    return found
+
+
 def own_fields(cls: type[Any]) -> list[str]:
-    """The annotated names of a class, not of its bases, but for those that are marked ``ClassVar``."""
-    annotations = vars(cls).get("__annotations__", {})
-    return [name for name, hint in annotations.items() if "ClassVar" not in str(hint).partition("[")[0]]
+    """The annotated names of a class, without those of its bases and those that are marked ``ClassVar``."""
+    return [name for name, hint in own_annotations(cls).items() if "ClassVar" not in str(hint).partition("[")[0]]
 
 
-def replace(original: T, **changes: Any) -> T:
-    """A record like ``original``, but for the fields that are given."""
+def field_types(cls: type[Any]) -> dict[str, Any]:
+    """The type of each field of a record as it is annotated: a type, or its source text."""
+    types = {name: type_ for base in reversed(cls.__mro__) for name, type_ in own_annotations(base).items()}
+    return {name: types[name] for name in cls.__match_args__}
+
+
+def replace(original: T, /, **changes: Any) -> T:
+    """A copy of the record ``original`` with other values for the fields in ``changes``."""
     return type(original)(**(vars(original) | changes))
 
 
 class _Signature:
-    """What inspect.signature, and so help and documentation, has on a record; made when somebody asks."""
+    """The ``__signature__`` of a record, which inspect.signature() and help() look for; made when it is read."""
 
     def __get__(self, instance: object, cls: type[Any]) -> Any:
         if cls.__init__ is not _init:
-            return None  # one that derives from a record and is another sort of class: by its __init__
+            return None  # a class that derives from a record and has an __init__ of its own
         import inspect
 
         def parameter(name: str, type_: Any) -> inspect.Parameter:
             default = cls._defaults.get(name, inspect.Parameter.empty)
             return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=type_)
 
-        types = {name: type_ for base in reversed(cls.__mro__) for name, type_ in inspect.get_annotations(base).items()}
-        return inspect.Signature([parameter(name, types[name]) for name in cls.__match_args__])
+        return inspect.Signature([parameter(name, type_) for name, type_ in field_types(cls).items()])
 
 
 def _init(self: Any, /, *values: Any, **named: Any) -> None:
     fields = type(self).__match_args__
     state = vars(self)
     state.update(self._defaults)
-    for name in self._lists:
-        state[name] = state[name].copy()
     state.update(zip(fields, values, strict=False))
     state.update(named)
     if len(values) > len(fields) or len(state) != len(fields) or not named.keys().isdisjoint(fields[: len(values)]):
         name = type(self).__qualname__
         missing = [field for field in fields if field not in state]
-        raise TypeError(f"{name}() {f'lacks {missing}' if missing else 'is given what it does not take, or twice'}")
+        problem = f"lacks {missing}" if missing else "got a value that it does not take, or one twice"
+        raise TypeError(f"{name}() {problem}")
     post_init = getattr(self, "__post_init__", None)
     if post_init is not None:
         post_init()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from pyvmm.options import nearest
+from pyvmm.errors import nearest
 from pyvmm.virtio import constants
 
 TYPE_CHECKING = False

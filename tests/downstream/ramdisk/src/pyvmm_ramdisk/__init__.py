@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pyvmm.options import Size
-from pyvmm.plugin import DeviceKind, hookimpl, option
+from pyvmm.plugin import DeviceKind, hookimpl, option, options
 
 if TYPE_CHECKING:
     from pyvmm_ramdisk.device import RamDisk
@@ -17,7 +16,7 @@ __all__ = ["RamDiskOptions", "pyvmm_device_kinds"]
 SECTOR: Final = 512
 
 
-@dataclass(frozen=True)
+@options
 class RamDiskOptions:
     """What ``ramdisk:SIZE,…`` takes."""
 
