@@ -99,7 +99,7 @@ class DeviceKind(Generic[O]):
     """As on the command line: lower case letters, digits and ``-``."""
 
     options: type[O]
-    """A frozen dataclass; its fields are made with :func:`option`."""
+    """A record that :func:`options` made; :func:`option` says more of its fields than their types."""
 
     make: Callable[[O], BusDevice | VirtioDevice]
     """Makes one device from its options; often the device's class. Raises :class:`PyvmmError` for what the user
