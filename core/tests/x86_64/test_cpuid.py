@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from pyvmm.kvm.cpuid_entry import CpuidEntry
+from pyvmm.kvm.vcpu import CpuidEntry
 from pyvmm.x86_64.cpuid import SIGNIFICANT_INDEX, for_vcpu
 
 CPUS = [1, 2, 3, 4, 5, 8, 255]

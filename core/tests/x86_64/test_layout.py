@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pyvmm.errors import UsageError
 from pyvmm.x86_64 import layout
-from pyvmm.x86_64.boot import paging
+from pyvmm.x86_64.boot import registers
 from pyvmm.x86_64.layout import GIB, MIB, memory_ranges
 
 
@@ -56,7 +56,7 @@ def test_what_is_in_low_memory_does_not_overlap() -> None:
     places = [
         (layout.GDT_ADDRESS, 0x100),
         (layout.ZERO_PAGE_ADDRESS, layout.PAGE_SIZE),
-        (layout.PAGE_TABLES_ADDRESS, paging.TABLES_SIZE),
+        (layout.PAGE_TABLES_ADDRESS, registers.PAGE_TABLES_SIZE),
         (layout.CMDLINE_ADDRESS, layout.CMDLINE_PLACE_SIZE),
         (layout.EBDA_ADDRESS, layout.EBDA_END - layout.EBDA_ADDRESS),
         (layout.ACPI_ADDRESS, layout.ACPI_END - layout.ACPI_ADDRESS),

@@ -1,11 +1,11 @@
-"""The registers that end a run."""
+"""The registers that end a run, and the clock that is not there."""
 
 from __future__ import annotations
 
 import pytest
 from pyvmm.x86_64 import platform_devices
 from pyvmm.x86_64.layout import POWER_PORT, RESET_PORT, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT
-from pyvmm.x86_64.platform_devices import KeyboardReset, PowerRegisters
+from pyvmm.x86_64.platform_devices import AbsentCmos, KeyboardReset, PowerRegisters
 
 S5 = platform_devices.S5_SLP_TYP << platform_devices.SLP_TYP_SHIFT
 
@@ -71,3 +71,14 @@ def test_port_0x64_says_that_there_is_no_controller_but_takes_commands() -> None
     output_buffer_full, input_buffer_full = 1, 2
     assert data[0] & output_buffer_full
     assert not data[0] & input_buffer_full
+
+
+def test_the_absent_clock_is_never_in_an_update_and_never_in_24_hour_mode() -> None:
+    device = AbsentCmos()
+
+    for register in range(0x80):
+        device.write(0, memoryview(bytes([register])))
+        data = bytearray(b"\xff")
+        device.read(1, memoryview(data))
+
+        assert data == b"\0"

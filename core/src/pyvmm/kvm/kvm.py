@@ -6,8 +6,8 @@ import os
 
 from pyvmm._native import ffi, lib
 from pyvmm.errors import HostError
-from pyvmm.kvm.cpuid_entry import CpuidEntry
 from pyvmm.kvm.ioctl import ioctl
+from pyvmm.kvm.vcpu import CpuidEntry
 from pyvmm.kvm.vm import Vm
 
 TYPE_CHECKING = False

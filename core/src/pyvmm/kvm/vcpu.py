@@ -9,13 +9,13 @@ from types import MethodType
 
 from pyvmm._native import ffi, lib
 from pyvmm.kvm.ioctl import KvmError, ioctl
+from pyvmm.startup.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from pyvmm.kvm.cpuid_entry import CpuidEntry
     from pyvmm.kvm.fast_port import FastPorts
     from pyvmm.kvm.interrupt_status_table import CausesTable
 
@@ -37,6 +37,19 @@ class VcpuExit:
     INTR = lib.KVM_EXIT_INTR
     INTERNAL_ERROR = lib.KVM_EXIT_INTERNAL_ERROR
     SYSTEM_EVENT = lib.KVM_EXIT_SYSTEM_EVENT
+
+
+@record
+class CpuidEntry:
+    """``struct kvm_cpuid_entry2`` (<asm/kvm.h>): the answer to ``function``, with ``index`` in ECX."""
+
+    function: int
+    index: int
+    flags: int
+    eax: int
+    ebx: int
+    ecx: int
+    edx: int
 
 
 class Vcpu:

@@ -10,8 +10,7 @@ from pyvmm.x86_64 import acpi, layout
 from pyvmm.x86_64.boot import bootparams, kernel
 from pyvmm.x86_64.boot.cmdline import DEFAULT, Cmdline
 from pyvmm.x86_64.boot.registers import set_boot_state, set_feature_msrs
-from pyvmm.x86_64.cmos import AbsentCmos
-from pyvmm.x86_64.platform_devices import KeyboardReset, PowerRegisters
+from pyvmm.x86_64.platform_devices import AbsentCmos, KeyboardReset, PowerRegisters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

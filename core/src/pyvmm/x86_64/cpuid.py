@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from pyvmm.kvm.cpuid_entry import CpuidEntry
+from pyvmm.kvm.vcpu import CpuidEntry
 from pyvmm.startup.record import replace
 
 TYPE_CHECKING = False

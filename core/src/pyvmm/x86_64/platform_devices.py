@@ -1,4 +1,4 @@
-"""The registers that end a run: ACPI sleep control and status, the reset register, the keyboard controller's reset."""
+"""A PC's registers that the machine itself provides: ACPI sleep and reset, keyboard reset, and an absent clock."""
 
 from __future__ import annotations
 
@@ -93,3 +93,20 @@ class KeyboardReset(BusDevice):
         """Reset at the command for it."""
         if data[0] == KEYBOARD_RESET_COMMAND:
             self.on_reboot()
+
+
+class AbsentCmos(BusDevice):
+    """Says that there is no clock, at once: for ``CMOS_PORT_SIZE`` ports from ``CMOS_PORT`` on, where nothing else
+    claims them.
+
+    Who has the FADT (IAPC_CMOS_RTC_NOT_PRESENT) never asks. A guest without ACPI does, and from ports that nobody
+    answers it reads that the clock is being updated: Linux waits for that to end for a second each time, in tens of
+    thousands of accesses (``mc146818_avoid_UIP`` in drivers/rtc/rtc-mc146818-lib.c). From zeros it reads a clock that
+    stands, in 12-hour mode, and its driver (``cmos_do_probe`` in drivers/rtc/rtc-cmos.c) refuses that.
+    """
+
+    name = "cmos"
+
+    def read(self, offset: int, data: memoryview) -> None:
+        """All zeros."""
+        data[:] = bytes(len(data))
