@@ -127,11 +127,11 @@ static int try_at_once(struct pyvmm_aio_request *request)
  * the disk: then those that come after are the backend's for a while. 1 when the request has its result. */
 static int write_at_once(struct pyvmm_aio *aio, struct pyvmm_aio_request *request)
 {
-    uint64_t begin = pyvmm_loop_time();
+    uint64_t begin = pyvmm_monotonic_ns();
     ssize_t moved =
         pwritev(request->file->fd, request->iov, (int)pyvmm_aio_iov_now(request), (off_t)request->offset);
     int result = pyvmm_aio_advance(request, moved < 0 ? -errno : moved, 0);
-    if (pyvmm_loop_time() - begin > INLINE_WRITE_TIME)
+    if (pyvmm_monotonic_ns() - begin > INLINE_WRITE_TIME)
         aio->detained = INLINE_WRITE_DETAINED;
     return result;
 }

@@ -22,46 +22,46 @@ static void gather(const struct iovec *iov, uint8_t *to, size_t size)
 
 static void on_done(struct pyvmm_aio_request *request)
 {
-    struct pyvmm_transfer *t = request->context;
+    struct pyvmm_file_requests *r = request->context;
     volatile uint8_t *status = request->data;
     int whole = request->result == (int64_t)request->length;
 
-    t->finished++;
+    r->finished++;
     if (!whole) {
-        t->failed++;
-        t->error = request->result < 0 ? (int)-request->result : ENODATA;
-        t->error_write = request->op == PYVMM_AIO_WRITE;
-        t->error_offset = request->offset;
+        r->failed++;
+        r->error = request->result < 0 ? (int)-request->result : ENODATA;
+        r->error_write = request->op == PYVMM_AIO_WRITE;
+        r->error_offset = request->offset;
     }
-    *status = whole ? t->status_done : t->status_failed;
+    *status = whole ? r->status_done : r->status_failed;
     /* The status is last, and a used length counts from the first writable byte (virtio 1.2, 2.7.8.2). */
-    pyvmm_queue_complete(t->queue, (uint16_t)(request->tag >> 32), (uint32_t)request->tag);
+    pyvmm_queue_complete(r->queue, (uint16_t)(request->tag >> 32), (uint32_t)request->tag);
 }
 
 /* Readies the chain if it is a plain transfer: 1; 0 when it is not; -EAGAIN when the engine is full. */
-static int start(struct pyvmm_transfer *t)
+static int start(struct pyvmm_file_requests *r)
 {
-    const struct pyvmm_chain *chain = &t->chain;
-    uint8_t header[PYVMM_TRANSFER_MAX_HEADER];
+    const struct pyvmm_chain *chain = &r->chain;
+    uint8_t header[PYVMM_FILE_REQUESTS_MAX_HEADER];
     uint32_t type;
     uint64_t position, length;
     int error;
 
-    if (chain->readable_length < t->header_size || !chain->writable_length)
+    if (chain->readable_length < r->header_size || !chain->writable_length)
         return 0;
-    gather(t->iov, header, t->header_size);
-    memcpy(&type, header + t->type_offset, sizeof type);
-    memcpy(&position, header + t->position_offset, sizeof position);
-    int write = t->writable && type == t->write_type;
-    if (!write && type != t->read_type)
+    gather(r->iov, header, r->header_size);
+    memcpy(&type, header + r->type_offset, sizeof type);
+    memcpy(&position, header + r->position_offset, sizeof position);
+    int write = r->writable && type == r->write_type;
+    if (!write && type != r->read_type)
         return 0;
-    length = write ? chain->readable_length - t->header_size : chain->writable_length - 1;
-    if (length == 0 || length % t->unit || length > t->end || position > (t->end - length) / t->unit)
+    length = write ? chain->readable_length - r->header_size : chain->writable_length - 1;
+    if (length == 0 || length % r->unit || length > r->end || position > (r->end - length) / r->unit)
         return 0;
 
-    struct iovec *iov = t->iov, *last = t->iov + chain->readable + chain->writable - 1;
+    struct iovec *iov = r->iov, *last = r->iov + chain->readable + chain->writable - 1;
     uint8_t *status = (uint8_t *)last->iov_base + last->iov_len - 1;
-    uint32_t count, skip = t->header_size;
+    uint32_t count, skip = r->header_size;
     if (write) {
         count = chain->readable;
         while (skip >= iov->iov_len) {
@@ -77,22 +77,22 @@ static int start(struct pyvmm_transfer *t)
         if (--last->iov_len == 0)
             count--;
     }
-    if (!t->file->cached && length >= JOIN_LENGTH)
+    if (!r->file->cached && length >= JOIN_LENGTH)
         for (uint32_t i = 0; i < count; i++)
-            pyvmm_memory_join(t->queue->memory, iov[i].iov_base, iov[i].iov_len);
+            pyvmm_memory_join(r->queue->memory, iov[i].iov_base, iov[i].iov_len);
     uint64_t tag = (uint64_t)chain->head << 32 | chain->writable_length;
     struct pyvmm_aio_request *request =
-        pyvmm_aio_request(t->aio, t->file, write ? PYVMM_AIO_WRITE : PYVMM_AIO_READ, write ? t->write_flags : 0,
-                          position * t->unit, length, iov, count, &error);
+        pyvmm_aio_request(r->aio, r->file, write ? PYVMM_AIO_WRITE : PYVMM_AIO_READ, write ? r->write_flags : 0,
+                          position * r->unit, length, iov, count, &error);
     if (!request && error == EAGAIN)
         return -EAGAIN;
     if (!request) {
-        struct pyvmm_aio_request none = {.context = t, .data = status, .tag = tag, .length = length, .result = -error};
+        struct pyvmm_aio_request none = {.context = r, .data = status, .tag = tag, .length = length, .result = -error};
         on_done(&none);
         return 1;
     }
     request->on_done = on_done;
-    request->context = t;
+    request->context = r;
     request->data = status;
     request->tag = tag;
     return 1;
@@ -103,97 +103,97 @@ static int start(struct pyvmm_transfer *t)
 
 /* Waits a moment for chains, awake: whether there are some. Not while requests are under way, for who carries them
  * out may need this CPU. */
-static int poll(struct pyvmm_transfer *t)
+static int poll(struct pyvmm_file_requests *r)
 {
-    if (!t->max_poll || t->aio->in_flight)
+    if (!r->max_poll || r->aio->in_flight)
         return 0;
-    if (!t->poll) {
-        if (++t->unpolled < TIMES_UNPOLLED)
+    if (!r->poll) {
+        if (++r->unpolled < TIMES_UNPOLLED)
             return 0;
-        t->poll = t->max_poll;
+        r->poll = r->max_poll;
     }
-    t->unpolled = 0;
-    uint64_t end = pyvmm_loop_time() + t->poll;
+    r->unpolled = 0;
+    uint64_t end = pyvmm_monotonic_ns() + r->poll;
     do {
         for (int i = 0; i < LOOKS_A_TIME_CHECK; i++) {
-            if (pyvmm_queue_available(t->queue)) {
-                t->poll = t->max_poll;
+            if (pyvmm_queue_available(r->queue)) {
+                r->poll = r->max_poll;
                 return 1;
             }
             __builtin_ia32_pause();
         }
-    } while (pyvmm_loop_time() < end);
-    t->poll = t->poll > t->max_poll / 8 ? t->poll / 2 : 0;
+    } while (pyvmm_monotonic_ns() < end);
+    r->poll = r->poll > r->max_poll / 8 ? r->poll / 2 : 0;
     return 0;
 }
 
 /* Waits for a kick or a result, asleep; whether one came, and nothing else. */
-static int wait_for_more(struct pyvmm_transfer *t)
+static int wait_for_more(struct pyvmm_file_requests *r)
 {
-    const int ours[] = {t->kick, t->aio->fd};
-    uint32_t ready = pyvmm_loop_wait(t->loop, t->idle_until, ours, 2);
+    const int ours[] = {r->kick, r->aio->fd};
+    uint32_t ready = pyvmm_wait_readable(r->loop, r->idle_until, ours, 2);
 
     if (ready & 1)
-        pyvmm_loop_drain(t->kick);
+        pyvmm_eventfd_drain(r->kick);
     return ready != 0;
 }
 
 /* Shows the driver what is complete, and interrupts it if it wants that; 0 if that is the caller's to do. */
-static int publish(struct pyvmm_queue *q, struct pyvmm_transfer *t)
+static int publish(struct pyvmm_queue *q, struct pyvmm_file_requests *r)
 {
     if (!pyvmm_queue_publish(q))
         return 1;
-    if (t->loop < 0) {
-        t->interrupt = 1;
+    if (r->loop < 0) {
+        r->interrupt = 1;
         return 0;
     }
-    t->calls++;
-    pyvmm_loop_signal(t->call);
+    r->calls++;
+    pyvmm_eventfd_signal(r->call);
     return 1;
 }
 
 /* A driver that kicks for nothing does not keep us here for ever. */
 #define MAX_WAITS 256
 
-int pyvmm_transfer_move(struct pyvmm_queue *q, struct pyvmm_transfer *t)
+int pyvmm_file_requests_move(struct pyvmm_queue *q, struct pyvmm_file_requests *r)
 {
     uint32_t requests = 0, waits = 0;
     uint64_t bytes = 0;
-    int stop = PYVMM_TRANSFER_BUDGET;
+    int stop = PYVMM_FILE_REQUESTS_BUDGET;
 
-    t->queue = q;
-    t->interrupt = 0;
-    t->calls = 0;
-    pyvmm_aio_collect(t->aio);
-    pyvmm_aio_settle(t->aio);
+    r->queue = q;
+    r->interrupt = 0;
+    r->calls = 0;
+    pyvmm_aio_collect(r->aio);
+    pyvmm_aio_settle(r->aio);
     pyvmm_queue_disable_kick(q);
-    while (requests < t->max_requests && bytes < t->max_bytes) {
-        int taken = pyvmm_queue_take(q, &t->chain, 1, t->iov, t->addresses, (int)t->max_buffers);
+    while (requests < r->max_requests && bytes < r->max_bytes) {
+        int taken = pyvmm_queue_take(q, &r->chain, 1, r->iov, r->addresses, (int)r->max_buffers);
         if (taken == 0) {
             /* Before the driver is asked for a kick, what it waits for is under way. */
-            pyvmm_aio_submit(t->aio);
-            pyvmm_aio_settle(t->aio);
-            if ((t->max_poll || t->loop >= 0) && !publish(q, t))
-                return PYVMM_TRANSFER_AGAIN;
-            if (poll(t)) {
+            pyvmm_aio_submit(r->aio);
+            pyvmm_aio_settle(r->aio);
+            if ((r->max_poll || r->loop >= 0) && !publish(q, r))
+                return PYVMM_FILE_REQUESTS_AGAIN;
+            if (poll(r)) {
                 requests++; /* a driver that takes its index back must not keep us here */
                 continue;
             }
             if (!pyvmm_queue_enable_kick(q)) {
                 /* Python is to hear of what failed, and of results that are no transfer's. */
-                if (t->failed != t->told || t->aio->ready || !wait_for_more(t)) {
-                    stop = PYVMM_TRANSFER_EMPTY;
+                if (r->failed != r->told || r->aio->ready || !wait_for_more(r)) {
+                    stop = PYVMM_FILE_REQUESTS_EMPTY;
                     break;
                 }
                 if (++waits == MAX_WAITS)
                     break; /* Python looks for signals */
-                pyvmm_aio_collect(t->aio);
-                pyvmm_aio_settle(t->aio);
+                pyvmm_aio_collect(r->aio);
+                pyvmm_aio_settle(r->aio);
                 pyvmm_queue_disable_kick(q);
                 continue;
             }
             pyvmm_queue_disable_kick(q);
-            taken = pyvmm_queue_take(q, &t->chain, 1, t->iov, t->addresses, (int)t->max_buffers);
+            taken = pyvmm_queue_take(q, &r->chain, 1, r->iov, r->addresses, (int)r->max_buffers);
             if (taken == 0) {
                 requests++; /* the driver took its index back: not for ever */
                 continue;
@@ -204,24 +204,24 @@ int pyvmm_transfer_move(struct pyvmm_queue *q, struct pyvmm_transfer *t)
             break;
         }
         requests++;
-        bytes += t->chain.readable_length + t->chain.writable_length;
-        int started = start(t);
+        bytes += r->chain.readable_length + r->chain.writable_length;
+        int started = start(r);
         if (started == 0) {
-            stop = PYVMM_TRANSFER_OTHER;
+            stop = PYVMM_FILE_REQUESTS_OTHER;
             break;
         }
         if (started < 0) {
-            pyvmm_queue_untake(q, t->chain.head);
-            pyvmm_aio_submit(t->aio);
-            pyvmm_aio_settle(t->aio);
-            if (t->aio->unused.first)
+            pyvmm_queue_untake(q, r->chain.head);
+            pyvmm_aio_submit(r->aio);
+            pyvmm_aio_settle(r->aio);
+            if (r->aio->unused.first)
                 continue;
-            stop = PYVMM_TRANSFER_FULL;
+            stop = PYVMM_FILE_REQUESTS_FULL;
             break;
         }
     }
-    pyvmm_aio_submit(t->aio);
-    pyvmm_aio_settle(t->aio);
-    publish(q, t);
+    pyvmm_aio_submit(r->aio);
+    pyvmm_aio_settle(r->aio);
+    publish(q, r);
     return stop;
 }

@@ -4,24 +4,24 @@
  * the available to the used ring, without a look from Python; any other request, also one that is a transfer but for
  * a fault, is left to the device.
  */
-#ifndef PYVMM_TRANSFER_H
-#define PYVMM_TRANSFER_H
+#ifndef PYVMM_FILE_REQUESTS_H
+#define PYVMM_FILE_REQUESTS_H
 
 #include "aio.h"
 #include "ring.h"
 
-#define PYVMM_TRANSFER_MAX_HEADER 64
+#define PYVMM_FILE_REQUESTS_MAX_HEADER 64
 
-enum pyvmm_transfer_stop {
-    PYVMM_TRANSFER_EMPTY = 0,  /* the ring has no (more) chains; the driver was asked to kick */
-    PYVMM_TRANSFER_OTHER = 1,  /* `chain` was taken and is the device's to serve */
-    PYVMM_TRANSFER_BUDGET = 2, /* enough for this time; there may be more */
-    PYVMM_TRANSFER_FULL = 3,   /* the engine is; a result will make room */
-    PYVMM_TRANSFER_AGAIN = 4,  /* the ring has no more chains, but may soon: interrupt the driver, then call again. Not
+enum pyvmm_file_requests_stop {
+    PYVMM_FILE_REQUESTS_EMPTY = 0,  /* the ring has no (more) chains; the driver was asked to kick */
+    PYVMM_FILE_REQUESTS_OTHER = 1,  /* `chain` was taken and is the device's to serve */
+    PYVMM_FILE_REQUESTS_BUDGET = 2, /* enough for this time; there may be more */
+    PYVMM_FILE_REQUESTS_FULL = 3,   /* the engine is; a result will make room */
+    PYVMM_FILE_REQUESTS_AGAIN = 4,  /* the ring has no more chains, but may soon: interrupt the driver, then call again. Not
                                 * with `loop` */
 };
 
-struct pyvmm_transfer {
+struct pyvmm_file_requests {
     /* What the caller sets. A header has a type of 32 bits and a position of 64, both little-endian; readable data
      * comes after it, writable data before the status, one byte. */
     struct pyvmm_aio *aio;
@@ -55,7 +55,7 @@ struct pyvmm_transfer {
     /* What a call says. */
     uint8_t interrupt;        /* the driver wants one */
     uint32_t calls;           /* interrupts that were signalled at `call`, with `loop` */
-    struct pyvmm_chain chain; /* with PYVMM_TRANSFER_OTHER; its buffers are in `iov` */
+    struct pyvmm_chain chain; /* with PYVMM_FILE_REQUESTS_OTHER; its buffers are in `iov` */
 
     /* Since the start. */
     uint64_t finished;     /* transfers */
@@ -70,8 +70,8 @@ struct pyvmm_transfer {
     uint32_t unpolled; /* how often in a row there was none */
 };
 
-/* Completes the transfers that are finished, takes chains and starts them: enum pyvmm_transfer_stop, or a rule
+/* Completes the transfers that are finished, takes chains and starts them: enum pyvmm_file_requests_stop, or a rule
  * negated. What is complete by then is published. The queue must not change while any is under way. */
-int pyvmm_transfer_move(struct pyvmm_queue *q, struct pyvmm_transfer *t);
+int pyvmm_file_requests_move(struct pyvmm_queue *q, struct pyvmm_file_requests *r);
 
 #endif

@@ -9,97 +9,98 @@
 
 #define WINDOW 0x1000
 
-static uint32_t signals(const struct pyvmm_causes *c)
+static uint32_t signals(const struct pyvmm_interrupt_status *s)
 {
-    return atomic_load_explicit((_Atomic uint32_t *)c->signals, memory_order_relaxed);
+    return atomic_load_explicit((_Atomic uint32_t *)s->signals, memory_order_relaxed);
 }
 
 /* What the driver saw when it looked last is acknowledged. */
-static void acknowledge_used(struct pyvmm_causes *c)
+static void acknowledge_used(struct pyvmm_interrupt_status *s)
 {
-    c->signals_acked = c->signals_seen;
-    for (uint32_t i = 0; i < c->count; i++)
-        c->used[i].acked = c->used[i].seen;
+    s->signals_acked = s->signals_seen;
+    for (uint32_t i = 0; i < s->count; i++)
+        s->used[i].acked = s->used[i].seen;
 }
 
 /* KVM has taken acknowledgements. What was seen did not change since, so they can be entered now as well as then. */
-static void enter_taken(struct pyvmm_causes *c)
+static void enter_taken(struct pyvmm_interrupt_status *s)
 {
     eventfd_t times;
-    if (c->ack_event >= 0 && eventfd_read(c->ack_event, &times) == 0)
-        acknowledge_used(c);
+    if (s->ack_event >= 0 && eventfd_read(s->ack_event, &times) == 0)
+        acknowledge_used(s);
 }
 
 /* Looks at the used rings, whether they have moved since the driver's acknowledgement or hold what it has not seen. */
-static int moved(struct pyvmm_causes *c)
+static int moved(struct pyvmm_interrupt_status *s)
 {
-    c->signals_seen = signals(c);
-    int found = c->signals_seen != c->signals_acked;
-    for (uint32_t i = 0; i < c->count; i++) {
-        struct pyvmm_used *used = &c->used[i];
+    s->signals_seen = signals(s);
+    int found = s->signals_seen != s->signals_acked;
+    for (uint32_t i = 0; i < s->count; i++) {
+        struct pyvmm_used *used = &s->used[i];
         used->seen = pyvmm_queue_used_idx(used->queue);
         found |= used->seen != used->acked || pyvmm_queue_driver_is_behind(used->queue, used->seen);
     }
     return found;
 }
 
-void pyvmm_causes_begin(struct pyvmm_causes *c, uint32_t count)
+void pyvmm_interrupt_status_begin(struct pyvmm_interrupt_status *s, uint32_t count)
 {
-    pyvmm_lock(&c->lock);
-    enter_taken(c); /* of a driver that went before */
-    c->count = count;
-    moved(c);
-    acknowledge_used(c);
-    pyvmm_unlock(&c->lock);
+    pyvmm_lock(&s->lock);
+    enter_taken(s); /* of a driver that went before */
+    s->count = count;
+    moved(s);
+    acknowledge_used(s);
+    pyvmm_unlock(&s->lock);
 }
 
-void pyvmm_causes_end(struct pyvmm_causes *c)
+void pyvmm_interrupt_status_end(struct pyvmm_interrupt_status *s)
 {
-    pyvmm_lock(&c->lock);
-    c->count = 0;
-    pyvmm_unlock(&c->lock);
+    pyvmm_lock(&s->lock);
+    s->count = 0;
+    pyvmm_unlock(&s->lock);
 }
 
-void pyvmm_causes_set_config(struct pyvmm_causes *c, int changed)
+void pyvmm_interrupt_status_set_config(struct pyvmm_interrupt_status *s, int changed)
 {
-    pyvmm_lock(&c->lock);
-    c->config = changed != 0;
-    pyvmm_unlock(&c->lock);
+    pyvmm_lock(&s->lock);
+    s->config = changed != 0;
+    pyvmm_unlock(&s->lock);
 }
 
-uint32_t pyvmm_causes_status(struct pyvmm_causes *c)
+uint32_t pyvmm_interrupt_status_read(struct pyvmm_interrupt_status *s)
 {
-    pyvmm_lock(&c->lock);
-    enter_taken(c);
-    uint32_t status = c->config ? VIRTIO_MMIO_INT_CONFIG : 0;
-    if (c->count && moved(c))
+    pyvmm_lock(&s->lock);
+    enter_taken(s);
+    uint32_t status = s->config ? VIRTIO_MMIO_INT_CONFIG : 0;
+    if (s->count && moved(s))
         status |= VIRTIO_MMIO_INT_VRING;
-    pyvmm_unlock(&c->lock);
+    pyvmm_unlock(&s->lock);
     return status;
 }
 
-void pyvmm_causes_acknowledge(struct pyvmm_causes *c, uint32_t causes)
+void pyvmm_interrupt_status_acknowledge(struct pyvmm_interrupt_status *s, uint32_t bits)
 {
-    pyvmm_lock(&c->lock);
-    if (causes & VIRTIO_MMIO_INT_VRING)
-        acknowledge_used(c);
-    if (causes & VIRTIO_MMIO_INT_CONFIG)
-        c->config = 0;
-    pyvmm_unlock(&c->lock);
+    pyvmm_lock(&s->lock);
+    if (bits & VIRTIO_MMIO_INT_VRING)
+        acknowledge_used(s);
+    if (bits & VIRTIO_MMIO_INT_CONFIG)
+        s->config = 0;
+    pyvmm_unlock(&s->lock);
 }
 
-int pyvmm_causes_add(struct pyvmm_causes_table *table, uint64_t address, struct pyvmm_causes *c)
+int pyvmm_interrupt_status_add(struct pyvmm_interrupt_status_table *table, uint64_t address,
+                               struct pyvmm_interrupt_status *s)
 {
     uint32_t count = atomic_load(&table->count);
-    if (count == PYVMM_MAX_CAUSES)
+    if (count == PYVMM_MAX_INTERRUPT_STATUS)
         return -1;
     table->devices[count].address = address;
-    table->devices[count].causes = c;
+    table->devices[count].status = s;
     atomic_store_explicit(&table->count, count + 1, memory_order_release);
     return 0;
 }
 
-int pyvmm_causes_handle(struct pyvmm_causes_table *table, struct kvm_run *run)
+int pyvmm_interrupt_status_handle(struct pyvmm_interrupt_status_table *table, struct kvm_run *run)
 {
     if (run->exit_reason != KVM_EXIT_MMIO || run->mmio.len != 4)
         return 0;
@@ -112,9 +113,9 @@ int pyvmm_causes_handle(struct pyvmm_causes_table *table, struct kvm_run *run)
             continue;
         if (run->mmio.is_write) {
             memcpy(&value, run->mmio.data, sizeof value);
-            pyvmm_causes_acknowledge(table->devices[i].causes, value);
+            pyvmm_interrupt_status_acknowledge(table->devices[i].status, value);
         } else {
-            value = pyvmm_causes_status(table->devices[i].causes);
+            value = pyvmm_interrupt_status_read(table->devices[i].status);
             memcpy(run->mmio.data, &value, sizeof value);
         }
         return 1;

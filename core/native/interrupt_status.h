@@ -4,8 +4,8 @@
  * A driver reads the one and writes the other at each interrupt. The vCPU's thread answers both here, without Python's
  * interpreter and its lock; most acknowledgements do not even get that far, since KVM takes them as an ioeventfd.
  */
-#ifndef PYVMM_CAUSES_H
-#define PYVMM_CAUSES_H
+#ifndef PYVMM_INTERRUPT_STATUS_H
+#define PYVMM_INTERRUPT_STATUS_H
 
 #include <stdatomic.h>
 #include <stdint.h>
@@ -21,7 +21,7 @@ struct pyvmm_used {
     uint16_t acked; /* the one that it acknowledged last */
 };
 
-struct pyvmm_causes {
+struct pyvmm_interrupt_status {
     int ack_event; /* eventfd, non-blocking: KVM signals it for an acknowledgement of used rings alone; -1 for none */
     uint32_t *signals; /* how often a used ring's interrupt was signalled */
     struct pyvmm_used *used;
@@ -32,36 +32,37 @@ struct pyvmm_causes {
     uint8_t config; /* the configuration changed */
 };
 
-#define PYVMM_MAX_CAUSES 64
+#define PYVMM_MAX_INTERRUPT_STATUS 64 /* devices of one machine */
 
 /* Those of a machine's devices, by their windows' addresses: whole pages. */
-struct pyvmm_causes_table {
+struct pyvmm_interrupt_status_table {
     _Atomic uint32_t count;
     struct {
         uint64_t address;
-        struct pyvmm_causes *causes;
-    } devices[PYVMM_MAX_CAUSES];
+        struct pyvmm_interrupt_status *status;
+    } devices[PYVMM_MAX_INTERRUPT_STATUS];
 };
 
 /* From here on the first `count` used rings count, as far as they move. */
-void pyvmm_causes_begin(struct pyvmm_causes *c, uint32_t count);
+void pyvmm_interrupt_status_begin(struct pyvmm_interrupt_status *s, uint32_t count);
 
 /* No used ring counts any more, and none is looked at. */
-void pyvmm_causes_end(struct pyvmm_causes *c);
+void pyvmm_interrupt_status_end(struct pyvmm_interrupt_status *s);
 
 /* The configuration changed, or it is forgotten that it did. */
-void pyvmm_causes_set_config(struct pyvmm_causes *c, int changed);
+void pyvmm_interrupt_status_set_config(struct pyvmm_interrupt_status *s, int changed);
 
 /* InterruptStatus: VIRTIO_MMIO_INT_*. */
-uint32_t pyvmm_causes_status(struct pyvmm_causes *c);
+uint32_t pyvmm_interrupt_status_read(struct pyvmm_interrupt_status *s);
 
 /* InterruptACK. */
-void pyvmm_causes_acknowledge(struct pyvmm_causes *c, uint32_t causes);
+void pyvmm_interrupt_status_acknowledge(struct pyvmm_interrupt_status *s, uint32_t bits);
 
 /* Enters a device whose window is at `address`; 0, or -1 when there are too many. */
-int pyvmm_causes_add(struct pyvmm_causes_table *table, uint64_t address, struct pyvmm_causes *c);
+int pyvmm_interrupt_status_add(struct pyvmm_interrupt_status_table *table, uint64_t address,
+                               struct pyvmm_interrupt_status *s);
 
 /* Handles an exit of a vCPU if it is about one of the two registers: 1 when it did. */
-int pyvmm_causes_handle(struct pyvmm_causes_table *table, struct kvm_run *run);
+int pyvmm_interrupt_status_handle(struct pyvmm_interrupt_status_table *table, struct kvm_run *run);
 
 #endif

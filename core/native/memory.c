@@ -220,7 +220,7 @@ void pyvmm_memory_keep_joined(struct pyvmm_memory *memory, int stop)
 
     while (poll(&ready, 1, pause) <= 0) {
         uint32_t changed = 0, copies = pause >= CALM ? COPIES : 0;
-        uint64_t began = pyvmm_loop_time();
+        uint64_t began = pyvmm_monotonic_ns();
         for (uint32_t i = 0; i < memory->count; i++)
             changed += look(&memory->regions[i], &copies);
         if (changed)
@@ -228,7 +228,7 @@ void pyvmm_memory_keep_joined(struct pyvmm_memory *memory, int stop)
         else if (pause < CALM || copies) /* where more is to be copied, soon again */
             pause = pause < 500 ? 2 * pause : 1000;
         /* To look takes a tenth of the time at most. */
-        int64_t least = (int64_t)(pyvmm_loop_time() - began) / 100000;
+        int64_t least = (int64_t)(pyvmm_monotonic_ns() - began) / 100000;
         if (pause < least)
             pause = least < 1000 ? (int)least : 1000;
     }

@@ -2,7 +2,7 @@
 
 #include "wait.h"
 
-static uint64_t moved(const struct pyvmm_pair *p)
+static uint64_t moved(const struct pyvmm_message_pair *p)
 {
     return p->to->messages + p->to->dropped + p->back->messages + p->back->dropped;
 }
@@ -10,40 +10,40 @@ static uint64_t moved(const struct pyvmm_pair *p)
 static void call(int fd, uint32_t *count)
 {
     ++*count;
-    pyvmm_loop_signal(fd);
+    pyvmm_eventfd_signal(fd);
 }
 
 /* One turn; whether there may be another. */
-static int turn(struct pyvmm_pair *p)
+static int turn(struct pyvmm_message_pair *p)
 {
-    p->to_stop = pyvmm_bulk_to_fd(p->to_queue, p->to);
-    p->back_stop = pyvmm_bulk_from_fd(p->back_queue, p->back);
+    p->to_stop = pyvmm_messages_to_fd(p->to_queue, p->to);
+    p->back_stop = pyvmm_messages_from_fd(p->back_queue, p->back);
     if (p->back->interrupt)
         call(p->back_call, &p->back_calls);
     if (p->to->interrupt && !(p->back->interrupt && p->to_call == p->back_call)) /* one line is for both */
         call(p->to_call, &p->to_calls);
-    return (p->to_stop == PYVMM_BULK_EMPTY || p->to_stop == PYVMM_BULK_BUDGET) &&
-           (p->back_stop == PYVMM_BULK_WAIT || p->back_stop == PYVMM_BULK_BUDGET);
+    return (p->to_stop == PYVMM_MESSAGES_EMPTY || p->to_stop == PYVMM_MESSAGES_BUDGET) &&
+           (p->back_stop == PYVMM_MESSAGES_WAIT || p->back_stop == PYVMM_MESSAGES_BUDGET);
 }
 
 /* Waits for a kick or a message; whether one came, and nothing else. */
-static int wait_for_more(struct pyvmm_pair *p)
+static int wait_for_more(struct pyvmm_message_pair *p)
 {
     const int ours[] = {p->to_kick, p->back_kick, p->to->fd};
-    uint32_t ready = pyvmm_loop_wait(p->loop, p->idle_until, ours, 3);
+    uint32_t ready = pyvmm_wait_readable(p->loop, p->idle_until, ours, 3);
 
     for (int i = 0; i < 2; i++)
         if (ready & 1u << i)
-            pyvmm_loop_drain(ours[i]);
+            pyvmm_eventfd_drain(ours[i]);
     return ready != 0;
 }
 
 /* Where nobody else has work, it still returns now and then: Python looks for signals. */
 #define TURNS 20
 
-void pyvmm_pair_move(struct pyvmm_pair *p)
+void pyvmm_message_pair_move(struct pyvmm_message_pair *p)
 {
-    uint64_t now = pyvmm_loop_time(), turn_ns = (uint64_t)p->max_ms * 1000000, spin_end = now;
+    uint64_t now = pyvmm_monotonic_ns(), turn_ns = (uint64_t)p->max_ms * 1000000, spin_end = now;
     uint64_t end = now + turn_ns, last = now + TURNS * turn_ns;
     const uint8_t quiet = p->spin_ns != 0; /* who does not look again has to be kicked */
 
@@ -53,7 +53,7 @@ void pyvmm_pair_move(struct pyvmm_pair *p)
         uint64_t before = moved(p);
         if (!turn(p))
             break;
-        now = pyvmm_loop_time();
+        now = pyvmm_monotonic_ns();
         if (now >= end)
             break;
         if (moved(p) != before) {
@@ -65,7 +65,7 @@ void pyvmm_pair_move(struct pyvmm_pair *p)
                 if (!wait_for_more(p))
                     break;
                 p->to->quiet = quiet;
-                uint64_t woken = pyvmm_loop_time();
+                uint64_t woken = pyvmm_monotonic_ns();
                 last += woken - now; /* to sleep takes nobody's time */
                 end = woken + turn_ns < last ? woken + turn_ns : last; /* nobody else had anything to do */
             } else {
@@ -73,7 +73,7 @@ void pyvmm_pair_move(struct pyvmm_pair *p)
             }
         }
     }
-    if (p->to->quiet && p->to_stop == PYVMM_BULK_EMPTY)
-        p->to_stop = PYVMM_BULK_BUDGET; /* the driver was not asked for a kick */
+    if (p->to->quiet && p->to_stop == PYVMM_MESSAGES_EMPTY)
+        p->to_stop = PYVMM_MESSAGES_BUDGET; /* the driver was not asked for a kick */
     p->to->quiet = 0;
 }

@@ -36,7 +36,7 @@ static void scatter(const struct iovec *iov, uint32_t header, const uint8_t *dat
     }
 }
 
-ssize_t pyvmm_stream_receive(struct pyvmm_stream *s, const struct iovec *iov, uint64_t room)
+ssize_t pyvmm_message_stream_receive(struct pyvmm_message_stream *s, const struct iovec *iov, uint64_t room)
 {
     for (;;) {
         uint32_t have = s->input_end - s->input_start;
@@ -70,12 +70,12 @@ ssize_t pyvmm_stream_receive(struct pyvmm_stream *s, const struct iovec *iov, ui
     }
 }
 
-int pyvmm_stream_has_more(const struct pyvmm_stream *s)
+int pyvmm_message_stream_has_more(const struct pyvmm_message_stream *s)
 {
     return s->input_end - s->input_start >= LENGTH_SIZE;
 }
 
-int pyvmm_stream_flush(struct pyvmm_stream *s)
+int pyvmm_message_stream_flush(struct pyvmm_message_stream *s)
 {
     while (s->rest_start < s->rest_end) {
         ssize_t sent = send(s->fd, s->rest + s->rest_start, s->rest_end - s->rest_start, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -89,13 +89,14 @@ int pyvmm_stream_flush(struct pyvmm_stream *s)
     return 0;
 }
 
-ssize_t pyvmm_stream_send(struct pyvmm_stream *s, const struct iovec *iov, uint32_t count, uint32_t size)
+ssize_t pyvmm_message_stream_send(struct pyvmm_message_stream *s, const struct iovec *iov, uint32_t count,
+                                  uint32_t size)
 {
     struct iovec message[UIO_MAXIOV];
     uint8_t length[LENGTH_SIZE];
     uint32_t skip = s->header, buffers = 1;
 
-    if (pyvmm_stream_flush(s))
+    if (pyvmm_message_stream_flush(s))
         return -1;
     put32(length, size - s->header);
     message[0] = (struct iovec){length, LENGTH_SIZE};

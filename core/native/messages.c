@@ -9,10 +9,10 @@
 #define PUBLISH_MESSAGES 4
 #define PUBLISH_BYTES 16384
 
-static void publish_some(struct pyvmm_queue *q, struct pyvmm_bulk *bulk, uint64_t size)
+static void publish_some(struct pyvmm_queue *q, struct pyvmm_messages *m, uint64_t size)
 {
     if (size >= PUBLISH_BYTES || (uint16_t)(q->next_used - q->published) >= PUBLISH_MESSAGES)
-        bulk->interrupt |= (uint8_t)pyvmm_queue_publish(q);
+        m->interrupt |= (uint8_t)pyvmm_queue_publish(q);
 }
 
 /* Takes one chain: 1, 0 when there is none and the driver was asked to kick, unless `quiet`, or a rule negated. */
@@ -27,53 +27,53 @@ static int take(struct pyvmm_queue *q, int quiet, struct pyvmm_chain *chain, str
 }
 
 /* Writes one message: its size, or -1 with errno. EAGAIN: nothing of it. */
-static ssize_t send_message(struct pyvmm_bulk *bulk, const struct pyvmm_chain *chain)
+static ssize_t send_message(struct pyvmm_messages *m, const struct pyvmm_chain *chain)
 {
     ssize_t written;
-    if (bulk->stream)
-        return pyvmm_stream_send(bulk->stream, bulk->iov, chain->readable, chain->readable_length);
+    if (m->stream)
+        return pyvmm_message_stream_send(m->stream, m->iov, chain->readable, chain->readable_length);
     do {
-        written = writev(bulk->fd, bulk->iov, chain->readable);
+        written = writev(m->fd, m->iov, chain->readable);
     } while (written < 0 && errno == EINTR);
     return written;
 }
 
-int pyvmm_bulk_to_fd(struct pyvmm_queue *q, struct pyvmm_bulk *bulk)
+int pyvmm_messages_to_fd(struct pyvmm_queue *q, struct pyvmm_messages *m)
 {
-    struct pyvmm_chain *chain = bulk->chains;
+    struct pyvmm_chain *chain = m->chains;
     uint64_t bytes = 0;
-    int stop = PYVMM_BULK_BUDGET;
+    int stop = PYVMM_MESSAGES_BUDGET;
 
-    bulk->interrupt = 0;
+    m->interrupt = 0;
     pyvmm_queue_disable_kick(q);
-    for (uint32_t i = 0; i < bulk->max_messages && bytes < bulk->max_bytes; i++) {
-        int taken = take(q, bulk->quiet, chain, bulk->iov, (int)bulk->max_buffers);
+    for (uint32_t i = 0; i < m->max_messages && bytes < m->max_bytes; i++) {
+        int taken = take(q, m->quiet, chain, m->iov, (int)m->max_buffers);
         if (taken <= 0) {
-            stop = taken < 0 ? taken : PYVMM_BULK_EMPTY;
+            stop = taken < 0 ? taken : PYVMM_MESSAGES_EMPTY;
             break;
         }
         ssize_t written = -1;
-        if (chain->readable_length >= bulk->min_size && chain->readable_length <= bulk->max_size) {
-            written = send_message(bulk, chain);
+        if (chain->readable_length >= m->min_size && chain->readable_length <= m->max_size) {
+            written = send_message(m, chain);
             if (written < 0 && errno == EAGAIN) {
                 pyvmm_queue_untake(q, chain->head);
-                stop = PYVMM_BULK_WAIT;
+                stop = PYVMM_MESSAGES_WAIT;
                 break;
             }
             if (written < 0)
-                bulk->error = errno;
+                m->error = errno;
         }
         if (written < 0)
-            bulk->dropped++;
+            m->dropped++;
         else
-            bulk->messages++;
+            m->messages++;
         bytes += chain->readable_length;
         pyvmm_queue_complete(q, chain->head, 0);
-        publish_some(q, bulk, chain->readable_length);
+        publish_some(q, m, chain->readable_length);
     }
-    if (bulk->stream && stop >= 0 && pyvmm_stream_flush(bulk->stream) && errno == EAGAIN)
-        stop = PYVMM_BULK_WAIT;
-    bulk->interrupt |= (uint8_t)pyvmm_queue_publish(q);
+    if (m->stream && stop >= 0 && pyvmm_message_stream_flush(m->stream) && errno == EAGAIN)
+        stop = PYVMM_MESSAGES_WAIT;
+    m->interrupt |= (uint8_t)pyvmm_queue_publish(q);
     return stop;
 }
 
@@ -86,12 +86,12 @@ struct window {
 };
 
 /* Moves the window to the start of the arrays where its end is too near theirs for one more chain. */
-static void make_space(struct pyvmm_bulk *bulk, struct window *w)
+static void make_space(struct pyvmm_messages *m, struct window *w)
 {
-    if (w->first + w->count < PYVMM_BULK_CHAINS && w->buffer + w->buffers <= bulk->max_buffers / 2)
+    if (w->first + w->count < PYVMM_MESSAGES_CHAINS && w->buffer + w->buffers <= m->max_buffers / 2)
         return;
-    memmove(bulk->chains, bulk->chains + w->first, w->count * sizeof *bulk->chains);
-    memmove(bulk->iov, bulk->iov + w->buffer, w->buffers * sizeof *bulk->iov);
+    memmove(m->chains, m->chains + w->first, w->count * sizeof *m->chains);
+    memmove(m->iov, m->iov + w->buffer, w->buffers * sizeof *m->iov);
     w->first = w->buffer = 0;
 }
 
@@ -99,22 +99,22 @@ enum { GATHER_MORE, GATHER_READY, GATHER_AGAIN };
 
 /* Takes chains until a message of any size has room: GATHER_READY when one may be read, GATHER_MORE when the driver
  * must give more first, GATHER_AGAIN after a chain that is no use, or a rule negated. */
-static int gather(struct pyvmm_queue *q, struct pyvmm_bulk *bulk, struct window *w)
+static int gather(struct pyvmm_queue *q, struct pyvmm_messages *m, struct window *w)
 {
-    while (w->count == 0 || (bulk->merge && w->room < bulk->max_size)) {
-        make_space(bulk, w);
+    while (w->count == 0 || (m->merge && w->room < m->max_size)) {
+        make_space(m, w);
         uint32_t end = w->buffer + w->buffers;
-        if (w->first + w->count >= PYVMM_BULK_CHAINS || end > bulk->max_buffers / 2)
+        if (w->first + w->count >= PYVMM_MESSAGES_CHAINS || end > m->max_buffers / 2)
             return GATHER_READY; /* no more fit: it must do with what is there */
-        struct pyvmm_chain *chain = &bulk->chains[w->first + w->count];
-        int taken = take(q, bulk->quiet, chain, bulk->iov + end, (int)(bulk->max_buffers - end));
+        struct pyvmm_chain *chain = &m->chains[w->first + w->count];
+        int taken = take(q, m->quiet, chain, m->iov + end, (int)(m->max_buffers - end));
         if (taken < 0)
             return taken;
         if (taken == 0)
             /* Where the driver holds most of its buffers back, it will give some. A message must not wait for
              * what a driver never gives, though. */
-            return w->count && 2 * w->count >= bulk->most ? GATHER_READY : GATHER_MORE;
-        if (chain->readable || chain->writable_length < bulk->min_size) {
+            return w->count && 2 * w->count >= m->most ? GATHER_READY : GATHER_MORE;
+        if (chain->readable || chain->writable_length < m->min_size) {
             if (w->count) {
                 pyvmm_queue_untake(q, chain->head); /* only the last one taken can go back: later */
                 return GATHER_READY;
@@ -140,15 +140,15 @@ static void store(const struct iovec *iov, size_t offset, const uint8_t *data, s
 }
 
 /* Gives the chains that hold the first `size` bytes to the driver. */
-static void give(struct pyvmm_queue *q, struct pyvmm_bulk *bulk, struct window *w, uint64_t size)
+static void give(struct pyvmm_queue *q, struct pyvmm_messages *m, struct window *w, uint64_t size)
 {
-    const struct iovec *message = bulk->iov + w->buffer;
+    const struct iovec *message = m->iov + w->buffer;
     uint16_t used = 0;
 
-    if (bulk->clear)
-        store(message, 0, NULL, bulk->clear);
+    if (m->clear)
+        store(message, 0, NULL, m->clear);
     do {
-        const struct pyvmm_chain *chain = &bulk->chains[w->first];
+        const struct pyvmm_chain *chain = &m->chains[w->first];
         uint32_t part = size < chain->writable_length ? (uint32_t)size : chain->writable_length;
         pyvmm_queue_complete(q, chain->head, part);
         size -= part;
@@ -159,22 +159,22 @@ static void give(struct pyvmm_queue *q, struct pyvmm_bulk *bulk, struct window *
         w->buffers -= chain->writable;
         w->room -= chain->writable_length;
     } while (size);
-    if (bulk->count_offset >= 0) {
+    if (m->count_offset >= 0) {
         uint8_t count[2] = {(uint8_t)used, (uint8_t)(used >> 8)};
-        store(message, (size_t)bulk->count_offset, count, sizeof count);
+        store(message, (size_t)m->count_offset, count, sizeof count);
     }
 }
 
 /* Reads one message: its size, 0 where it does not fit, or an errno negated. */
-static ssize_t receive(struct pyvmm_bulk *bulk, const struct window *w)
+static ssize_t receive(struct pyvmm_messages *m, const struct window *w)
 {
-    struct iovec *iov = bulk->iov + w->buffer;
+    struct iovec *iov = m->iov + w->buffer;
     uint32_t buffers = w->buffers < UIO_MAXIOV ? w->buffers : UIO_MAXIOV - 1;
     uint64_t room = w->room;
     uint8_t more;
 
-    if (bulk->stream)
-        return pyvmm_stream_receive(bulk->stream, iov, room);
+    if (m->stream)
+        return pyvmm_message_stream_receive(m->stream, iov, room);
     for (uint32_t i = buffers; i < w->buffers; i++)
         room -= iov[i].iov_len;
     /* A descriptor cuts a message silently: one byte behind the buffers shows it. */
@@ -182,51 +182,51 @@ static ssize_t receive(struct pyvmm_bulk *bulk, const struct window *w)
     iov[buffers] = (struct iovec){&more, 1};
     ssize_t size;
     do {
-        size = readv(bulk->fd, iov, (int)buffers + 1);
+        size = readv(m->fd, iov, (int)buffers + 1);
     } while (size < 0 && errno == EINTR);
     int error = errno;
     iov[buffers] = saved;
     if (size < 0)
         return -error;
-    return (uint64_t)size > room || size < bulk->min_size ? 0 : size;
+    return (uint64_t)size > room || size < m->min_size ? 0 : size;
 }
 
-int pyvmm_bulk_from_fd(struct pyvmm_queue *q, struct pyvmm_bulk *bulk)
+int pyvmm_messages_from_fd(struct pyvmm_queue *q, struct pyvmm_messages *m)
 {
     struct window w = {0};
     uint64_t bytes = 0;
-    int stop = PYVMM_BULK_BUDGET;
+    int stop = PYVMM_MESSAGES_BUDGET;
 
-    bulk->interrupt = 0;
+    m->interrupt = 0;
     uint16_t available = pyvmm_queue_available(q);
-    if (available > bulk->most)
-        bulk->most = available;
+    if (available > m->most)
+        m->most = available;
     pyvmm_queue_disable_kick(q);
-    for (uint32_t i = 0; i < bulk->max_messages && bytes < bulk->max_bytes; i++) {
-        int ready = gather(q, bulk, &w);
+    for (uint32_t i = 0; i < m->max_messages && bytes < m->max_bytes; i++) {
+        int ready = gather(q, m, &w);
         if (ready == GATHER_AGAIN)
             continue;
         if (ready != GATHER_READY) {
-            stop = ready < 0 ? ready : PYVMM_BULK_EMPTY;
+            stop = ready < 0 ? ready : PYVMM_MESSAGES_EMPTY;
             break;
         }
-        ssize_t size = receive(bulk, &w);
+        ssize_t size = receive(m, &w);
         if (size < 0) {
-            stop = size == -EAGAIN ? PYVMM_BULK_WAIT : PYVMM_BULK_ERROR;
-            bulk->error = (int)-size;
+            stop = size == -EAGAIN ? PYVMM_MESSAGES_WAIT : PYVMM_MESSAGES_ERROR;
+            m->error = (int)-size;
             break;
         }
         if (size == 0) {
-            bulk->dropped++;
+            m->dropped++;
             continue;
         }
         bytes += (uint64_t)size;
-        bulk->messages++;
-        give(q, bulk, &w, (uint64_t)size);
-        publish_some(q, bulk, (uint64_t)size);
+        m->messages++;
+        give(q, m, &w, (uint64_t)size);
+        publish_some(q, m, (uint64_t)size);
     }
     while (w.count)
-        pyvmm_queue_untake(q, bulk->chains[w.first + --w.count].head);
-    bulk->interrupt |= (uint8_t)pyvmm_queue_publish(q);
+        pyvmm_queue_untake(q, m->chains[w.first + --w.count].head);
+    m->interrupt |= (uint8_t)pyvmm_queue_publish(q);
     return stop;
 }

@@ -3,26 +3,26 @@
  * A message is what one readv or writev moves: a frame of a tap, a datagram. It goes between the descriptor and
  * guest memory directly.
  */
-#ifndef PYVMM_BULK_H
-#define PYVMM_BULK_H
+#ifndef PYVMM_MESSAGES_H
+#define PYVMM_MESSAGES_H
 
 #include "ring.h"
 #include "message_stream.h"
 
 /* Chains that one message may be spread over. */
-#define PYVMM_BULK_CHAINS 1024
+#define PYVMM_MESSAGES_CHAINS 1024
 
-enum pyvmm_bulk_stop {
-    PYVMM_BULK_EMPTY = 0,  /* the ring has no (more) chains; the driver was asked to kick */
-    PYVMM_BULK_WAIT = 1,   /* the descriptor would block */
-    PYVMM_BULK_BUDGET = 2, /* enough for this time; there may be more */
-    PYVMM_BULK_ERROR = 3,  /* the descriptor cannot be read: `error` says why */
+enum pyvmm_messages_stop {
+    PYVMM_MESSAGES_EMPTY = 0,  /* the ring has no (more) chains; the driver was asked to kick */
+    PYVMM_MESSAGES_WAIT = 1,   /* the descriptor would block */
+    PYVMM_MESSAGES_BUDGET = 2, /* enough for this time; there may be more */
+    PYVMM_MESSAGES_ERROR = 3,  /* the descriptor cannot be read: `error` says why */
 };
 
-struct pyvmm_bulk {
+struct pyvmm_messages {
     /* What the caller sets. */
     int fd;
-    struct pyvmm_stream *stream; /* where messages have their length before them in place of `fd`, or NULL */
+    struct pyvmm_message_stream *stream; /* where messages have their length before them in place of `fd`, or NULL */
     uint32_t min_size; /* bytes of a message; others are dropped */
     uint32_t max_size; /* of a message from the ring; to the ring, the room that is waited for */
     uint32_t clear;    /* leading bytes of a message to the ring that are set to 0 */
@@ -41,15 +41,15 @@ struct pyvmm_bulk {
     uint64_t dropped;  /* since the start */
 
     uint16_t most; /* the most chains that the driver ever had available */
-    struct pyvmm_chain chains[PYVMM_BULK_CHAINS];
+    struct pyvmm_chain chains[PYVMM_MESSAGES_CHAINS];
 };
 
 /* Writes each chain to the descriptor as one message. A message that it refuses is dropped. Returns enum
- * pyvmm_bulk_stop, or a rule negated; what was done by then is published. */
-int pyvmm_bulk_to_fd(struct pyvmm_queue *q, struct pyvmm_bulk *bulk);
+ * pyvmm_messages_stop, or a rule negated; what was done by then is published. */
+int pyvmm_messages_to_fd(struct pyvmm_queue *q, struct pyvmm_messages *m);
 
 /* Reads messages into chains, each from the start of a chain. A message that does not fit into the chains that
  * are there is dropped. Returns as above. */
-int pyvmm_bulk_from_fd(struct pyvmm_queue *q, struct pyvmm_bulk *bulk);
+int pyvmm_messages_from_fd(struct pyvmm_queue *q, struct pyvmm_messages *m);
 
 #endif

@@ -68,7 +68,7 @@ uint64_t pyvmm_vcpu_run(struct pyvmm_vcpu *vcpu)
             }
             return 0;
         }
-    } while (pyvmm_fast_ports_handle(vcpu->fast, run) || pyvmm_causes_handle(vcpu->causes, run));
+    } while (pyvmm_fast_ports_handle(vcpu->fast, run) || pyvmm_interrupt_status_handle(vcpu->interrupt_status, run));
     out->reason = run->exit_reason;
     switch (run->exit_reason) {
     case KVM_EXIT_MMIO:

@@ -26,12 +26,12 @@ struct pyvmm_vcpu {
     int fd;
     struct kvm_run *run;
     struct pyvmm_fast_ports *fast;
-    struct pyvmm_causes_table *causes;
+    struct pyvmm_interrupt_status_table *interrupt_status;
     struct pyvmm_exit exit; /* the last one */
     _Atomic int thread;     /* that runs it, a kernel's thread ID; 0 for none */
 };
 
-/* Runs the vCPU up to the next exit that neither fast ports nor causes of interrupts handle, and fills `exit`; its key.
+/* Runs the vCPU up to the next exit that neither fast ports nor InterruptStatus handle, and fills `exit`; its key.
  * The data of a read is all ones then. */
 uint64_t pyvmm_vcpu_run(struct pyvmm_vcpu *vcpu);
 

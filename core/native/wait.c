@@ -5,24 +5,24 @@
 #include <time.h>
 #include <unistd.h>
 
-uint64_t pyvmm_loop_time(void)
+uint64_t pyvmm_monotonic_ns(void)
 {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
 }
 
-uint32_t pyvmm_loop_wait(int loop, uint64_t until, const int *ours, int count)
+uint32_t pyvmm_wait_readable(int loop, uint64_t until, const int *ours, int count)
 {
-    struct epoll_event ready[PYVMM_LOOP_OURS + 1]; /* room for one that is not ours */
-    uint64_t now = pyvmm_loop_time();
+    struct epoll_event ready[PYVMM_WAIT_MAX + 1]; /* room for one that is not ours */
+    uint64_t now = pyvmm_monotonic_ns();
     uint32_t found = 0;
 
     if (loop < 0 || now >= until)
         return 0;
-    int number = epoll_wait(loop, ready, PYVMM_LOOP_OURS + 1, (int)((until - now) / 1000000));
+    int number = epoll_wait(loop, ready, PYVMM_WAIT_MAX + 1, (int)((until - now) / 1000000));
     if (number < 0 && errno == EINTR) /* also where io_uring had us post a result (IORING_SETUP_COOP_TASKRUN) */
-        number = epoll_wait(loop, ready, PYVMM_LOOP_OURS + 1, 0);
+        number = epoll_wait(loop, ready, PYVMM_WAIT_MAX + 1, 0);
     for (int i = 0; i < number; i++) {
         int at = 0;
         /* Python's epoll objects keep the descriptor's number as its data. */
@@ -35,14 +35,14 @@ uint32_t pyvmm_loop_wait(int loop, uint64_t until, const int *ours, int count)
     return found;
 }
 
-void pyvmm_loop_drain(int event)
+void pyvmm_eventfd_drain(int event)
 {
     uint64_t count;
     if (read(event, &count, sizeof count) < 0)
         return; /* somebody was faster */
 }
 
-void pyvmm_loop_signal(int event)
+void pyvmm_eventfd_signal(int event)
 {
     uint64_t one = 1;
     if (event >= 0 && write(event, &one, sizeof one) < 0)

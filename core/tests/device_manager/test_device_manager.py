@@ -124,7 +124,7 @@ def test_kvm_is_told_of_a_kick_for_each_queue_of_acknowledgements_and_of_one_lin
     (transport,) = manager.transports()
     assert manager.vm_requests == [
         *(IoEventRequest(queue.event, address + NOTIFY, index) for index, queue in enumerate(transport.queues)),
-        IoEventRequest(transport.causes.acknowledged, address + INTERRUPT_ACK, VRING),
+        IoEventRequest(transport.interrupt_status.acknowledged, address + INTERRUPT_ACK, VRING),
         IrqRequest(transport.interrupt_event, IRQ_BASE),
     ]
 
@@ -137,7 +137,7 @@ def test_what_was_recorded_is_carried_out_once(manager: MMIODeviceManager) -> No
     manager.carry_out(vm)  # type: ignore[arg-type]
     assert vm.told == [
         ("ioeventfd", transport.queues[0].event.fd, address + NOTIFY, 4, 0),
-        ("ioeventfd", transport.causes.acknowledged.fd, address + INTERRUPT_ACK, 4, VRING),
+        ("ioeventfd", transport.interrupt_status.acknowledged.fd, address + INTERRUPT_ACK, 4, VRING),
         ("irqfd", transport.interrupt_event.fd, IRQ_BASE),
     ]
     assert manager.vm_requests == []

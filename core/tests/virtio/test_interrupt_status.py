@@ -6,9 +6,9 @@ import threading
 
 from pyvmm._native import ffi, lib
 from pyvmm.host.eventfd import EventFd
-from pyvmm.kvm import CausesTable
+from pyvmm.kvm import InterruptStatusTable
 from pyvmm.virtio.interrupt import Interrupt
-from pyvmm.virtio.interrupt_status import Causes
+from pyvmm.virtio.interrupt_status import InterruptStatus
 
 from core.tests.virtio.probe import TransportBench
 
@@ -17,7 +17,7 @@ VRING, CONFIG = lib.VIRTIO_MMIO_INT_VRING, lib.VIRTIO_MMIO_INT_CONFIG
 
 def acknowledge_by_kvm(bench: TransportBench) -> None:
     """What KVM does where a driver writes VRING alone."""
-    bench.transport.causes.acknowledged.signal()
+    bench.transport.interrupt_status.acknowledged.signal()
 
 
 def test_an_acknowledgement_that_kvm_took_counts(bench: TransportBench) -> None:
@@ -61,11 +61,11 @@ def test_one_of_the_driver_before_is_none_of_the_next(bench: TransportBench) -> 
 
 def test_looks_and_acknowledgements_at_once_lose_nothing(bench: TransportBench) -> None:
     (ring, _) = bench.start()
-    causes, done = bench.transport.causes, threading.Event()
+    status, done = bench.transport.interrupt_status, threading.Event()
 
     def look() -> None:
         while not done.is_set():
-            causes.acknowledge(causes.status)
+            status.acknowledge(status.read())
 
     others = [threading.Thread(target=look) for _ in range(3)]
     for thread in others:
@@ -73,27 +73,27 @@ def test_looks_and_acknowledgements_at_once_lose_nothing(bench: TransportBench) 
     for index in range(1, 20_000):
         bench.memory.write_u16(ring.used_ring + 2, index)
         if index % 100 == 0:
-            causes.begin(bench.transport.queues)
+            status.begin(bench.transport.queues)
         elif index % 70 == 0:
-            causes.end()
+            status.end()
     done.set()
     for thread in others:
         thread.join()
-    causes.begin(bench.transport.queues)
-    assert causes.status == 0
+    status.begin(bench.transport.queues)
+    assert status.read() == 0
     bench.memory.write_u16(ring.used_ring + 2, 20_000)
-    assert causes.status == VRING
+    assert status.read() == VRING
 
 
 def test_more_devices_than_it_has_room_for_are_left_to_the_transport() -> None:
-    table, event = CausesTable(), EventFd()
-    all_causes = [Causes(Interrupt(event), 1) for _ in range(lib.PYVMM_MAX_CAUSES + 1)]
+    table, event = InterruptStatusTable(), EventFd()
+    statuses = [InterruptStatus(Interrupt(event), 1) for _ in range(lib.PYVMM_MAX_INTERRUPT_STATUS + 1)]
     try:
-        entered = [causes.enter(table, 0x1000 * at) for at, causes in enumerate(all_causes)]
-        assert entered == [True] * lib.PYVMM_MAX_CAUSES + [False]
+        entered = [status.enter(table, 0x1000 * at) for at, status in enumerate(statuses)]
+        assert entered == [True] * lib.PYVMM_MAX_INTERRUPT_STATUS + [False]
     finally:
-        for causes in all_causes:
-            causes.close()
+        for status in statuses:
+            status.close()
         event.close()
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from pyvmm.exit_reason import ExitReason
-    from pyvmm.kvm import CausesTable, FastPort, FastPorts, Vm
+    from pyvmm.kvm import FastPort, FastPorts, InterruptStatusTable, Vm
     from pyvmm.memory import GuestAddress, GuestMemory
     from pyvmm.virtio.device import VirtioDevice
     from pyvmm.virtio.mmio import MmioDevice
@@ -46,15 +46,15 @@ class MMIODeviceManager:
         loop: EventLoop,
         stop: Callable[[ExitReason], None] = lambda reason: None,
         fast_ports: FastPorts | None = None,
-        causes: CausesTable | None = None,
+        interrupt_status: InterruptStatusTable | None = None,
         machine: MachineView | None = None,
     ) -> None:
-        """``loop`` is where the devices live; ``stop`` is what they may call to end the machine; ``machine`` is what
-        they may know of it. ``fast_ports`` and ``causes`` are the virtual machine's, for what its vCPUs answer by
-        themselves."""
+        """``loop``: the event loop that the devices run on. ``stop``: a function with which they may end the machine.
+        ``machine``: what they may know of it. ``fast_ports``, ``interrupt_status``: the tables of the virtual machine
+        (:class:`~pyvmm.kvm.Vm`) that say which accesses its vCPUs' threads serve without Python."""
         self._machine = machine or MachineView()
         self._fast_ports = fast_ports
-        self._causes = causes
+        self._interrupt_status = interrupt_status
         self.guest_mem = guest_mem
         self.bus = Bus("MMIO")
         self.ports = Bus("port", 0x10000)
@@ -102,12 +102,12 @@ class MMIODeviceManager:
         self._transports.append(transport)
         for queue in transport.queues:
             self.vm_requests.append(IoEventRequest(queue.event, address + lib.VIRTIO_MMIO_QUEUE_NOTIFY, queue.index))
-        acknowledged = transport.causes.acknowledged
+        acknowledged = transport.interrupt_status.acknowledged
         self.vm_requests.append(
             IoEventRequest(acknowledged, address + lib.VIRTIO_MMIO_INTERRUPT_ACK, lib.VIRTIO_MMIO_INT_VRING)
         )
-        if self._causes is not None:
-            transport.causes.enter(self._causes, address)
+        if self._interrupt_status is not None:
+            transport.interrupt_status.enter(self._interrupt_status, address)
         self.vm_requests.append(IrqRequest(transport.interrupt_event, irq))
         if cmdline is None:
             self._tell_acpi(id, VIRTIO_MMIO_HID, window, (), irq)

@@ -1,4 +1,7 @@
-"""Devices of whose interrupts vCPUs tell the causes by themselves: see native/interrupt_status.h."""
+"""The virtio devices whose InterruptStatus and InterruptACK registers a vCPU's thread serves without Python.
+
+See native/interrupt_status.h.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["CausesTable"]
+__all__ = ["InterruptStatusTable"]
 
 
-class CausesTable:
-    """Those of one machine."""
+class InterruptStatusTable:
+    """The devices of one machine, up to PYVMM_MAX_INTERRUPT_STATUS."""
 
     def __init__(self) -> None:
-        self.native = ffi.new("struct pyvmm_causes_table *")
-        self._devices: list[Any] = []  # which `native` points to
+        self.native = ffi.new("struct pyvmm_interrupt_status_table *")
+        self._devices: list[Any] = []  # `native` points to them
 
-    def add(self, window: int, causes: Any) -> bool:
-        """Enter a device's ``struct pyvmm_causes``, whose window is at ``window``; False where there are too many."""
-        self._devices.append(causes)
-        return bool(lib.pyvmm_causes_add(self.native, window, causes) == 0)
+    def add(self, window: int, status: Any) -> bool:
+        """Add the ``struct pyvmm_interrupt_status`` of the device whose registers start at guest address ``window``;
+        False where the table is full."""
+        self._devices.append(status)
+        return bool(lib.pyvmm_interrupt_status_add(self.native, window, status) == 0)

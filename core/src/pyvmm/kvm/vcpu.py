@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm.kvm.fast_port import FastPorts
-    from pyvmm.kvm.interrupt_status_table import CausesTable
+    from pyvmm.kvm.interrupt_status_table import InterruptStatusTable
 
 
 class VcpuExit:
@@ -55,9 +55,12 @@ class CpuidEntry:
 class Vcpu:
     """A virtual CPU. All methods but :meth:`kick` belong to the thread that runs it."""
 
-    def __init__(self, fd: int, index: int, run_size: int, fast_ports: FastPorts, causes: CausesTable) -> None:
-        """Take over ``fd``; ``run_size`` is the size of its struct kvm_run, in bytes."""
-        self._answers = fast_ports, causes  # which `_native` points to
+    def __init__(
+        self, fd: int, index: int, run_size: int, fast_ports: FastPorts, interrupt_status: InterruptStatusTable
+    ) -> None:
+        """Take over ``fd``; ``run_size`` is the size of its struct kvm_run, in bytes. ``fast_ports`` and
+        ``interrupt_status`` say which accesses are served without Python."""
+        self._tables = fast_ports, interrupt_status  # `_native` points to both
         self.fd = fd
         self.index = index
         try:
@@ -69,7 +72,7 @@ class Vcpu:
         """struct kvm_run and the pages behind it, as bytes: where an exit's data is."""
         self._buffer = ffi.from_buffer(self._map)
         self._run = ffi.cast("struct kvm_run *", self._buffer)
-        native = {"fd": fd, "run": self._run, "fast": fast_ports.native, "causes": causes.native}
+        native = {"fd": fd, "run": self._run, "fast": fast_ports.native, "interrupt_status": interrupt_status.native}
         self._native = ffi.new("struct pyvmm_vcpu *", native)
         self.exit: Any = self._native.exit
         """The last exit's fields: error, an errno or 0; reason, address, size, count, is_write, data_offset; and a key,

@@ -6,7 +6,7 @@ import os
 
 from pyvmm._native import ffi, lib
 from pyvmm.kvm.fast_port import FastPorts
-from pyvmm.kvm.interrupt_status_table import CausesTable
+from pyvmm.kvm.interrupt_status_table import InterruptStatusTable
 from pyvmm.kvm.ioctl import ioctl
 from pyvmm.kvm.vcpu import Vcpu
 
@@ -24,7 +24,7 @@ class Vm:
         self._run_size = run_size
         self._vcpus: list[Vcpu] = []
         self.fast_ports = FastPorts()
-        self.causes = CausesTable()
+        self.interrupt_status = InterruptStatusTable()
         self._memory: GuestMemory | None = None
 
     def set_memory(self, memory: GuestMemory) -> None:
@@ -52,7 +52,8 @@ class Vm:
 
     def create_vcpu(self, index: int) -> Vcpu:
         """A new vCPU; ``index`` is its APIC ID."""
-        vcpu = Vcpu(ioctl(self.fd, "KVM_CREATE_VCPU", index), index, self._run_size, self.fast_ports, self.causes)
+        fd = ioctl(self.fd, "KVM_CREATE_VCPU", index)
+        vcpu = Vcpu(fd, index, self._run_size, self.fast_ports, self.interrupt_status)
         self._vcpus.append(vcpu)
         return vcpu
 

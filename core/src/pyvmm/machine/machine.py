@@ -118,7 +118,7 @@ class Machine:
                 loop=self.loop,
                 stop=self.stop,
                 fast_ports=self.vm.fast_ports,
-                causes=self.vm.causes,
+                interrupt_status=self.vm.interrupt_status,
                 machine=self._view,
             )
             closers.add(self.devices.close)

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_BYTES", "MAX_REQUESTS", "TransferError", "TransferFormat", "Transfers"]
 
-_move = lib.pyvmm_transfer_move
+_move = lib.pyvmm_file_requests_move
 _publish = lib.pyvmm_queue_publish
-_OTHER: Final[int] = lib.PYVMM_TRANSFER_OTHER
-_BUDGET: Final[int] = lib.PYVMM_TRANSFER_BUDGET
-_AGAIN: Final[int] = lib.PYVMM_TRANSFER_AGAIN
+_OTHER: Final[int] = lib.PYVMM_FILE_REQUESTS_OTHER
+_BUDGET: Final[int] = lib.PYVMM_FILE_REQUESTS_BUDGET
+_AGAIN: Final[int] = lib.PYVMM_FILE_REQUESTS_AGAIN
 
 MAX_REQUESTS: Final = 64
 """Requests that one native call starts at most."""
@@ -112,7 +112,7 @@ class Transfers:
         self._iov = ffi.new("struct iovec[]", buffers)
         self._addresses = ffi.new("uint64_t[]", buffers)
         self._native: Any = ffi.new(
-            "struct pyvmm_transfer *",
+            "struct pyvmm_file_requests *",
             {
                 "aio": engine.native,
                 "file": file.native,
@@ -135,7 +135,8 @@ class Transfers:
             },
         )
         self._budgets = max(2 * queue.size // MAX_REQUESTS, 1)
-        if max(format.header_size, format.type_offset + 4, format.position_offset + 8) > lib.PYVMM_TRANSFER_MAX_HEADER:
+        header_end = max(format.header_size, format.type_offset + 4, format.position_offset + 8)
+        if header_end > lib.PYVMM_FILE_REQUESTS_MAX_HEADER:
             raise ValueError("the header is too long")
 
     @property

@@ -38,16 +38,16 @@ _LENGTH_SIZE: Final = 4
 class Stop:
     """Why a call ended, and so what to wait for before the next."""
 
-    EMPTY: Final[int] = lib.PYVMM_BULK_EMPTY
+    EMPTY: Final[int] = lib.PYVMM_MESSAGES_EMPTY
     """The driver has to make chains available (enough of them); it was asked to kick."""
 
-    WAIT: Final[int] = lib.PYVMM_BULK_WAIT
+    WAIT: Final[int] = lib.PYVMM_MESSAGES_WAIT
     """The descriptor would block."""
 
-    BUDGET: Final[int] = lib.PYVMM_BULK_BUDGET
+    BUDGET: Final[int] = lib.PYVMM_MESSAGES_BUDGET
     """Nothing: there may be more to do at once."""
 
-    ERROR: Final[int] = lib.PYVMM_BULK_ERROR
+    ERROR: Final[int] = lib.PYVMM_MESSAGES_ERROR
     """The descriptor cannot be read; ``error`` says why."""
 
 
@@ -60,8 +60,8 @@ class Stream:
         self.fd = fd
         self._input = ffi.new("uint8_t[]", 2 * (_LENGTH_SIZE + max_size))
         self._rest = ffi.new("uint8_t[]", _LENGTH_SIZE + max_size)
-        self.native: Any = ffi.new("struct pyvmm_stream *")
-        """A ``struct pyvmm_stream *``, for native code."""
+        self.native: Any = ffi.new("struct pyvmm_message_stream *")
+        """A ``struct pyvmm_message_stream *``, for native code."""
         self.native.fd = fd
         self.native.header = header
         self.native.max_size = max_size
@@ -72,10 +72,10 @@ class Stream:
     @property
     def has_more(self) -> bool:
         """Whether messages may have been read from the socket that no ring had room for."""
-        return bool(lib.pyvmm_stream_has_more(self.native))
+        return bool(lib.pyvmm_message_stream_has_more(self.native))
 
 
-class _Bulk:
+class _Messages:
     """What both directions have in common."""
 
     def __init__(self, queue: Queue, channel: int | Stream, min_size: int, max_size: int) -> None:
@@ -83,8 +83,8 @@ class _Bulk:
         # As long as two of the longest chains, and one element behind them that receiving needs.
         buffers = 2 * max(queue.size, lib.PYVMM_MAX_CHAIN)
         self._iov = ffi.new("struct iovec[]", buffers + 1)
-        self.native: Any = ffi.new("struct pyvmm_bulk *")
-        """A ``struct pyvmm_bulk *``, for native code."""
+        self.native: Any = ffi.new("struct pyvmm_messages *")
+        """A ``struct pyvmm_messages *``, for native code."""
         self._channel = channel
         if isinstance(channel, Stream):
             self.native.fd = channel.fd
@@ -120,7 +120,7 @@ class _Bulk:
         return result
 
 
-class ToDescriptor(_Bulk):
+class ToDescriptor(_Messages):
     """Writes each chain of a queue to a descriptor as one message, and completes it."""
 
     def __init__(self, queue: Queue, channel: int | Stream, *, min_size: int, max_size: int) -> None:
@@ -133,10 +133,10 @@ class ToDescriptor(_Bulk):
         """Move what there is; raises :class:`~pyvmm.virtio.queue.QueueError`."""
         if self.queue.native is None:
             return Stop.EMPTY
-        return self._done(lib.pyvmm_bulk_to_fd(self.queue.native, self.native))
+        return self._done(lib.pyvmm_messages_to_fd(self.queue.native, self.native))
 
 
-class FromDescriptor(_Bulk):
+class FromDescriptor(_Messages):
     """Reads messages of a descriptor into a queue's chains, and completes them."""
 
     def __init__(
@@ -172,7 +172,7 @@ class FromDescriptor(_Bulk):
         """Move what there is; raises :class:`~pyvmm.virtio.queue.QueueError`."""
         if self.queue.native is None:
             return Stop.EMPTY
-        return self._done(lib.pyvmm_bulk_from_fd(self.queue.native, self.native))
+        return self._done(lib.pyvmm_messages_from_fd(self.queue.native, self.native))
 
 
 class BothWays:
@@ -188,7 +188,7 @@ class BothWays:
         waited for."""
         self._to = to
         self._back = back
-        self._native: Any = ffi.new("struct pyvmm_pair *")
+        self._native: Any = ffi.new("struct pyvmm_message_pair *")
         self._native.to = to.native
         self._native.back = back.native
         self._loop = loop
@@ -209,7 +209,7 @@ class BothWays:
         native.to_kick, native.back_kick = to.event.fd, back.event.fd
         native.to_call, native.back_call = to.interrupt.call_fd, back.interrupt.call_fd
         native.idle_until = self._loop.idle_until()
-        lib.pyvmm_pair_move(native)
+        lib.pyvmm_message_pair_move(native)
         to.interrupt.used_signals += native.to_calls
         back.interrupt.used_signals += native.back_calls
         to.check(native.to_stop)

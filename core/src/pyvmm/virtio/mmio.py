@@ -12,7 +12,7 @@ from pyvmm.host.eventfd import EventFd
 from pyvmm.host.eventloop import EventLoop, LoopScope
 from pyvmm.logs import logger
 from pyvmm.virtio.interrupt import Interrupt
-from pyvmm.virtio.interrupt_status import Causes
+from pyvmm.virtio.interrupt_status import InterruptStatus
 from pyvmm.virtio.queue import Queue, QueueError
 
 TYPE_CHECKING = False
@@ -99,7 +99,7 @@ class MmioDevice(BusDevice):
         self.queues = [Queue(index, size, EventFd()) for index, size in enumerate(device.queue_max_sizes)]
         self.interrupt_event = EventFd()
         self._interrupt = Interrupt(self.interrupt_event, self._config_changed, self._fail)
-        self.causes = Causes(self._interrupt, len(self.queues))
+        self.interrupt_status = InterruptStatus(self._interrupt, len(self.queues))
         self._loop: EventLoop = device.own_loop or loop
         self._scope = LoopScope(self._loop, self._callback_failed, self._publish)
         try:
@@ -108,11 +108,6 @@ class MmioDevice(BusDevice):
             self._release()
             raise
         self._offered: int = self._offered_features()
-
-    @property
-    def interrupt_status(self) -> int:
-        """Why the driver was interrupted last (InterruptStatus, section 4.2.2)."""
-        return self.causes.status
 
     def interrupt(self, irq_mask: int) -> None:
         """Interrupt the driver for VIRTIO_MMIO_INT_CONFIG; for a used ring, which tells by itself, just interrupt."""
@@ -142,7 +137,7 @@ class MmioDevice(BusDevice):
     def close(self) -> None:
         """Stop the device and release its eventfds. On the loop's thread, after the last vCPU's run."""
         active, self.device_activated = self.device_activated, False
-        self.causes.end()
+        self.interrupt_status.end()
         try:
             self._loop.call(lambda: self.device.end(active))
         except Exception:
@@ -159,7 +154,7 @@ class MmioDevice(BusDevice):
         for queue in self.queues:
             queue.event.close()
         self.interrupt_event.close()
-        self.causes.close()
+        self.interrupt_status.close()
 
     @property
     def _queue(self) -> Queue | None:
@@ -228,7 +223,7 @@ class MmioDevice(BusDevice):
             self.queues[value].event.signal()
 
     def _write_interrupt_ack(self, value: int) -> None:
-        self.causes.acknowledge(value)
+        self.interrupt_status.acknowledge(value)
 
     def _write_status(self, value: int) -> None:
         if value == 0:
@@ -275,7 +270,7 @@ class MmioDevice(BusDevice):
                 queue.activate(self.mem, self._interrupt, event_idx, indirect)
         self.driver_was_ok = True
         self.device_activated = True
-        self.causes.begin(self.queues)
+        self.interrupt_status.begin(self.queues)
         self.device.activate(self.mem, self._interrupt, self.queues)
         sizes = [queue.size for queue in self.queues if queue.ready]
         log.info("%s: active, features %#x, queues %s", self.name, self.acked_features, sizes)
@@ -284,7 +279,7 @@ class MmioDevice(BusDevice):
         def reset() -> bool:
             done = not self.device_activated or self.device.reset()
             if done:
-                self.causes.end()
+                self.interrupt_status.end()
                 for queue in self.queues:
                     queue.reset()
             return done
@@ -298,7 +293,7 @@ class MmioDevice(BusDevice):
         self.driver_status = 0
         self.acked_features = 0
         self.features_select = self.acked_features_select = self.queue_select = 0
-        self.causes.set_config(False)
+        self.interrupt_status.set_config(False)
         self.interrupt_event.drain()
 
     def _call(self, function: Callable[[], T]) -> T | None:
@@ -322,7 +317,7 @@ class MmioDevice(BusDevice):
 
     def _config_changed(self) -> None:
         self.config_generation = self.config_generation + 1 & 0xFFFFFFFF
-        self.causes.set_config(True)
+        self.interrupt_status.set_config(True)
 
     def _callback_failed(self, error: BaseException) -> None:
         self._scope.close()
@@ -363,7 +358,7 @@ _READERS: Final[dict[int, Callable[[MmioDevice], int]]] = {
     lib.VIRTIO_MMIO_DEVICE_FEATURES: MmioDevice._read_device_features,
     lib.VIRTIO_MMIO_QUEUE_NUM_MAX: MmioDevice._read_queue_num_max,
     lib.VIRTIO_MMIO_QUEUE_READY: MmioDevice._read_queue_ready,
-    lib.VIRTIO_MMIO_INTERRUPT_STATUS: lambda transport: transport.interrupt_status,
+    lib.VIRTIO_MMIO_INTERRUPT_STATUS: lambda transport: transport.interrupt_status.read(),
     lib.VIRTIO_MMIO_STATUS: MmioDevice._read_status,
     lib.VIRTIO_MMIO_CONFIG_GENERATION: lambda transport: transport.config_generation,
     # No shared memory region has whatever id is asked for (section 4.2.2).
