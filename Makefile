@@ -2,7 +2,7 @@
 # make shell  the same guest with an interactive shell
 # make test   sets up, passes all tests and builds the documentation
 # make soak   a Linux works disks and cards for minutes, with every engine, and verifies
-# make bench  prints tables, side by side with QEMU; .cache/bench.json has every sample
+# make bench  prints tables, side by side with QEMU; .cache/bench.json has every sample, .cache/bench-plots pictures
 # make docs   builds the documentation
 # make dist   sdists and wheels of all distributions, in .cache/dist
 # make deb    Debian packages, in .cache/deb; make deb-test installs them in a fresh Debian and boots a guest from it
@@ -17,7 +17,7 @@ BUILT := .venv/.installed
 # What an editable installation does not notice by itself: metadata and C.
 INPUTS := Makefile $(wildcard $(addsuffix /pyproject.toml,$(PACKAGES))) core/setup.py $(wildcard core/native/* core/native/cdef/*)
 
-TOOLS := pytest pytest-timeout pytest-xdist hypothesis mypy ruff
+TOOLS := pytest pytest-timeout pytest-xdist hypothesis mypy ruff matplotlib
 
 .PHONY: setup run shell test unit boot-test soak bench docs dist deb deb-test lint clean
 
@@ -67,7 +67,7 @@ soak: setup
 
 bench: setup
 	tests/system/require guest lab test
-	$(BIN)/python tests/benchmarks --json .cache/bench.json
+	$(BIN)/python tests/benchmarks --json .cache/bench.json --plots .cache/bench-plots
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt

@@ -12,7 +12,7 @@ from typing import Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.benchmarks import installed, lab, report
+from tests.benchmarks import installed, lab, plots, report
 from tests.benchmarks.harness import Bench, BenchError
 from tests.benchmarks.rows import Row
 from tests.system.kernels import PreparationError
@@ -53,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Path(options.json).write_text(report.to_json(about, bench.entries, bench.notes))
     if options.markdown:
         report.put_into(Path(options.markdown), report.markdown(about, bench.entries, bench.notes))
+    if options.plots:
+        try:
+            plots.draw_all(report.table(bench.entries), Path(options.plots))
+        except BenchError as error:
+            print(error, file=sys.stderr)
     if not options.quiet:
         for name, value in about.items():
             print(f"{name}: {value}")
@@ -73,6 +78,9 @@ def _parse(arguments: Sequence[str] | None, rows: Sequence[Row]) -> argparse.Nam
     parser.add_argument("--json", metavar="FILE", help="write everything there, samples included")
     parser.add_argument(
         "--markdown", metavar="FILE", help="write the table there; into a page with marks, only between them"
+    )
+    parser.add_argument(
+        "--plots", metavar="DIRECTORY", help="draw the table there: an SVG picture for each group of rows"
     )
     parser.add_argument("--list", action="store_true", help="list the rows")
     parser.add_argument("--quiet", action="store_true", help="print no table")
