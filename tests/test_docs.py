@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
@@ -190,6 +191,30 @@ def test_what_is_shown_imports_only_public_names(name: str, text: str) -> None:
     for module, names in re.findall(r"^from (pyvmm\.[\w.]+) import (.+)$", text, re.MULTILINE):
         assert module in public, f"{module} is on no page of the reference"
         assert not re.search(r"\b_", names)
+
+
+def moved_modules() -> list[tuple[str, str]]:
+    return re.findall(
+        r"^\| `(pyvmm[\w.]+)` \| `(pyvmm[\w.]+)` \|$", (DOCS / "reference/moved.md").read_text(), re.MULTILINE
+    )
+
+
+@pytest.mark.parametrize(("old", "new"), moved_modules())
+def test_what_moved_is_where_the_page_says_and_nowhere_else(old: str, new: str) -> None:
+    assert found(new) is not None, f"{new} is not there"
+    assert found(old) is None, f"{old} is still there"
+
+
+def found(name: str) -> object:
+    """The module or the public name that is called ``name``; None where there is none."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError:
+        return None
 
 
 def reference(page: Path) -> str:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
+__all__ = ["MmioDevice"]
+
 log = logger(__name__)
 
 
