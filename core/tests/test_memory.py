@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyvmm._native import ffi, lib
 from pyvmm.errors import HostError
-from pyvmm.memory import PAGE_SIZE, GuestMemory, GuestMemoryError, GuestRegion
+from pyvmm.limits import PAGE_SIZE
+from pyvmm.memory import GuestMemory, GuestMemoryError, GuestRegion
 
 LOW = 1 << 20
 HIGH_BASE = 4 << 30

@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from pyvmm.memory import PAGE_SIZE, GuestMemory, GuestMemoryError, GuestRegion
+from pyvmm.limits import PAGE_SIZE
+from pyvmm.memory import GuestMemory, GuestMemoryError, GuestRegion
 
 LOW = 16 * PAGE_SIZE
 HIGH_BASE = 4 << 30

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from pyvmm.errors import HostError
-from pyvmm.memory import PAGE_SIZE, GuestMemory
+from pyvmm.limits import PAGE_SIZE
+from pyvmm.memory import GuestMemory
 
 from core.tests.huge_pages import POOL, SIZE, reserved
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from pyvmm._native import lib
 from pyvmm.errors import HostError
+from pyvmm.limits import PAGE_SIZE
 from pyvmm.machine.huge_pages import at_first_use
-from pyvmm.memory import PAGE_SIZE, GuestMemory, GuestMemoryError
+from pyvmm.memory import GuestMemory, GuestMemoryError
 
 HUGE = 2 << 20
 LOW = 4 * HUGE

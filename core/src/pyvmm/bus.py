@@ -6,6 +6,7 @@ from _thread import allocate_lock
 from bisect import bisect_right
 
 from pyvmm.errors import PyvmmError
+from pyvmm.limits import PAGE_SIZE
 from pyvmm.logs import logger
 from pyvmm.startup.record import record
 
@@ -276,4 +277,4 @@ class Bus:
             answers.clear()
 
 
-_ALL_ONES: Final = b"\xff" * 4096
+_ALL_ONES: Final = b"\xff" * PAGE_SIZE

@@ -10,6 +10,7 @@ from bisect import bisect_right
 
 from pyvmm._native import ffi, lib
 from pyvmm.errors import HostError
+from pyvmm.limits import PAGE_SIZE
 from pyvmm.startup.record import record
 
 TYPE_CHECKING = False
@@ -17,13 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, Final, TypeAlias
 
-__all__ = ["PAGE_SIZE", "GuestAddress", "GuestMemory", "GuestMemoryError", "GuestRegion"]
+__all__ = ["GuestAddress", "GuestMemory", "GuestMemoryError", "GuestRegion"]
 
 GuestAddress: TypeAlias = int
 """A guest-physical address, in bytes from 0."""
-
-PAGE_SIZE: Final = 4096
-"""Bytes of a page of the guest."""
 
 MAX_REGIONS: Final[int] = lib.PYVMM_MAX_REGIONS
 """Regions that a guest's memory can have."""

@@ -98,11 +98,11 @@ def test_options_reach_the_machine(machine: SimpleNamespace, lamp: SitePackages,
     kernel.touch()
     initrd.touch()
     options = ["--kernel", str(kernel), "--initrd", str(initrd), "--cmdline", "quiet x=1", "--memory", "5G"]
-    options += ["--cpus", "8", "--discovery", "cmdline", "--device", "lamp:a,ro", "--device", "lamp,path=b"]
+    options += ["--cpus", "64", "--discovery", "cmdline", "--device", "lamp:a,ro", "--device", "lamp,path=b"]
     assert main(options) == 0
     config = machine.config
     assert (config.kernel, config.initrd, config.cmdline) == (str(kernel), str(initrd), "quiet x=1")
-    assert (config.memory, config.cpus, config.discovery) == (5 << 30, 8, "cmdline")
+    assert (config.memory, config.cpus, config.discovery) == (5 << 30, 64, "cmdline")
     lamps = [request for request in config.devices if request.kind.name == "lamp"]
     assert [(request.id, str(request.options.path), request.options.ro) for request in lamps] == [
         ("lamp0", "a", True),
@@ -258,7 +258,7 @@ BAD_INPUT = [
     Bad(["--memory", "much"], "'--memory': 'much' is not a size"),
     Bad(["--memory", "99999999T"], "'99999999T' is too large"),
     Bad(["--cpus", "0"], "--cpus"),
-    Bad(["--cpus", "9"], "--cpus"),
+    Bad(["--cpus", "65"], "--cpus"),
     Bad(["--cpus", "two"], "'two' is not a whole number from 1 to "),
     Bad(["--discovery", "pci"], "'pci' is not one of 'acpi', 'cmdline'"),
     Bad(["--device", ""], "--device: no kind in ''"),

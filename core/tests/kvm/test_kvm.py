@@ -17,6 +17,7 @@ from pyvmm.host.eventfd import EventFd
 from pyvmm.kvm import FastPorts, Kvm, KvmError, Vm
 from pyvmm.kvm import kvm as kvm_module
 from pyvmm.kvm.ioctl import ioctl
+from pyvmm.limits import MAX_CPUS
 from pyvmm.memory import GuestMemory
 
 
@@ -177,7 +178,8 @@ def test_machines_are_made_while_signals_come(kvm: Kvm) -> None:
 
 
 def test_the_host_says_what_it_can_do(kvm: Kvm) -> None:
-    assert kvm.max_vcpus >= 8
+    assert kvm.max_vcpus >= MAX_CPUS
+    assert 1 <= kvm.recommended_vcpus <= kvm.max_vcpus
     leaves = {entry.function for entry in kvm.supported_cpuid()}
     assert {0, 1, 0x80000000} <= leaves
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from pyvmm._native import ffi, lib
+from pyvmm.limits import PAGE_SIZE
 from pyvmm.machine.huge_pages import PageJoiner
-from pyvmm.memory import PAGE_SIZE, GuestMemory, GuestRegion
+from pyvmm.memory import GuestMemory, GuestRegion
 
 from core.tests.os_threads import wait_until
 

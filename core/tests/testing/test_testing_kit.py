@@ -15,8 +15,9 @@ from pyvmm.memory import GuestMemory
 from pyvmm.testing.driver_ring import DriverRing, GuestHeap
 from pyvmm.testing.mmio_driver import VIRTIO_F_EVENT_IDX, MmioDriver
 from pyvmm.testing.virtio_driver import VirtioDriver
-from pyvmm.virtio.mmio import MMIO_WINDOW_SIZE, MmioDevice
+from pyvmm.virtio.mmio import MmioDevice
 from pyvmm.virtio.queue import Queue
+from pyvmm.x86_64.layout import MMIO_WINDOW_SIZE
 
 from core.tests.virtio.probe import DEVICE_ID, Probe
 

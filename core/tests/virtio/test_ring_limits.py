@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from pyvmm._native import ffi, lib
-from pyvmm.memory import PAGE_SIZE, GuestMemory
+from pyvmm.limits import PAGE_SIZE
+from pyvmm.memory import GuestMemory
 from pyvmm.testing.driver_ring import VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE
 from pyvmm.virtio.queue import MAX_QUEUE_SIZE, QueueError
 

@@ -6,9 +6,10 @@ import struct
 
 import pytest
 from pyvmm.kvm.vcpu import CpuidEntry
+from pyvmm.limits import MAX_CPUS
 from pyvmm.x86_64.cpuid import SIGNIFICANT_INDEX, for_vcpu
 
-CPUS = [1, 2, 3, 4, 5, 8, 255]
+CPUS = [1, 2, 3, 4, 5, 8, 9, 16, 63, MAX_CPUS, 255]
 
 
 def entry(function: int, index: int = 0, eax: int = 0, ebx: int = 0, ecx: int = 0, edx: int = 0) -> CpuidEntry:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from pyvmm.errors import UsageError
-from pyvmm.x86_64 import layout
+from pyvmm.limits import MAX_CPUS, PAGE_SIZE
+from pyvmm.x86_64 import layout, mptable
 from pyvmm.x86_64.boot import registers
 from pyvmm.x86_64.layout import GIB, MIB, memory_ranges
 
@@ -55,7 +56,7 @@ def test_the_most_that_is_named_for_narrow_addresses_can_be_had() -> None:
 def test_what_is_in_low_memory_does_not_overlap() -> None:
     places = [
         (layout.GDT_ADDRESS, 0x100),
-        (layout.ZERO_PAGE_ADDRESS, layout.PAGE_SIZE),
+        (layout.ZERO_PAGE_ADDRESS, PAGE_SIZE),
         (layout.PAGE_TABLES_ADDRESS, registers.PAGE_TABLES_SIZE),
         (layout.CMDLINE_ADDRESS, layout.CMDLINE_PLACE_SIZE),
         (layout.EBDA_ADDRESS, layout.EBDA_END - layout.EBDA_ADDRESS),
@@ -65,6 +66,12 @@ def test_what_is_in_low_memory_does_not_overlap() -> None:
 
     for (base, size), (after, _) in zip(places, [*places[1:], (layout.HIGH_MEMORY, 0)], strict=True):
         assert base + size <= after
+
+
+def test_the_mp_tables_of_all_cpus_are_in_what_is_reserved_for_them() -> None:
+    assert layout.EBDA_ADDRESS <= layout.MP_TABLE_ADDRESS
+    assert layout.MP_TABLE_ADDRESS + len(mptable.table(MAX_CPUS)) <= layout.MP_POINTER_ADDRESS
+    assert layout.MP_POINTER_ADDRESS + len(mptable.pointer()) <= layout.EBDA_END
 
 
 def test_the_windows_end_where_the_ioapic_is() -> None:

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pyvmm.memory import PAGE_SIZE, GuestMemory
+from pyvmm.limits import PAGE_SIZE
+from pyvmm.memory import GuestMemory
 from pyvmm.testing.virtio_driver import VirtioDriver
 from pyvmm_virtio_balloon import BalloonOptions
 from pyvmm_virtio_balloon import constants as c

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 from balloon_bench import ALL, DEFLATE, FIRST, INFLATE, Bench
-from pyvmm.memory import PAGE_SIZE
+from pyvmm.limits import PAGE_SIZE
 from pyvmm_virtio_balloon import constants as c
 from pyvmm_virtio_balloon.device import MAX_PAGES
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyvmm.limits import MAX_CPUS
 from pyvmm.testing.virtio_driver import VIRTIO_F_EVENT_IDX
 from pyvmm_virtio_block import constants as c
 
@@ -102,16 +103,18 @@ def test_a_flush_covers_what_another_queue_was_told_is_written(
     assert written == [data]
 
 
-def test_all_queues_can_be_full_at_once(make_disk: MakeDisk, image: Path, backend: str) -> None:
-    disk = make_disk(image, start={"indirect": True}, queues=8)
+@pytest.mark.parametrize(("queues", "size"), [(1, 256), (8, 256), (16, 256), (17, 128), (MAX_CPUS, 64)])
+def test_all_queues_can_be_full_at_once(make_disk: MakeDisk, image: Path, backend: str, queues: int, size: int) -> None:
+    disk = make_disk(image, start={"indirect": True}, queues=queues)
+    assert [*disk.device.queue_max_sizes] == [size] * queues
     for ring in disk.driver.rings:
-        for sector in range(256):
+        for sector in range(size):
             ring.add([struct.pack("<IIQ", c.VIRTIO_BLK_T_OUT, 0, sector), bytes(512)], [1])
     for ring in disk.driver.rings:
         ring.kick()
-    for queue in range(8):
-        assert {disk.answer(used) for used in disk.driver.wait_used(queue, 256)} == {(0, b"")}
-    assert image.read_bytes() == bytes(256 * 512)
+    for queue in range(queues):
+        assert {disk.answer(used) for used in disk.driver.wait_used(queue, size)} == {(0, b"")}
+    assert image.read_bytes()[: size * 512] == bytes(size * 512)
 
 
 def test_a_driver_may_leave_queues_out(make_disk: MakeDisk, image: Path) -> None:

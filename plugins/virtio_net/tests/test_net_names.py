@@ -90,7 +90,7 @@ def test_user_is_passt_and_a_tap_of_that_name_has_another_spelling() -> None:
         ("tap0,tcp=8080:80", "net: tcp, udp and loopback are of user; give net:user"),
         ("tap0,loopback=off", "net: tcp, udp and loopback are of user; give net:user"),
         ("tap=user,udp=53", "net: tcp, udp and loopback are of user; give net:user"),
-        ("tap0,queues=9", "net: option 'queues': '9' is not between 1 and 8"),
+        ("tap0,queues=65", "net: option 'queues': '65' is not between 1 and 64"),
         ("tap0,vhost=yes", "net: option 'vhost': 'yes' is not one of auto, on, off"),
         ("tap0,mtu=67", "net: option 'mtu': '67' is not between 68 and 65521"),
         ("tap0,mtu=65522", "net: option 'mtu': '65522' is not between 68 and 65521"),

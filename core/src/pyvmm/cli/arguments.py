@@ -8,7 +8,7 @@ is wrong.
 from __future__ import annotations
 
 from pyvmm.errors import UsageError
-from pyvmm.machine.config import MAX_CPUS
+from pyvmm.limits import DEFAULT_MEMORY, MAX_CPUS, PAGE_SIZE
 from pyvmm.options import DeviceSpec, Size, parse_device, parse_size
 from pyvmm.startup.record import record
 
@@ -22,7 +22,6 @@ DEFAULT_DEVICES: Final = ("serial",)
 
 DISCOVERIES: Final = ("acpi", "cmdline")
 
-_PAGE_SIZE: Final = 4096
 _HUGE_PAGE_SIZES: Final = {"auto": 0, "off": 0, "on": 2 << 20, "2M": 2 << 20, "1G": 1 << 30}
 
 
@@ -80,7 +79,7 @@ class CommandOption:
 
     read: Callable[[str], Any] = str
     """Makes a value of a text. It raises :class:`ValueError` with a phrase that goes on after the text, such as ``is
-    not 1 to 8``, or :class:`UsageError`."""
+    not 1 to 64``, or :class:`UsageError`."""
 
     choices: Sequence[str] = ()
     """All values, where they can be listed."""
@@ -114,8 +113,8 @@ def parse_memory(text: str) -> MemoryOption:
             raise ValueError(f"has hugepages={value}, which is none of {', '.join(_HUGE_PAGE_SIZES)}")
         page_size = _HUGE_PAGE_SIZES[value]
         join_pages = value == "auto"
-    if size == 0 or size % _PAGE_SIZE:
-        raise ValueError(f"is not a multiple of the page size, {_PAGE_SIZE} bytes")
+    if size == 0 or size % PAGE_SIZE:
+        raise ValueError(f"is not a multiple of the page size, {PAGE_SIZE} bytes")
     if page_size and size % page_size:
         raise ValueError(f"is not a multiple of the huge pages' size, {page_size >> 20} MiB")
     return MemoryOption(size, page_size, join_pages)
@@ -135,7 +134,7 @@ OPTIONS: Final = (
         "--memory",
         "Guest memory. hugepages=off: use only 4 KiB pages; on (2M), 1G: use the host's reserved huge pages.",
         metavar="SIZE[,hugepages=auto]",
-        default="256M",
+        default=f"{DEFAULT_MEMORY >> 20}M",
         read=parse_memory,
     ),
     CommandOption("--cpus", f"Virtual CPUs, 1 to {MAX_CPUS}.", metavar="N", default="1", read=_parse_cpus),

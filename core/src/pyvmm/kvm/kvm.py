@@ -28,6 +28,9 @@ REQUIRED: Final = (
 
 _MAX_CPUID_ENTRIES: Final = 256
 
+_DEFAULT_NR_VCPUS: Final = 4
+"""What holds where KVM does not say (Documentation/virt/kvm/api.rst, 4.7 KVM_CREATE_VCPU)."""
+
 
 class Kvm:
     """An open /dev/kvm."""
@@ -68,7 +71,12 @@ class Kvm:
     @property
     def max_vcpus(self) -> int:
         """The number of vCPUs that a machine can have."""
-        return self.check_extension("KVM_CAP_MAX_VCPUS") or self.check_extension("KVM_CAP_NR_VCPUS")
+        return self.check_extension("KVM_CAP_MAX_VCPUS") or self.recommended_vcpus
+
+    @property
+    def recommended_vcpus(self) -> int:
+        """The number of vCPUs up to which the kernel says that a machine runs well: usually the host's CPUs."""
+        return self.check_extension("KVM_CAP_NR_VCPUS") or _DEFAULT_NR_VCPUS
 
     def supported_cpuid(self) -> list[CpuidEntry]:
         """The CPUID leaves that this host can give a guest (KVM_GET_SUPPORTED_CPUID)."""

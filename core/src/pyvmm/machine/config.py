@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from pyvmm.limits import DEFAULT_MEMORY
 from pyvmm.startup.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
-    from typing import Final
 
     from pyvmm.device_request import DeviceRequest
 
-__all__ = ["MAX_CPUS", "MachineConfig"]
-
-MAX_CPUS: Final = 8
+__all__ = ["MachineConfig"]
 
 
 @record
@@ -28,7 +26,7 @@ class MachineConfig:
     cmdline: str = ""
     """Added to the default command line."""
 
-    memory: int = 256 << 20
+    memory: int = DEFAULT_MEMORY
     """Bytes: whole pages of 4 KiB."""
 
     huge_page_size: int = 0
@@ -42,7 +40,7 @@ class MachineConfig:
     process, or adds a device with ``needs_memfd``."""
 
     cpus: int = 1
-    """1 to 8."""
+    """1 to :data:`pyvmm.limits.MAX_CPUS`, 64."""
 
     devices: Sequence[DeviceRequest] = ()
     discovery: str = "acpi"

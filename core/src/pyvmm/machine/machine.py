@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from pyvmm.device_request import view_of
 from pyvmm.errors import HostError, UsageError
 from pyvmm.exit_reason import End, ExitReason
-from pyvmm.kvm import Kvm, Vcpu
+from pyvmm.kvm import Kvm, KvmError, Vcpu
+from pyvmm.limits import MAX_CPUS
 from pyvmm.logs import logger, settle
-from pyvmm.machine.config import MAX_CPUS, MachineConfig
+from pyvmm.machine.config import MachineConfig
 from pyvmm.memory import GuestMemory
 from pyvmm.startup import trace
 from pyvmm.startup.closing import Closers
@@ -42,6 +44,19 @@ def _start_processes(requests: Sequence[DeviceRequest], view: MachineView, close
     processes = closers.enter(DeviceProcesses())
     processes.start(requests, view)
     return processes
+
+
+def _check_cpus(cpus: int, kvm: Kvm) -> None:
+    """Raise :class:`UsageError` for more than KVM takes, and warn of more than run well."""
+    if cpus == 1:
+        return
+    if cpus > kvm.max_vcpus:
+        raise UsageError(f"cpus: {cpus} are more than the {kvm.max_vcpus} that this host's KVM takes; give fewer")
+    if cpus > kvm.recommended_vcpus:
+        log.warning(
+            "cpus: %d are more than the %d that this host's KVM recommends: they take turns, and wait for each other",
+            *(cpus, kvm.recommended_vcpus),
+        )
 
 
 def _make_memory(config: MachineConfig, ranges: Sequence[tuple[int, int]]) -> GuestMemory:
@@ -96,6 +111,7 @@ class Machine:
             processes = _start_processes(config.devices, self._view, closers)
             trace.ended("device processes begun")
             self.kvm = closers.enter(Kvm())
+            _check_cpus(config.cpus, self.kvm)
             self.memory = closers.enter(_make_memory(config, ranges))
             """The guest's memory, mapped as long as the machine is open."""
             trace.ended("/dev/kvm, guest memory")
@@ -224,7 +240,15 @@ class Machine:
         supported = self.kvm.supported_cpuid()
         tsc_deadline = bool(self.kvm.check_extension("KVM_CAP_TSC_DEADLINE_TIMER"))
         for index in range(self.config.cpus):
-            vcpu = self.vm.create_vcpu(index)
+            try:
+                vcpu = self.vm.create_vcpu(index)
+            except KvmError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
+                raise HostError(
+                    f"cpus: no file descriptor is left for vCPU {index} of {self.config.cpus}; raise the limit "
+                    f"(ulimit -n), or give fewer"
+                ) from error
             vcpu.set_cpuid(cpuid.for_vcpu(supported, index, self.config.cpus, tsc_deadline=tsc_deadline))
             self.vcpus.append(vcpu)
 

@@ -8,6 +8,7 @@ import sys
 from _thread import allocate_lock, start_new_thread
 
 from pyvmm._native import lib
+from pyvmm.errors import HostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def begin(function: Callable[[], object], name: str) -> Callable[[], None]:
 
     What is returned waits for its end. The process's end does not. What ``function`` raises is printed as the bug that
     it is, but for SystemExit.
+
+    Raises :class:`HostError` where the host has no thread left.
     """
     if not alone:
         import threading  # noqa: F401 - see above
@@ -48,7 +51,13 @@ def begin(function: Callable[[], object], name: str) -> Callable[[], None]:
         with over:
             pass
 
-    start_new_thread(run, ())
+    try:
+        start_new_thread(run, ())
+    except RuntimeError as error:
+        raise HostError(
+            f"{name}: the host has no thread for it; raise its limits (ulimit -u, ulimit -v, a cgroup's pids.max), or "
+            f"give the machine fewer CPUs"
+        ) from error
     return join
 
 

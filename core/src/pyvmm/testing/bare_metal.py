@@ -13,6 +13,7 @@ from pyvmm.bus import BusDevice, BusRange, Placement
 from pyvmm.errors import HostError
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.kvm.ioctl import ioctl
+from pyvmm.limits import MAX_CPUS
 from pyvmm.machine import Machine, MachineConfig
 from pyvmm.plugins import DeviceRequest
 from pyvmm.x86_64.boot.registers import RFLAGS_FIXED, RFLAGS_IOPL3, set_boot_state
@@ -29,8 +30,9 @@ PARAMETERS: Final = 0x300000
 FREE_MEMORY: Final = 0x400000
 """From here on, memory is the program's."""
 
-STACKS: Final = 0x3C0000
-STACK_SIZE: Final = 0x4000
+STACK_SIZE: Final = 0x2000
+STACKS: Final = FREE_MEMORY - (MAX_CPUS - 1) * STACK_SIZE
+"""The end of the first vCPU's stack, behind which those of the others are, up to the free memory."""
 
 REPORT_PORT: Final = 0x510
 PATIENCE: Final = 30.0

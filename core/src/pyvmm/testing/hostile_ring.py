@@ -15,6 +15,7 @@ from pyvmm.testing.driver_ring import (
     Descriptor,
     DriverRing,
 )
+from pyvmm.x86_64.layout import MMIO_BASE
 
 __all__ = [
     "CHAINS",
@@ -105,7 +106,7 @@ def _placements() -> list[Misbehaviour]:
 
         found += [
             Misbehaviour(f"{name} misaligned", _ALIGNMENT, _move(part, inside)),
-            Misbehaviour(f"{name} outside RAM", _ADDRESS, _move_to(part, 0xD000_0000)),
+            Misbehaviour(f"{name} outside RAM", _ADDRESS, _move_to(part, MMIO_BASE)),
             Misbehaviour(f"{name} across the hole", _ADDRESS, _move_to(part, MEMORY_SIZE - alignment), min_size=2),
             Misbehaviour(f"{name} past the end of RAM", _ADDRESS, _move_to(part, HOLE_END + _ABOVE)),
             Misbehaviour(f"{name} wraps the address space", _ADDRESS, _move_to(part, 2**64 - alignment)),
@@ -222,7 +223,7 @@ CHAINS: Final = (
     Misbehaviour(
         "indirect table that is too long", _TABLE_SIZE, _table(lambda ring: 16 * (max(_MAX_CHAIN, ring.size) + 1))
     ),
-    Misbehaviour("indirect table outside RAM", _TABLE_ADDRESS, _table(lambda ring: 32, address=0xD000_0000)),
+    Misbehaviour("indirect table outside RAM", _TABLE_ADDRESS, _table(lambda ring: 32, address=MMIO_BASE)),
     Misbehaviour("indirect table across the hole", _TABLE_ADDRESS, _table(lambda ring: 32, address=MEMORY_SIZE - 16)),
     Misbehaviour("indirect table wraps", _TABLE_ADDRESS, _table(lambda ring: 32, address=2**64 - 16)),
     Misbehaviour("indirect with next", "a descriptor with INDIRECT and NEXT", _table(lambda ring: 32, flags=NEXT)),
@@ -244,7 +245,7 @@ CHAINS: Final = (
         "a buffer to read comes after one to write",
         _indirect(_with(WRITE | NEXT, 1), _with()),
     ),
-    Misbehaviour("buffer outside RAM", _BUFFER, _direct(_at(0xD000_0000, 64, WRITE))),
+    Misbehaviour("buffer outside RAM", _BUFFER, _direct(_at(MMIO_BASE, 64, WRITE))),
     Misbehaviour("buffer past the end of RAM", _BUFFER, _direct(_at(HOLE_END + _ABOVE, 1))),
     Misbehaviour("buffer that runs into the hole", _BUFFER, _direct(_at(MEMORY_SIZE - 32, 33, WRITE))),
     Misbehaviour("buffer over the hole", _BUFFER, _direct(_at(MEMORY_SIZE - 4096, 0xFFFF_FFFF, WRITE))),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
 
 from pyvmm.bus import Bus, BusDevice, BusRange
 from pyvmm.device_context import DeviceContext, MachineView
@@ -13,11 +12,9 @@ from pyvmm.host.eventfd import EventFd
 from pyvmm.host.eventloop import LoopScope
 from pyvmm.memory import GuestMemory
 from pyvmm.testing.stepping_loop import SteppingLoop
+from pyvmm.x86_64.layout import MMIO_BASE
 
-__all__ = ["MMIO_BASE", "PortDriver"]
-
-MMIO_BASE: Final = 0xD000_0000
-"""Where a device that is in memory has its first register."""
+__all__ = ["PortDriver"]
 
 
 class PortDriver:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 
-from pyvmm.memory import PAGE_SIZE
+from pyvmm.limits import PAGE_SIZE
 from pyvmm.vhost_user.connection import close_fds
 from pyvmm.vhost_user.protocol import INFLIGHT_ALIGNMENT, MAX_VRINGS, Inflight, VhostUserError
 from pyvmm.virtio.queue import MAX_QUEUE_SIZE, inflight_size

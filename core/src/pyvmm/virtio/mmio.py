@@ -34,9 +34,6 @@ log = logger(__name__)
 _LOGGED_FAILURES: Final = 10
 """How often a device's failures are worth a line in the log."""
 
-MMIO_WINDOW_SIZE: Final = 0x1000
-"""Bytes of physical address space of one device."""
-
 _U32: Final = struct.Struct("<I")
 _get_u32: Final = _U32.unpack_from
 _put_u32: Final = _U32.pack_into

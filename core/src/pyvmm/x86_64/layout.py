@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pyvmm.errors import UsageError
+from pyvmm.limits import PAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-PAGE_SIZE: Final = 4096
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 
@@ -27,8 +27,15 @@ CMDLINE_ADDRESS: Final = 0x20000
 CMDLINE_PLACE_SIZE: Final = 0x10000
 """Room for the command line and its NUL; the kernel's own limit is far below."""
 
-EBDA_ADDRESS: Final = 0x9FC00
-"""The last KiB of base memory, where MP tables are looked for (MultiProcessor Specification 1.4, section 4)."""
+EBDA_ADDRESS: Final = 0x9F000
+"""The last 4 KiB of base memory, reserved, as a PC's BIOS has them for itself: MP tables are in them."""
+
+MP_TABLE_ADDRESS: Final = EBDA_ADDRESS
+"""The configuration table, up to :data:`MP_POINTER_ADDRESS`: room for more CPUs than a machine can have."""
+
+MP_POINTER_ADDRESS: Final = 0x9FC00
+"""The floating pointer: one of the places where it is looked for is the last KiB of base memory (MultiProcessor
+Specification 1.4, section 4)."""
 
 EBDA_END: Final = 0xA0000
 
@@ -53,6 +60,7 @@ MMIO_END: Final = 0xFEC0_0000
 """The first address behind the last window."""
 
 MMIO_WINDOW_SIZE: Final = PAGE_SIZE
+"""Bytes of physical address space of one device: whole pages, so that a guest can map each by itself."""
 
 IOAPIC_ADDRESS: Final = 0xFEC0_0000
 LAPIC_ADDRESS: Final = 0xFEE0_0000

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import struct
 
-from pyvmm.errors import UsageError
+from pyvmm.limits import MAX_CPUS
 from pyvmm.x86_64.acpi import checksum, ioapic_id
-from pyvmm.x86_64.layout import EBDA_ADDRESS, EBDA_END, IOAPIC_ADDRESS, IOAPIC_PINS, LAPIC_ADDRESS
+from pyvmm.x86_64.layout import (
+    IOAPIC_ADDRESS,
+    IOAPIC_PINS,
+    LAPIC_ADDRESS,
+    MP_POINTER_ADDRESS,
+    MP_TABLE_ADDRESS,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from pyvmm.memory import GuestAddress, GuestMemory
+    from pyvmm.memory import GuestMemory
 
 SPEC_REVISION: Final = 4
 """Version 1.4."""
@@ -49,18 +55,24 @@ CONFORMS_TO_BUS: Final = 0
 ALL_APICS: Final = 0xFF
 
 
-def build(cpus: int, address: GuestAddress = EBDA_ADDRESS) -> bytes:
-    """Floating pointer and configuration table for ``address``: APIC ids 0 to ``cpus`` - 1, one ISA bus, and each
-    of its interrupts at the IOAPIC's pin of the same number.
+def pointer() -> bytes:
+    """The floating pointer, which leads to the table at :data:`MP_TABLE_ADDRESS` (section 4.1)."""
+    data = bytearray(struct.pack("<4sIBBB5B", b"_MP_", MP_TABLE_ADDRESS, 1, SPEC_REVISION, 0, 0, 0, 0, 0, 0))
+    data[10] = checksum(data)
+    return bytes(data)
 
-    Raises :class:`UsageError` for more CPUs than fit the KiB that these tables are looked for in.
-    """
+
+def table(cpus: int) -> bytes:
+    """The configuration table (section 4.2): APIC ids 0 to ``cpus`` - 1, one ISA bus, and each of its interrupts at
+    the IOAPIC's pin of the same number. ``cpus`` is 1 to :data:`MAX_CPUS`."""
+    if not 1 <= cpus <= MAX_CPUS:
+        raise ValueError(f"{cpus} CPUs in an MP table")
     ioapic = ioapic_id(cpus)
     entries = [
         struct.pack(
             "<BBBBII8x",
             PROCESSOR,
-            apic_id & 0xFF,
+            apic_id,
             LAPIC_VERSION,
             CPU_ENABLED | (0 if apic_id else CPU_BOOTSTRAP),
             0,
@@ -78,11 +90,8 @@ def build(cpus: int, address: GuestAddress = EBDA_ADDRESS) -> bytes:
         struct.pack("<BBHBBBB", LOCAL_INTERRUPT, kind, CONFORMS_TO_BUS, ISA_BUS, 0, ALL_APICS, lint)
         for lint, kind in enumerate((EXT_INT, NMI))
     ]
-    pointer = bytearray(struct.pack("<4sIBBB5B", b"_MP_", address + 16, 1, SPEC_REVISION, 0, 0, 0, 0, 0, 0))
-    pointer[10] = checksum(pointer)
-
     body = b"".join(entries)
-    table = bytearray(
+    data = bytearray(
         struct.pack(
             "<4sHBB8s12sIHHIHBx",
             b"PCMP",
@@ -100,12 +109,11 @@ def build(cpus: int, address: GuestAddress = EBDA_ADDRESS) -> bytes:
         )
         + body
     )
-    table[7] = checksum(table)
-    if len(pointer) + len(table) > EBDA_END - EBDA_ADDRESS:
-        raise UsageError(f"cpus: {cpus} CPUs are too many for a guest without ACPI; give it fewer")
-    return bytes(pointer + table)
+    data[7] = checksum(data)
+    return bytes(data)
 
 
 def write(mem: GuestMemory, cpus: int) -> None:
-    """Write the tables to where a guest looks for them."""
-    mem.write(EBDA_ADDRESS, build(cpus))
+    """Write the pointer to where a guest looks for it, and the table."""
+    mem.write(MP_POINTER_ADDRESS, pointer())
+    mem.write(MP_TABLE_ADDRESS, table(cpus))

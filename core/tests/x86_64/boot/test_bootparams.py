@@ -23,8 +23,8 @@ def test_the_map_has_all_ram_but_what_is_reserved() -> None:
         entries = bootparams.e820_map(mem.regions)
 
     assert entries == [
-        E820Entry(0, 0x9FC00, E820_RAM),
-        E820Entry(0x9FC00, 0x400, E820_RESERVED),
+        E820Entry(0, 0x9F000, E820_RAM),
+        E820Entry(0x9F000, 0x1000, E820_RESERVED),
         E820Entry(0xE0000, 0x20000, E820_RESERVED),
         E820Entry(0x100000, layout.MMIO_BASE - 0x100000, E820_RAM),
         E820Entry(0xFFFBC000, 0x44000, E820_RESERVED),

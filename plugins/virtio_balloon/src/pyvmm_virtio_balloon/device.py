@@ -5,8 +5,9 @@ from __future__ import annotations
 import array
 import struct
 
+from pyvmm.limits import PAGE_SIZE
 from pyvmm.logs import logger
-from pyvmm.memory import PAGE_SIZE, GuestAddress, GuestMemory, GuestMemoryError
+from pyvmm.memory import GuestAddress, GuestMemory, GuestMemoryError
 from pyvmm.options import format_size
 from pyvmm.virtio.device import VirtioDevice
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pyvmm.errors import UsageError
+from pyvmm.limits import MAX_CPUS
 from pyvmm.options import int_between
 from pyvmm.plugin import CmdlineRequest, DeviceKind, hookimpl, option, options
 
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from pyvmm_virtio_block.device import Block
 
 __all__ = ["BlockOptions", "kernel_cmdline", "pyvmm_device_kinds"]
-
-MAX_QUEUES = 8
-"""Request queues that a disk can have: as many as a machine can have CPUs."""
 
 
 def _parse_path(text: str) -> str:
@@ -48,7 +46,7 @@ class BlockOptions:
         None, parse=_parse_id, metavar="ID", help="serial number that the guest sees, up to 20 bytes"
     )
     queues: int = option(
-        1, parse=int_between(1, MAX_QUEUES), metavar="N", help=f"request queues, 1 to {MAX_QUEUES}: one a CPU is usual"
+        1, parse=int_between(1, MAX_CPUS), metavar="N", help=f"request queues, 1 to {MAX_CPUS}: one a CPU is usual"
     )
     direct: bool = option(False, help="bypass the host's page cache (O_DIRECT)")
     root: bool = option(False, help="the guest's root file system: adds root= to the kernel's command line")

@@ -6,7 +6,7 @@ import errno
 import os
 import struct
 
-from pyvmm.host.aio import IoEngine
+from pyvmm.host.aio import MAX_DEPTH, IoEngine
 from pyvmm.logs import logger
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.file_requests import TransferFormat, Transfers
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 log = logger(__name__)
 
 QUEUE_SIZE: Final = 256
+"""Requests that a queue can hold at most. Many queues share what an engine can have under way."""
 
 _CONFIG: Final = struct.Struct("<QII4xIBBHIBxHIIIIIB3x")
 """struct virtio_blk_config up to write_zeroes_may_unmap; size_max and geometry are not offered."""
@@ -79,6 +80,14 @@ _FORMAT: Final = TransferFormat(
 """Reads and writes: struct virtio_blk_outhdr, data, status (section 5.2.6)."""
 
 
+def _queue_size(queues: int) -> int:
+    """The size of each of ``queues``: a power of two, so that the engine can have all their requests under way."""
+    size = QUEUE_SIZE
+    while size * queues > MAX_DEPTH:
+        size //= 2
+    return size
+
+
 class Block(VirtioDevice):
     """A disk backed by an :class:`Image`.
 
@@ -93,7 +102,8 @@ class Block(VirtioDevice):
     def __init__(self, options: BlockOptions) -> None:
         self.image = Image(options.path, read_only=options.ro, direct=options.direct)
         self.serial = options.id.encode() if options.id else b""
-        self.queue_max_sizes = (QUEUE_SIZE,) * options.queues
+        self.queue_size = _queue_size(options.queues)
+        self.queue_max_sizes = (self.queue_size,) * options.queues
         self._transfers: list[Transfers] = []
         self.writeback = True
         """Whether writes may stay in the host's cache until a FLUSH."""
@@ -171,7 +181,7 @@ class Block(VirtioDevice):
         return _CONFIG.pack(
             image.size // SECTOR_SIZE,
             0,
-            QUEUE_SIZE - 2,  # with header and status, a request fills the descriptor table
+            self.queue_size - 2,  # with header and status, a request fills the descriptor table
             image.block_size,
             (image.physical_block_size // image.block_size).bit_length() - 1,
             0,

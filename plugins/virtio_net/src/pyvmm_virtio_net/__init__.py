@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyvmm.limits import MAX_CPUS
 from pyvmm.options import int_between
 from pyvmm.plugin import DeviceKind, hookimpl, option, options
 
@@ -49,7 +50,11 @@ class NetOptions:
         help="as TAP, also for a tap that is called user",
     )
     queues: int = option(
-        1, parse=int_between(1, 8), help="pairs of queues; more than one needs a tap that was made with multi_queue"
+        1,
+        parse=int_between(1, MAX_CPUS),
+        metavar="N",
+        help=f"pairs of queues, 1 to {MAX_CPUS}: one a CPU is usual; more than one needs a tap that was made with "
+        "multi_queue",
     )
     vhost: Literal["auto", "on", "off"] = option(
         "auto", help="have the kernel's vhost-net move the frames of a tap; auto: where /dev/vhost-net can be used"

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 log = logger(__name__)
 
-MAX_PAIRS: Final = 8
-"""Pairs of queues that a card can have: one for each of the CPUs that a machine can have."""
-
 QUEUE_SIZE: Final = 256
 CONTROL_QUEUE_SIZE: Final = 64
 

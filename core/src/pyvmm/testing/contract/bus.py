@@ -12,6 +12,7 @@ from typing import Final
 import pytest
 
 from pyvmm.bus import Bus, BusDevice
+from pyvmm.limits import PAGE_SIZE
 from pyvmm.testing.contract.base import NAME, error_lines
 from pyvmm.testing.port_driver import PortDriver
 from pyvmm.testing.resources import Resources
@@ -70,7 +71,7 @@ class BusDeviceContract:
             assert driver.device.placements
             for placement in driver.device.placements:
                 assert placement.ports or placement.mmio_size, "a placement has ports or memory"
-                assert placement.mmio_size % 4096 == 0, "memory is whole pages"
+                assert placement.mmio_size % PAGE_SIZE == 0, "memory is whole pages"
                 for ports in placement.all_ports:
                     assert ports.size > 0 and ports.base >= 0 and ports.end <= 0x10000
                 assert placement.irq is None or 0 <= placement.irq < 24

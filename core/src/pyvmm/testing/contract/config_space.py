@@ -7,7 +7,7 @@ from typing import Final
 from pyvmm._native import lib
 from pyvmm.testing.contract.base import VirtioContractBase
 from pyvmm.testing.mmio_driver import NEEDS_RESET
-from pyvmm.virtio.mmio import MMIO_WINDOW_SIZE
+from pyvmm.x86_64.layout import MMIO_WINDOW_SIZE
 
 LENGTH: Final = 256
 """Bytes of a configuration space that are looked at; none of virtio 1.2 has more."""

@@ -23,6 +23,7 @@ from pyvmm.testing.hostile_ring import (
     Misbehaviour,
 )
 from pyvmm.testing.virtio_driver import VIRTIO_F_INDIRECT_DESC, VirtioDriver
+from pyvmm.x86_64.layout import MMIO_BASE
 
 _MEMORY_LIMIT: Final = 16 << 20
 """Bytes that a device may allocate for one request, whatever its size."""
@@ -155,7 +156,7 @@ class RingContract(VirtioContractBase):
             while not done.is_set():
                 for descriptor in (
                     Descriptor(good.address, 64, WRITE),
-                    Descriptor(0xD000_0000, 0xFFFF_FFFF),
+                    Descriptor(MMIO_BASE, 0xFFFF_FFFF),
                     Descriptor(good.address, 16, INDIRECT | NEXT, 0xFFFF),
                 ):
                     ring.write_descriptor(0, *descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 
+from pyvmm.limits import PAGE_SIZE
 from pyvmm.startup.record import record
 from pyvmm.x86_64.boot import bzimage, cmdline
 from pyvmm.x86_64.layout import (
@@ -15,7 +16,6 @@ from pyvmm.x86_64.layout import (
     HIGH_MEMORY,
     HOLE_END,
     KVM_IDENTITY_MAP_ADDRESS,
-    PAGE_SIZE,
     RESET_VECTOR_ADDRESS,
     ZERO_PAGE_ADDRESS,
 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pyvmm.limits import PAGE_SIZE
 from pyvmm.startup.record import record
 from pyvmm.x86_64.boot.image import ImageFile, LoadedKernel
-from pyvmm.x86_64.layout import MIB, PAGE_SIZE
+from pyvmm.x86_64.layout import MIB
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import struct
 
+from pyvmm.limits import PAGE_SIZE
 from pyvmm.startup.record import record, replace
-from pyvmm.x86_64.layout import GDT_ADDRESS, PAGE_SIZE, PAGE_TABLES_ADDRESS, ZERO_PAGE_ADDRESS
+from pyvmm.x86_64.layout import GDT_ADDRESS, PAGE_TABLES_ADDRESS, ZERO_PAGE_ADDRESS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
