@@ -20,7 +20,7 @@ def test_a_guest_with_16_cpus_sees_16_cores_of_one_socket(tmp_path: Path) -> Non
     echo CORES=$(cat cpu*/topology/core_id | sort -n | uniq | wc -l)
     echo SOCKETS=$(cat cpu*/topology/physical_package_id | sort -n | uniq | wc -l)
     """
-    result = boot(tmp_path, script, "--cpus", "16", cmdline="quiet")
+    result = boot(tmp_path, script, "-v", "--cpus", "16", cmdline="quiet")
 
     result.assert_passed()
     assert result.value("CPUS") == "16"

@@ -47,13 +47,13 @@ def _start_processes(requests: Sequence[DeviceRequest], view: MachineView, close
 
 
 def _check_cpus(cpus: int, kvm: Kvm) -> None:
-    """Raise :class:`UsageError` for more than KVM takes, and warn of more than run well."""
+    """Raise :class:`UsageError` for more than KVM takes, and log that there are more than KVM recommends."""
     if cpus == 1:
         return
     if cpus > kvm.max_vcpus:
         raise UsageError(f"cpus: {cpus} are more than the {kvm.max_vcpus} that this host's KVM takes; give fewer")
     if cpus > kvm.recommended_vcpus:
-        log.warning(
+        log.info(
             "cpus: %d are more than the %d that this host's KVM recommends: they take turns, and wait for each other",
             *(cpus, kvm.recommended_vcpus),
         )
@@ -242,7 +242,7 @@ class Machine:
         for index in range(self.config.cpus):
             try:
                 vcpu = self.vm.create_vcpu(index)
-            except KvmError as error:
+            except (KvmError, OSError) as error:
                 if error.errno not in (errno.EMFILE, errno.ENFILE):
                     raise
                 raise HostError(
