@@ -228,8 +228,8 @@ class Bus:
         """What :meth:`write` or :meth:`read` do with ``data``, which all ones are in already where it is read.
 
         It can be done more than once, as long as nobody comes to the bus or fails: so put it into a dict of
-        :attr:`remembered`, with :attr:`changing` held from before this call. What it raises is to :meth:`fail` the
-        device.
+        :attr:`remembered`, with :attr:`changing` held from before this call. What it raises is for
+        :meth:`fail_access`.
         """
         slot = self._find(address, len(data))
         if slot is None or slot.service.failed:
@@ -247,9 +247,7 @@ class Bus:
             with slot.service.lock:
                 handler(address - slot.base, data)
         except Exception as error:
-            self.fail(slot.device, error)
-            if not is_write:
-                data[:] = _ALL_ONES[: len(data)]
+            self.fail_access(address, data, is_write, error)
             return False
         return True
 
@@ -271,6 +269,17 @@ class Bus:
             self._forget()
         label = device.context.label if hasattr(device, "context") else device.name
         log.error("%s: the device failed and answers no more", label, exc_info=error)
+
+    def fail_access(self, address: int, data: memoryview, is_write: bool, error: Exception) -> None:
+        """The handler of the access raised ``error``: :meth:`fail` its device, and read all ones.
+
+        Also for one that was called by what :meth:`answer` gave.
+        """
+        device = self.device_at(address)
+        if device is not None:
+            self.fail(device, error)
+        if not is_write:
+            data[:] = _ALL_ONES[: len(data)]
 
     def _forget(self) -> None:
         for answers in self.remembered:

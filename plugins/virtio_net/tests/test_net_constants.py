@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pyvmm_virtio_net import constants, link, names, tap
 
-HEADERS = ["linux/virtio_net.h", "linux/virtio_ids.h", "linux/if_tun.h", "linux/sockios.h", "linux/ethtool.h"]
+HEADERS = ["linux/virtio_net.h", "linux/if_tun.h", "linux/sockios.h", "linux/ethtool.h"]
 HEADERS += ["linux/if.h", "linux/rtnetlink.h", "linux/ioctl.h", "asm/socket.h"]
 EXPRESSIONS = {
     "HEADER_SIZE": "sizeof(struct virtio_net_hdr_v1)",

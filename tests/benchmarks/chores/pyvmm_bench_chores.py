@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyvmm.plugin import DeviceKind, hookimpl, option, options
+from pyvmm.virtio.constants import VIRTIO_ID_RNG
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.queue import Queue
-
-VIRTIO_ID_RNG = 4
 
 
 @options

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+from pyvmm.host import cpus
 from pyvmm.options.records import option, options
 
 TYPE_CHECKING = False
@@ -37,7 +36,7 @@ class ProcessOptions:
         threads.
         """
         if self.process == "auto":
-            return self.restart or not kind.gil_free or len(os.sched_getaffinity(0)) > 1
+            return self.restart or not kind.gil_free or cpus.has_several()
         return self.process == "on"
 
 

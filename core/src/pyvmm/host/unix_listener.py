@@ -15,12 +15,59 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["MAX_PATH", "UnixListener"]
+__all__ = ["MAX_PATH", "UnixListener", "identity", "listen"]
 
 log = logger(__name__)
 
 MAX_PATH = 107
 """Bytes that a socket's path may have: sun_path in <linux/un.h>, without its NUL."""
+
+
+def listen(sock: socket.socket, path: str | os.PathLike[str], what: str, *, backlog: int = 1) -> None:
+    """Make ``sock`` listen at ``path``, in the place of a socket there that nobody listens on any more.
+
+    Raises :class:`UsageError`, which begins with ``what``, where no socket can be made or something else is there.
+    """
+    try:
+        try:
+            sock.bind(os.fspath(path))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            _remove_dead(path, what)
+            sock.bind(os.fspath(path))
+        sock.listen(backlog)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)  # a path that is too long has no errno
+        raise UsageError(f"{what}: {reason}; give a path where a socket can be made") from error
+
+
+def identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """What tells the file at ``path`` from one that takes its place; None where there is none."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _remove_dead(path: str | os.PathLike[str], what: str) -> None:
+    """Remove the socket at ``path`` if nobody listens there; raises :class:`UsageError` for anything else."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise UsageError(f"{what}: something that is no socket is there; give another path")
+        # One that listens and is busy would have a blocking socket wait.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+            error = probe.connect_ex(os.fspath(path))
+        if error == errno.ECONNREFUSED:
+            os.unlink(path)
+            return
+    except FileNotFoundError:
+        return  # it has just gone
+    if error not in (0, errno.EAGAIN, errno.ENOENT):
+        raise UsageError(f"{what}: a socket is there that cannot be tried: {os.strerror(error)}; give another path")
+    if error != errno.ENOENT:
+        raise UsageError(f"{what}: another process listens there; give another path")
 
 
 class UnixListener:
@@ -46,16 +93,11 @@ class UnixListener:
         # When no descriptor is left, this one is given up for as long as it takes to turn a client away.
         self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self._bind()
-            self._identity = _identity(path)
-            self._socket.listen(backlog)
-        except (OSError, ValueError) as error:
-            self.close()
-            reason = getattr(error, "strerror", None) or str(error)  # a path that is too long has no errno
-            raise UsageError(f"{what}: {reason}; give a path where a socket can be made") from error
+            listen(self._socket, path, what, backlog=backlog)
         except UsageError:
             self.close()
             raise
+        self._identity = identity(path)
         atexit.register(self._remove)
 
     def fileno(self) -> int:
@@ -88,23 +130,6 @@ class UnixListener:
             self._reserve = -1
         self._remove()
 
-    def _bind(self) -> None:
-        try:
-            self._socket.bind(os.fspath(self.path))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            self._remove_dead_socket()
-            self._socket.bind(os.fspath(self.path))
-
-    def _remove_dead_socket(self) -> None:
-        if not stat.S_ISSOCK(os.lstat(self.path).st_mode):
-            raise UsageError(f"{self._what}: something that is no socket is there; give another path")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-            if probe.connect_ex(os.fspath(self.path)) != errno.ECONNREFUSED:
-                raise UsageError(f"{self._what}: another process listens there; give another path")
-        os.unlink(self.path)
-
     def _turn_away(self, error: OSError) -> None:
         if not self._turned_away:
             self._turned_away = True
@@ -120,14 +145,6 @@ class UnixListener:
     def _remove(self) -> None:
         atexit.unregister(self._remove)
         # A child that was forked after this was made has it as well, and it is not the child's to remove.
-        if self._identity is not None and os.getpid() == self._process and _identity(self.path) == self._identity:
+        if self._identity is not None and os.getpid() == self._process and identity(self.path) == self._identity:
             os.unlink(self.path)
         self._identity = None
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

@@ -99,11 +99,7 @@ class VcpuLoop:
         """The device that was to answer the present access raised ``error``."""
         exit_ = self.vcpu.exit
         bus = self._mmio if exit_.reason == VcpuExit.MMIO else self._ports
-        device = bus.device_at(exit_.address)
-        if device is not None:
-            bus.fail(device, error)
-        if not exit_.is_write:
-            data[:] = b"\xff" * len(data)
+        bus.fail_access(exit_.address, data, bool(exit_.is_write), error)
 
     def _end(self, reason: int) -> None:
         """Say why the machine ends, for an exit that is not an access."""

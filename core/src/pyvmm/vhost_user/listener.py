@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import stat
 
-from pyvmm.errors import HostError, UsageError
+from pyvmm.errors import UsageError
+from pyvmm.host.unix_listener import identity, listen
 from pyvmm.logs import logger
 
 TYPE_CHECKING = False
@@ -27,7 +27,7 @@ class Listener:
         self._backend = backend
         self._socket = sock
         self._path = path
-        self._identity = _identity(path) if path else None
+        self._identity = identity(path) if path else None
         sock.setblocking(False)
         self._listen()
 
@@ -35,7 +35,7 @@ class Listener:
         """Listen no more, and remove the socket's file."""
         self._loop.remove(self._socket.fileno())
         self._socket.close()
-        if self._path and _identity(self._path) == self._identity:
+        if self._path and identity(self._path) == self._identity:
             os.unlink(self._path)
             self._path = ""
 
@@ -63,18 +63,7 @@ def bind(path: str) -> socket.socket:
         raise UsageError("serve: no socket can be made without a path; give one")  # the kernel would make up a name
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        try:
-            sock.bind(path)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            _remove_dead(path)
-            sock.bind(path)
-        sock.listen(1)
-    except (OSError, ValueError) as error:
-        sock.close()
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UsageError(f"serve: no socket can be made at {path}: {reason}") from error
+        listen(sock, path, f"serve: {path}")
     except UsageError:
         sock.close()
         raise
@@ -100,32 +89,3 @@ def from_fd(fd: int) -> tuple[socket.socket, bool]:
             raise UsageError(f"serve: descriptor {fd} is neither connected nor listening") from error
     sock.set_inheritable(False)
     return sock, listens
-
-
-def _remove_dead(path: str) -> None:
-    """Remove the socket at ``path`` if nobody listens there; raises :class:`UsageError` for anything else."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise UsageError(f"serve: {path} exists and is no socket; give another path")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            # One that listens and is busy would have us wait.
-            probe.setblocking(False)
-            probe.connect(path)
-    except ConnectionRefusedError:
-        os.unlink(path)
-        return
-    except FileNotFoundError:
-        return
-    except BlockingIOError:
-        pass
-    except OSError as error:
-        raise HostError(f"serve: {path} is in use, and by whom cannot be found out: {error.strerror}") from error
-    raise UsageError(f"serve: {path} is served by another process; give another path, or stop it")
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

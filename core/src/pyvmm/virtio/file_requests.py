@@ -6,9 +6,8 @@ every other request as a chain to serve itself.
 
 from __future__ import annotations
 
-import os
-
 from pyvmm._native import ffi, lib
+from pyvmm.host import cpus
 from pyvmm.host.eventfd import EventFd
 from pyvmm.startup.record import record
 from pyvmm.virtio.queue import DescriptorChain, Queue
@@ -127,7 +126,7 @@ class Transfers:
                 "status_failed": format.failed,
                 "max_requests": MAX_REQUESTS,
                 "max_bytes": MAX_BYTES,
-                "max_poll": MAX_POLL if loop is not None and len(os.sched_getaffinity(0)) > 1 else 0,
+                "max_poll": MAX_POLL if loop is not None and cpus.has_several() else 0,
                 "loop": -1,
                 "max_buffers": buffers,
                 "iov": self._iov,

@@ -6,9 +6,8 @@ goes between the descriptor and guest memory directly; nothing of it is seen her
 
 from __future__ import annotations
 
-import os
-
 from pyvmm._native import ffi, lib
+from pyvmm.host import cpus
 from pyvmm.host.eventfd import EventFd
 
 TYPE_CHECKING = False
@@ -194,7 +193,7 @@ class BothWays:
         self._loop = loop
         self._native.loop = loop.fileno()
         # With one CPU, who could bring more has to wait for as long as it is looked for.
-        self._native.spin_ns = _SPIN_TIME if len(os.sched_getaffinity(0)) > 1 else 0
+        self._native.spin_ns = _SPIN_TIME if cpus.has_several() else 0
         self._native.max_ms = MAX_TIME
 
     def move(self) -> tuple[int, int]:

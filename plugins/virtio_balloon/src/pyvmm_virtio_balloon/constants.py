@@ -1,12 +1,10 @@
-"""Names and numbers of virtio balloons (virtio 1.2, section 5.5; <linux/virtio_balloon.h>, <linux/virtio_ids.h>)."""
+"""Names and numbers of virtio balloons (virtio 1.2, section 5.5; <linux/virtio_balloon.h>)."""
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
-
-VIRTIO_ID_BALLOON: Final = 5
 
 # Feature bits (section 5.5.3); the specification calls the last one PAGE_REPORTING.
 VIRTIO_BALLOON_F_STATS_VQ: Final = 1

@@ -9,6 +9,7 @@ from pyvmm.limits import PAGE_SIZE
 from pyvmm.logs import logger
 from pyvmm.memory import GuestAddress, GuestMemory, GuestMemoryError
 from pyvmm.options import format_size
+from pyvmm.virtio.constants import VIRTIO_ID_BALLOON
 from pyvmm.virtio.device import VirtioDevice
 
 from pyvmm_virtio_balloon import statistics
@@ -18,7 +19,6 @@ from pyvmm_virtio_balloon.constants import (
     VIRTIO_BALLOON_F_REPORTING,
     VIRTIO_BALLOON_F_STATS_VQ,
     VIRTIO_BALLOON_PFN_SHIFT,
-    VIRTIO_ID_BALLOON,
 )
 
 TYPE_CHECKING = False

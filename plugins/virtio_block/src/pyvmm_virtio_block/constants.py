@@ -1,12 +1,10 @@
-"""Names and numbers of virtio block devices (virtio 1.2, section 5.2; <linux/virtio_blk.h>, <linux/virtio_ids.h>)."""
+"""Names and numbers of virtio block devices (virtio 1.2, section 5.2; <linux/virtio_blk.h>)."""
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
-
-VIRTIO_ID_BLOCK: Final = 2
 
 SECTOR_SIZE: Final = 512
 """Bytes of the unit in which the device counts, whatever its block size."""

@@ -8,6 +8,7 @@ import struct
 
 from pyvmm.host.aio import MAX_DEPTH, IoEngine
 from pyvmm.logs import logger
+from pyvmm.virtio.constants import VIRTIO_ID_BLOCK
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.file_requests import TransferFormat, Transfers
 
@@ -32,7 +33,6 @@ from pyvmm_virtio_block.constants import (
     VIRTIO_BLK_T_IN,
     VIRTIO_BLK_T_OUT,
     VIRTIO_BLK_T_WRITE_ZEROES,
-    VIRTIO_ID_BLOCK,
 )
 from pyvmm_virtio_block.image import Image
 from pyvmm_virtio_block.ranges import Discard, WriteZeroes

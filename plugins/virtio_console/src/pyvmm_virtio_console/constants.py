@@ -6,8 +6,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-VIRTIO_ID_CONSOLE: Final = 3
-
 VIRTIO_CONSOLE_F_SIZE: Final = 0
 VIRTIO_CONSOLE_F_EMERG_WRITE: Final = 2
 

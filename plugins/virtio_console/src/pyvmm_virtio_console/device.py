@@ -7,6 +7,7 @@ import struct
 from pyvmm.chardev.options import open_backend
 from pyvmm.host.eventloop import LoopScope
 from pyvmm.logs import logger
+from pyvmm.virtio.constants import VIRTIO_ID_CONSOLE
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.queue import Queue, QueueError
 
@@ -16,7 +17,6 @@ from pyvmm_virtio_console.constants import (
     TRANSMITQ,
     VIRTIO_CONSOLE_F_EMERG_WRITE,
     VIRTIO_CONSOLE_F_SIZE,
-    VIRTIO_ID_CONSOLE,
 )
 from pyvmm_virtio_console.port import Port
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from pyvmm.logs import logger
+from pyvmm.virtio.constants import VIRTIO_ID_NET
 from pyvmm.virtio.device import VirtioDevice
 
 from pyvmm_virtio_net import constants as net
@@ -41,7 +42,7 @@ _CONFIG: Final = struct.Struct("<6sHHH")  # mac, status, max_virtqueue_pairs, mt
 class Card(VirtioDevice):
     """A network card. A subclass gives it pairs, by :meth:`make_pair`, and says when its link changes."""
 
-    device_type = net.VIRTIO_ID_NET
+    device_type = VIRTIO_ID_NET
 
     def __init__(self, *, mac: str, mtu: int, pairs: int = 1, features: int = 0) -> None:
         """``pairs``: of queues, at most. ``features``: those beside the ones that every card has."""

@@ -6,8 +6,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-VIRTIO_ID_NET: Final = 1
-
 # Feature bits (section 5.1.3). "HOST" is the device: what the driver may send; "GUEST" is what it takes.
 VIRTIO_NET_F_CSUM: Final = 0
 VIRTIO_NET_F_GUEST_CSUM: Final = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyvmm.virtio.constants import VIRTIO_ID_RNG
 from pyvmm.virtio.device import VirtioDevice
 
 from pyvmm_virtio_rng.rate import RateLimit
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from pyvmm_virtio_rng import RngOptions
 
-VIRTIO_ID_RNG: Final = 4  # <linux/virtio_ids.h>
 
 QUEUE_SIZE: Final = 16
 

@@ -6,8 +6,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-VIRTIO_ID_VSOCK: Final = 19
-
 VIRTIO_VSOCK_F_STREAM: Final = 0
 
 RXQ: Final = 0

@@ -8,13 +8,13 @@ import time
 from pyvmm.errors import UsageError
 from pyvmm.host.unix_listener import MAX_PATH, UnixListener
 from pyvmm.logs import logger
+from pyvmm.virtio.constants import VIRTIO_ID_VSOCK
 from pyvmm.virtio.device import VirtioDevice
 
 from pyvmm_virtio_vsock.constants import (
     EVENTQ,
     RXQ,
     TXQ,
-    VIRTIO_ID_VSOCK,
     VIRTIO_VSOCK_EVENT_TRANSPORT_RESET,
     VIRTIO_VSOCK_F_STREAM,
 )
