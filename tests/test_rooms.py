@@ -13,7 +13,7 @@ CORE = TOP / "core/src/pyvmm"
 
 ORDER = """
     _native
-    errors limits startup log_format logs exit_reason
+    errors limits startup logs exit_reason
     host memory options
     kvm
     device_context

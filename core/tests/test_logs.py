@@ -29,8 +29,36 @@ def test_a_warning_is_formatted_as_it_was_wanted() -> None:
 
 
 def test_a_plugins_own_logger_is_as_well() -> None:
-    statement = "import logging; logs.settle(); logging.getLogger('pyvmm_lamp').warning('on')"
+    statement = "import logging; logging.getLogger('pyvmm_lamp').warning('on')"
     assert python(statement) == ("", "pyvmm: pyvmm_lamp: on")
+
+
+def test_so_is_a_message_while_logging_is_still_being_imported_elsewhere() -> None:
+    statement = (
+        "import threading\nready = threading.Barrier(4)\n"
+        "def say():\n    ready.wait()\n    import logging\n    logging.getLogger('pyvmm_lamp').warning('x')\n"
+        "threads = [threading.Thread(target=say) for _ in range(4)]\n"
+        "[t.start() for t in threads]; [t.join() for t in threads]"
+    )
+    assert python("\n" + statement)[1].splitlines() == ["pyvmm: pyvmm_lamp: x"] * 4
+
+
+def test_logging_is_as_it_would_be_without_us() -> None:
+    statement = (
+        "import logging; print(type(logging.__loader__).__name__, logging.__spec__.loader is "
+        "logging.__loader__, logging.__spec__.origin == logging.__file__, len(logging.root.handlers))"
+    )
+    assert python(statement) == ("SourceFileLoader True True 1", "")
+
+
+def test_the_last_wish_counts() -> None:
+    statement = "logs.when_imported(lambda: print('sent')); import logging; logs.when_imported(lambda: print('again'))"
+    assert python(statement) == ("sent\nagain", "")
+
+
+def test_a_level_that_is_set_before_logging_is_imported_is_kept() -> None:
+    assert python("print(logs.level()); import logging; print(logs.level())", verbosity=1) == ("20\n20", "")
+    assert python("print(logs.level()); import logging; print(logs.level())") == ("30\n30", "")
 
 
 def test_more_is_shown_where_it_is_wanted() -> None:

@@ -1,32 +1,28 @@
-"""Log lines on stderr: ``pyvmm: NAME: message``; and loggers that import logging when there is something to log.
+"""Loggers that import logging when there is something to log, and the log's lines: ``pyvmm: NAME: message``.
 
-logging takes a tenth of a start to import, and most starts have nothing to say.
+To import logging takes a tenth of a start, and most starts log nothing.
 """
 
 from __future__ import annotations
 
 import sys
-from _thread import RLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
     from typing import Any, Final, TextIO
 
 __all__ = ["logger"]
 
 _WARNING: Final = 30
-"""logging.WARNING, where a logger that nobody has configured begins."""
-
-_settling = RLock()
-
-_waiting: Callable[[], None] | None = None
-"""What is to be done once somebody has imported logging."""
+"""logging.WARNING: the level of a logger that nobody has configured."""
 
 
 class Logger:
-    """``logging.getLogger(name)``, imported at the first message that somebody may want to see."""
+    """``logging.getLogger(name)``, which is imported with the first message that somebody may want to see."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -35,7 +31,7 @@ class Logger:
         return logger, (self.name,)
 
     def debug(self, message: str, *arguments: object, **named: Any) -> None:
-        """As that of logging.Logger. Nobody wants to see it where nobody has imported logging to say so."""
+        """As logging.Logger.debug(). Nobody wants to see the message if nobody has imported logging to say so."""
         if "logging" in sys.modules:
             self.logger.debug(message, *arguments, **_one_up(named))
 
@@ -46,10 +42,9 @@ class Logger:
 
     @property
     def logger(self) -> logging.Logger:
-        """The logger itself."""
+        """The logger of the module logging."""
         import logging
 
-        settle()
         return logging.getLogger(self.name)
 
     def __getattr__(self, name: str) -> Any:
@@ -57,54 +52,93 @@ class Logger:
 
 
 def _one_up(named: dict[str, Any]) -> dict[str, Any]:
-    """What a logger's method was told, for the caller of its caller."""
+    """The arguments of a logger's method, for a call that is one frame deeper."""
     return named | {"stacklevel": named.get("stacklevel", 1) + 1}
 
 
 def logger(name: str) -> logging.Logger:
-    """The logger called ``name``, at no cost before it is used."""
+    """The logger called ``name``. It costs nothing before it is used."""
     return Logger(name)  # type: ignore[return-value]  # it has all that a logger has
 
 
 def configure(verbosity: int, stream: TextIO | None = None) -> None:
-    """Send log records to ``stream`` (stderr): warnings, with 1 also what is worth knowing, with 2 everything.
+    """Send the log to ``stream`` (stderr): warnings; with ``verbosity`` 1 also information, with 2 everything.
 
-    Where that is warnings only, it is put off until somebody has imported logging.
+    For warnings alone, this waits until somebody imports logging.
     """
-
-    def send() -> None:
-        from pyvmm import log_format
-
-        log_format.send(verbosity, stream or sys.stderr)
-
+    when_imported(lambda: _send(verbosity, stream or sys.stderr))
     if verbosity:
-        import logging  # noqa: F401 - from here on it is of use
-    when_imported(send)
+        import logging  # noqa: F401 - now somebody wants to see the messages
 
 
-def when_imported(function: Callable[[], None]) -> None:
-    """Call ``function``, in place of one that still waits, when logging has been imported: see :func:`settle`."""
-    global _waiting
-    _waiting = function
-    settle()
+def _send(verbosity: int, stream: TextIO) -> None:
+    import logging
 
+    # A guest's console may have put the terminal into raw mode, where a newline alone does not return the carriage.
+    newline = "\r\n" if stream.isatty() else "\n"
 
-def settle() -> None:
-    """Do what waits for logging, if it has been imported meanwhile: by a logger of this module, or a plugin.
+    class Formatter(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            name = record.name
+            record.name = name.removeprefix("pyvmm.")
+            try:
+                return super().format(record).replace("\n", newline)
+            finally:
+                record.name = name
 
-    Called wherever a plugin's code has run on the way to a running machine. One that imports logging later than that
-    and does not use this module's loggers writes bare lines.
-    """
-    global _waiting
-    if _waiting is None or "logging" not in sys.modules:
-        return
-    with _settling:  # who comes meanwhile waits until there is a place for the message
-        if _waiting is not None:
-            _waiting()
-            _waiting = None
+    handler = logging.StreamHandler(stream)
+    handler.terminator = newline
+    handler.setFormatter(Formatter("pyvmm: %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel({0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG))
 
 
 def level() -> int:
-    """From which level on what is logged is of use."""
+    """The lowest level that somebody wants to see."""
     logging = sys.modules.get("logging")
     return logging.getLogger().getEffectiveLevel() if logging is not None else _WARNING
+
+
+def when_imported(function: Callable[[], None]) -> None:
+    """Call ``function`` as soon as logging is imported, by whom and on which thread it may be. It replaces a function
+    that still waits for that."""
+    if "logging" in sys.modules:
+        function()
+        return
+    _import.function = function
+    if _import not in sys.meta_path:
+        sys.meta_path.insert(0, _import)
+
+
+class _Import:
+    """A finder and loader (importlib.abc) that imports logging as the others would, and then calls a function.
+
+    A thread that imports logging meanwhile waits for the import's lock. So no message is early.
+    """
+
+    function: Callable[[], None] | None = None
+    _loader: Any  # logging's own
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name != "logging" or self.function is None:
+            return None
+        specs = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((spec for spec in specs if spec is not None), None)
+        if spec is not None:
+            self._loader, spec.loader = spec.loader, self  # type: ignore[assignment]  # it need not be a subclass
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        module: ModuleType | None = self._loader.create_module(spec)
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = module.__spec__.loader = self._loader  # type: ignore[union-attr]
+        self._loader.exec_module(module)
+        function, self.function = self.function, None
+        if function is not None:
+            function()
+
+
+_import = _Import()

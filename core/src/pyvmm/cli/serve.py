@@ -69,7 +69,6 @@ def command(device: DeviceSpec, path: str | None, fd: int | None, disabled: Sequ
         stack.callback(loop.close)
         stack.enter_context(StopSignals(loop, lambda _: loop.stop()))
         backend = Backend(_make(request), request.id, loop, lambda reason: loop.stop(), machine)
-        logs.settle()
         stack.callback(backend.close)
         if path is not None:
             stack.callback(Listener(loop, backend, bind(path), path).close)

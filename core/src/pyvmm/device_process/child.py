@@ -59,7 +59,6 @@ def serve(request: DeviceRequest, machine: MachineView, parent: int, level: int)
 
         tell("broken", traceback.format_exc())
         return 1
-    logs.settle()
     gc.freeze()
     gc.enable()  # which a start does without
     own_config = type(device).read_config is not VirtioDevice.read_config
@@ -111,9 +110,9 @@ def _configure_logging(level: int) -> None:
 
         child_log_sender.send_all(STDERR_FD, level)
 
+    logs.when_imported(send)
     if level != logs.level():  # a new program's machine wants more, or less, than logging begins with
         import logging  # noqa: F401
-    logs.when_imported(send)
 
 
 def _watch_parent(parent: int, loop: EventLoop) -> int:

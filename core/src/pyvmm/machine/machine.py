@@ -10,7 +10,7 @@ from pyvmm.errors import HostError, UsageError
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.kvm import Kvm, KvmError, Vcpu
 from pyvmm.limits import MAX_CPUS
-from pyvmm.logs import logger, settle
+from pyvmm.logs import logger
 from pyvmm.machine.config import MachineConfig
 from pyvmm.memory import GuestMemory
 from pyvmm.startup import trace
@@ -173,7 +173,6 @@ class Machine:
 
         The calling thread becomes the devices' event loop; each vCPU has a thread of its own.
         """
-        settle()  # a device may have imported logging
         self._boot.add_power(self.devices.ports, self.stop)
         self._boot.write_tables(self.devices.acpi_devices, self._requests)
         trace.ended("tables and command line for the guest")
@@ -259,7 +258,6 @@ class Machine:
             loop = VcpuLoop(vcpu, self.devices.bus, self.devices.ports, self.stop, self._reasons)
             self._joins.append(begin(self._vcpu_run(loop), f"vcpu{vcpu.index}"))
         self._hooks.started()
-        settle()
 
     def _vcpu_run(self, loop: VcpuLoop) -> Callable[[], None]:
         """What the thread of ``loop`` does."""

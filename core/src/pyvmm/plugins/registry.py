@@ -9,7 +9,7 @@ from __future__ import annotations
 from pyvmm.device_process.options import NO_PROCESS, records_of
 from pyvmm.device_request import DISABLED_PLUGINS, DeviceRequest, LoadedPlugin
 from pyvmm.errors import PluginError, UsageError, cause_of, nearest
-from pyvmm.logs import logger, settle
+from pyvmm.logs import logger
 from pyvmm.options import DeviceSpec, describe, parse_records
 from pyvmm.plugins.entry_points import DEVICES, EntryPoint
 from pyvmm.plugins.hooks import caller
@@ -148,7 +148,6 @@ class Plugins:
             plugin = point.load()
         except (Exception, SystemExit) as error:
             raise PluginError(f"{point}: its module {point.value!r} cannot be imported: {cause_of(error)}") from error
-        settle()  # it may have imported logging
         call = caller(plugin, f"{point}: module {point.value!r}")
         return LoadedPlugin(str(point), plugin, call, self.disabled), self._ask(point, call)
 
