@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from pyvmm.startup.closing import Closers
+from pyvmm.startup.closing import Closers, call_all
 
 
 class Thing:
-    """A context manager that tells what becomes of it."""
+    """Something to close, which must not be taken for a context manager that hears of errors."""
 
-    def __init__(self, said: list[str], error: Exception | None = None) -> None:
+    def __init__(self, said: list[str]) -> None:
         self.said = said
-        self.error = error
 
-    def __enter__(self) -> str:
-        self.said.append("entered")
-        if self.error is not None:
-            raise self.error
-        return "what it gives"
-
-    def __exit__(self, *details: object) -> None:
-        self.said.append(f"left with {details}")
+    def close(self) -> None:
+        self.said.append("closed")
 
 
 def test_the_last_one_is_first_and_each_is_called_once() -> None:
@@ -35,12 +28,14 @@ def test_the_last_one_is_first_and_each_is_called_once() -> None:
     assert len(said) == 4
 
 
-def test_a_manager_is_left_unless_it_could_not_be_entered() -> None:
+def test_what_has_a_close_is_closed_also_after_an_error() -> None:
     said: list[str] = []
     with pytest.raises(OSError, match="no"), Closers() as closers:
-        assert closers.enter(Thing(said)) == "what it gives"
-        closers.enter(Thing(said, OSError("no")))
-    assert said == ["entered", "entered", "left with (None, None, None)"]
+        thing = Thing(said)
+        assert closers.closing(thing) is thing
+        assert not said
+        raise OSError("no")
+    assert said == ["closed"]
 
 
 def test_what_one_raises_keeps_no_other_from_being_called() -> None:
@@ -90,3 +85,16 @@ def test_what_is_taken_over_is_not_called_here() -> None:
     assert not said
     taken.close()
     assert said == ["a"]
+
+
+def test_all_are_called_in_order_and_the_last_error_is_raised() -> None:
+    said: list[str] = []
+
+    def fail(error: BaseException) -> None:
+        said.append(str(error))
+        raise error
+
+    with pytest.raises(OSError, match="two") as raised:
+        call_all([lambda: fail(ValueError("one")), lambda: fail(OSError("two")), lambda: said.append("three")])
+    assert said == ["one", "two", "three"]
+    assert isinstance(raised.value.__context__, ValueError)

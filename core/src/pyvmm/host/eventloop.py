@@ -9,7 +9,7 @@ from bisect import insort_left
 
 from pyvmm.host.eventfd import EventFd
 from pyvmm.logs import logger
-from pyvmm.startup.closing import Closers
+from pyvmm.startup.closing import call_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -219,9 +219,7 @@ class EventLoop:
         # keeps none of the others from running: somebody may wait for them.
         functions = self._posted[:]
         del self._posted[: len(functions)]  # others may have posted meanwhile
-        with Closers() as closers:
-            for function in reversed(functions):
-                closers.add(function)
+        call_all(functions)
 
 
 class LoopScope:

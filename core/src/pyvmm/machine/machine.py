@@ -41,7 +41,7 @@ def _start_processes(requests: Sequence[DeviceRequest], view: MachineView, close
         return None
     from pyvmm.device_process.parent import DeviceProcesses
 
-    processes = closers.enter(DeviceProcesses())
+    processes = closers.closing(DeviceProcesses())
     processes.start(requests, view)
     return processes
 
@@ -110,12 +110,12 @@ class Machine:
             # while the machine is.
             processes = _start_processes(config.devices, self._view, closers)
             trace.ended("device processes begun")
-            self.kvm = closers.enter(Kvm())
+            self.kvm = closers.closing(Kvm())
             _check_cpus(config.cpus, self.kvm)
-            self.memory = closers.enter(_make_memory(config, ranges))
+            self.memory = closers.closing(_make_memory(config, ranges))
             """The guest's memory, mapped as long as the machine is open."""
             trace.ended("/dev/kvm, guest memory")
-            self.vm = closers.enter(self.kvm.create_vm())
+            self.vm = closers.closing(self.kvm.create_vm())
             finish_memory = self._begin_vm(closers)
             trace.ended("virtual machine, interrupt controllers")
 
@@ -183,7 +183,7 @@ class Machine:
         if self.memory.fds and self.config.join_pages and not self.config.huge_page_size:
             from pyvmm.machine.huge_pages import PageJoiner
 
-            self._closers.enter(PageJoiner(self.memory))
+            self._closers.closing(PageJoiner(self.memory))
         # From the loop, so that the first access of a vCPU finds it running.
         self.loop.post(self._start_vcpus)
         try:
