@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 from pathlib import Path
@@ -18,7 +19,7 @@ def main() -> int:
 
         def say() -> None:
             machine.report.wait(cpus)
-            print("ready", flush=True)
+            os.write(sys.stdout.fileno(), b"ready\n")  # whose lock this thread does not hold when the process ends
 
         machine.loop.post(threading.Thread(target=say, daemon=True).start)
         with stopped_by_signals(machine) if handlers else contextlib.nullcontext():

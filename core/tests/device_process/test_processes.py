@@ -376,7 +376,7 @@ def test_kind_that_makes_no_virtio_device_is_told_how_to_say_so(odd: None) -> No
 def test_what_is_said_while_it_is_made_is_heard(make: Callable[..., Bench], caplog: pytest.LogCaptureFixture) -> None:
     make("odd:warn,process=on")
     assert "odd0: odd: there is something" in messages(caplog)
-    assert "odd0: printed" in messages(caplog)
+    wait_until(lambda: "odd0: printed" in messages(caplog))
 
 
 def test_log_records_keep_logger_and_level(make: Callable[..., Bench], caplog: pytest.LogCaptureFixture) -> None:

@@ -72,7 +72,8 @@ def test_constants_are_those_of_the_kernels_header() -> None:
     assert {name: int(defined[name], 0) for name in ours if name in defined} == {
         name: value for name, value in ours.items() if name in defined
     }
-    assert ours.keys() - defined.keys() == {"UART_IIR_FIFO_ENABLED", "UART_LSR_BRK_ERROR_BITS", "UART_MSR_ANY_DELTA"}
+    names = {"UART_IIR_FIFO_ENABLED", "UART_LSR_BRK_ERROR_BITS", "UART_MSR_ANY_DELTA"}
+    assert ours.keys() - defined.keys() == names - defined.keys()  # newer headers have more of them
 
 
 def test_after_reset_the_transmitter_is_empty_and_nothing_else_is(b: Bench) -> None:

@@ -23,8 +23,10 @@ def file_fault(path: str | os.PathLike[str]) -> str:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         return "no such file"
-    except (OSError, ValueError) as error:
-        return getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        return error.strerror or str(error)
+    except ValueError:
+        return "not a path: it has a NUL character"
     if stat.S_ISDIR(mode):
         return "a directory, not a file"
     if not os.access(path, os.R_OK):
