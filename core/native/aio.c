@@ -11,11 +11,11 @@
 
 #include "wait.h"
 
-/* A copy of 64 KiB takes about as long as handing it over; more than a few of them would hold up the loop. */
+/* To copy 64 KiB takes about as long as to hand the request over. More than a few such copies would delay the loop. */
 #define INLINE_LENGTH (64 * 1024)
 #define INLINE_TOTAL (256 * 1024)
 
-/* Nanoseconds after which a write at once took too long, and how many are then not made at once. */
+/* A write that takes more nanoseconds than this has blocked for too long: then the backend makes the next so many. */
 #define INLINE_WRITE_TIME 2000000
 #define INLINE_WRITE_DETAINED 256
 
@@ -62,7 +62,7 @@ struct pyvmm_aio_request *pyvmm_aio_request(struct pyvmm_aio *aio, struct pyvmm_
     if (!transfer)
         iov_count = 0;
     if (iov_count > request->iov_room) {
-        /* Grown rarely and kept: a slot soon has room for the longest request of its device. */
+        /* Kept for the next request: a slot soon has room for the longest request of its device. */
         uint32_t room = iov_count < 4 ? 4 : iov_count;
         struct iovec *store = realloc(request->iov_store, room * sizeof *store);
         if (!store) {
@@ -109,7 +109,7 @@ int pyvmm_aio_prepare(struct pyvmm_aio *aio, struct pyvmm_aio_file *file, int op
     return 0;
 }
 
-/* Reads what the page cache has: 1 when the request has its result. */
+/* Reads what the page cache has. 1 when the request has its result. */
 static int try_at_once(struct pyvmm_aio_request *request)
 {
     ssize_t moved = preadv2(request->file->fd, request->iov, (int)pyvmm_aio_iov_now(request), (off_t)request->offset,
@@ -117,14 +117,14 @@ static int try_at_once(struct pyvmm_aio_request *request)
     if (moved < 0) {
         if (errno == EOPNOTSUPP)
             request->file->nowait = 0;
-        /* The backend meets any lasting error again. */
+        /* An error that lasts will reach the backend, too. */
         return 0;
     }
     return pyvmm_aio_advance(request, moved, 0);
 }
 
-/* Writes into the page cache, which takes a few microseconds, unless the kernel has to find room there, or wait for
- * the disk: then those that come after are the backend's for a while. 1 when the request has its result. */
+/* Writes into the page cache. This takes a few microseconds, unless the kernel has to make room there or wait for the
+ * disk; in that case the backend makes the next writes. 1 when the request has its result. */
 static int write_at_once(struct pyvmm_aio *aio, struct pyvmm_aio_request *request)
 {
     uint64_t begin = pyvmm_monotonic_ns();
@@ -240,7 +240,7 @@ void pyvmm_aio_drain(struct pyvmm_aio *aio, int cancel)
 {
     struct pyvmm_aio_request *request;
     if (getpid() != aio->owner)
-        return; /* a fork's copy: what is under way is the parent's */
+        return; /* a copy made by fork(2): the requests are the parent's */
     if (cancel) {
         aio->cancelling = 1;
         while ((request = pyvmm_aio_pop(&aio->pending))) {

@@ -1,4 +1,4 @@
-/* What the engine and its backends know of each other. */
+/* The interface between the engine (aio.c) and its backends (aio_uring.c, aio_pool.c). */
 #ifndef PYVMM_AIO_BACKEND_H
 #define PYVMM_AIO_BACKEND_H
 
@@ -6,7 +6,7 @@
 
 #include "aio.h"
 
-#define PYVMM_AIO_IOV_MAX 1024 /* UIO_MAXIOV: more make EINVAL */
+#define PYVMM_AIO_IOV_MAX 1024 /* UIO_MAXIOV: the kernel refuses more with EINVAL */
 
 static inline void pyvmm_aio_push(struct pyvmm_aio_list *list, struct pyvmm_aio_request *request)
 {
@@ -40,7 +40,7 @@ static inline uint32_t pyvmm_aio_iov_now(const struct pyvmm_aio_request *request
     return request->iov_count < PYVMM_AIO_IOV_MAX ? request->iov_count : PYVMM_AIO_IOV_MAX;
 }
 
-/* The descriptor for what is left of the request: O_DIRECT only where it is aligned. */
+/* The descriptor for the rest of the request: that with O_DIRECT only where the rest is aligned (aio_request.c). */
 int pyvmm_aio_fd(const struct pyvmm_aio_request *request);
 
 /* The functions of one backend. All are called on the engine's thread. */
@@ -49,10 +49,10 @@ struct pyvmm_aio_ops {
      * any. 0, or an errno. */
     int (*open)(struct pyvmm_aio *aio, uint32_t threads);
 
-    /* Takes one request in; it may wait for `submit`. */
+    /* Accepts one request, which may wait for `submit`. */
     void (*start)(struct pyvmm_aio *aio, struct pyvmm_aio_request *request);
 
-    /* Has the requests that `start` took carried out. */
+    /* Begins to carry out the requests that `start` accepted. */
     void (*submit)(struct pyvmm_aio *aio);
 
     /* Calls pyvmm_aio_finish() for each request that has its result. Does not wait. */

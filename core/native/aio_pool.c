@@ -1,4 +1,4 @@
-/* The engine's backend for kernels without io_uring: threads that know nothing of Python. */
+/* The engine's backend for kernels without io_uring: a pool of threads that never call Python. */
 #define _GNU_SOURCE
 #include "aio_backend.h"
 
@@ -11,19 +11,19 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-/* System calls need little; thread-local storage of the libraries in the process comes out of it, too. */
+/* System calls need little stack, but the libraries' thread-local storage lies in it, too. */
 #define STACK_SIZE (256 * 1024)
 
 struct pool {
     pthread_mutex_t mutex;
-    pthread_cond_t work; /* there is something to do */
-    pthread_cond_t idle; /* nobody does anything */
+    pthread_cond_t work; /* there are requests in `queue` */
+    pthread_cond_t idle; /* no thread is at work, and `queue` is empty */
     struct pyvmm_aio_list queue, done;
     uint32_t queued, running, sleeping, count, max;
     int stopping;
     atomic_int cancelling;
     int event;
-    struct pyvmm_aio_list fresh; /* the engine's thread only: to be queued at the next submission */
+    struct pyvmm_aio_list fresh; /* accepted, not yet in `queue`; for the engine's thread only */
     pthread_t threads[PYVMM_AIO_MAX_THREADS];
 };
 
@@ -101,7 +101,7 @@ static int open_pool(struct pyvmm_aio *aio, uint32_t threads)
     return 0;
 }
 
-/* Starts one more thread, with all signals blocked: they are Python's main thread's. */
+/* Starts one more thread, with all signals blocked: Python's main thread handles them. */
 static int spawn(struct pool *pool)
 {
     pthread_attr_t attributes;
@@ -143,7 +143,7 @@ static void submit(struct pyvmm_aio *aio)
         if (!error)
             continue;
         if (pool->count == 0) {
-            /* No thread at all can be had: the requests fail, the machine goes on. */
+            /* The host refuses even the first thread: the requests fail, and the machine goes on. */
             while ((request = pyvmm_aio_pop(&pool->queue))) {
                 request->result = -error;
                 aio->in_flight--;

@@ -37,7 +37,7 @@ int pyvmm_aio_advance(struct pyvmm_aio_request *request, int64_t returned, int c
     request->result = (int64_t)request->done;
     if (returned == 0 || request->done >= request->length)
         return 1;
-    /* What was moved is taken off the vector, so that the rest is never a replay. */
+    /* The bytes that were moved are removed from the vector, so they are never moved again. */
     uint64_t moved = (uint64_t)returned;
     while (request->iov_count && moved >= request->iov->iov_len) {
         moved -= request->iov->iov_len;

@@ -1,4 +1,5 @@
-/* The engine's backend on io_uring(7), by its system calls: rings of the engine's depth, so that neither can overflow. */
+/* The engine's backend on io_uring(7), without liburing. Both rings have the engine's depth, so neither can overflow.
+ */
 #define _GNU_SOURCE
 #include "aio_backend.h"
 
@@ -20,7 +21,7 @@ struct uring {
     struct io_uring_cqe *cqes;
     _Atomic uint32_t *sq_head, *sq_tail, *sq_flags, *cq_head, *cq_tail;
     uint32_t sq_mask, cq_mask;
-    uint32_t tail;    /* of the submission ring, with what is not submitted */
+    uint32_t tail;    /* of the submission ring, entries that are not submitted included */
     uint32_t started; /* entries that are not submitted */
 };
 
@@ -48,8 +49,11 @@ static int supported(int fd)
 
 static int open_uring(struct pyvmm_aio *aio, uint32_t threads)
 {
-    /* COOP_TASKRUN (Linux 5.19): completions wait for a system call of the thread's instead of interrupting it. */
-    static const uint32_t flags[] = {IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG, 0};
+    /* COOP_TASKRUN (Linux 5.19): completions wait for the thread's next system call instead of interrupting it. */
+    static const uint32_t flags[] = {
+        IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+        0,
+    };
     struct io_uring_params params;
     struct uring *ring = calloc(1, sizeof *ring);
     int error = 0;
@@ -80,8 +84,10 @@ static int open_uring(struct pyvmm_aio *aio, uint32_t threads)
     size_t cq_size = params.cq_off.cqes + params.cq_entries * sizeof(struct io_uring_cqe);
     ring->rings_size = sq_size > cq_size ? sq_size : cq_size;
     ring->sqes_size = params.sq_entries * sizeof(struct io_uring_sqe);
-    ring->rings = mmap(NULL, ring->rings_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring->fd, IORING_OFF_SQ_RING);
-    ring->sqes = mmap(NULL, ring->sqes_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring->fd, IORING_OFF_SQES);
+    ring->rings =
+        mmap(NULL, ring->rings_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring->fd, IORING_OFF_SQ_RING);
+    ring->sqes =
+        mmap(NULL, ring->sqes_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring->fd, IORING_OFF_SQES);
     if (ring->rings == MAP_FAILED || ring->sqes == MAP_FAILED) {
         error = errno;
         if (ring->rings != MAP_FAILED)
@@ -104,7 +110,7 @@ static int open_uring(struct pyvmm_aio *aio, uint32_t threads)
     for (uint32_t i = 0; i < params.sq_entries; i++)
         array[i] = i;
     aio->backend = ring;
-    aio->fd = ring->fd; /* readable while there are completions, so no eventfd has to be written and read */
+    aio->fd = ring->fd; /* readable while there are completions, so no eventfd is needed */
     return 0;
 }
 
@@ -148,7 +154,7 @@ static void start(struct pyvmm_aio *aio, struct pyvmm_aio_request *request)
         break;
     }
     if (request->retries)
-        sqe->flags = IOSQE_ASYNC; /* it may wait there for what made it EAGAIN here */
+        sqe->flags = IOSQE_ASYNC; /* a kernel thread may wait for what EAGAIN was about */
 }
 
 static void finish(struct pyvmm_aio *aio, struct pyvmm_aio_request *request)
@@ -157,7 +163,7 @@ static void finish(struct pyvmm_aio *aio, struct pyvmm_aio_request *request)
     pyvmm_aio_finish(aio, request);
 }
 
-/* Takes the completions that are there; requests that are not finished by them are started again. */
+/* Takes all completions. The rest of a request that is not finished is started. */
 static void take_completions(struct pyvmm_aio *aio)
 {
     struct uring *ring = aio->backend;
@@ -167,7 +173,7 @@ static void take_completions(struct pyvmm_aio *aio)
         const struct io_uring_cqe *cqe = &ring->cqes[head++ & ring->cq_mask];
         struct pyvmm_aio_request *request = (struct pyvmm_aio_request *)(uintptr_t)cqe->user_data;
         if (!request)
-            continue; /* a cancellation's own */
+            continue; /* the completion of a cancellation */
         if (pyvmm_aio_advance(request, cqe->res, aio->cancelling))
             finish(aio, request);
         else
@@ -176,7 +182,7 @@ static void take_completions(struct pyvmm_aio *aio)
     atomic_store_explicit(ring->cq_head, head, memory_order_release);
 }
 
-/* Hands over what was started. */
+/* Hands the entries that were filled to the kernel. */
 static void hand_over(struct pyvmm_aio *aio)
 {
     struct uring *ring = aio->backend;
@@ -186,7 +192,7 @@ static void hand_over(struct pyvmm_aio *aio)
         if (taken > 0) {
             ring->started -= (uint32_t)taken;
         } else if (taken != -EINTR) {
-            /* The kernel is out of memory: these requests fail, the machine goes on. */
+            /* The kernel is out of memory: these requests fail, and the machine goes on. */
             uint32_t head = ring->tail - ring->started;
             for (uint32_t i = head; i != ring->tail; i++) {
                 struct pyvmm_aio_request *request =

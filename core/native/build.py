@@ -1,4 +1,4 @@
-"""Builds pyvmm._native: cffi in API mode, one fragment (NAME.cdef, NAME.h, NAME.c) an area."""
+"""Builds pyvmm._native: cffi in API mode. Each area has a C file, a header and a fragment of cffi declarations."""
 
 from pathlib import Path
 
@@ -18,10 +18,10 @@ AREAS = {
     "file_requests": "file_requests",
     "process": "process",
 }
-"""The fragment of declarations for each C file."""
+"""The fragments (cdef/NAME.cdef), each with its C file. A fragment uses only structs of those before it."""
 
 KERNEL = ("vhost",)
-"""Fragments with nothing but what the kernel's headers have."""
+"""Fragments that only declare what the kernel's headers define."""
 
 INTERNAL = ("aio_pool", "aio_request", "aio_uring", "wait")
 """C files that only other C files call."""

@@ -1,7 +1,7 @@
-/* Ports whose accesses need no decision: writes that are only collected, reads that have one answer for now.
+/* I/O ports that a vCPU's thread serves without Python: it collects the bytes written and reads back a fixed answer.
  *
- * A kernel's console makes two accesses a character. The vCPU's thread answers them here, without Python's
- * interpreter and its lock, for as long as the device says so.
+ * A kernel's serial console makes two accesses a character. For as long as the device allows it, the vCPU's thread
+ * serves them here, without taking the GIL.
  */
 #ifndef PYVMM_FASTPORT_H
 #define PYVMM_FASTPORT_H
@@ -16,10 +16,10 @@
 
 struct pyvmm_fast_port {
     uint16_t port;
-    _Atomic uint8_t posts_writes; /* a byte written is collected */
-    _Atomic uint8_t answers_reads; /* a byte read is `answer` */
+    _Atomic uint8_t posts_writes; /* bytes written are collected */
+    _Atomic uint8_t answers_reads; /* reads give `answer` */
     _Atomic uint8_t answer;
-    int event; /* eventfd: signalled when the first byte is collected */
+    int event; /* an eventfd, signalled when the first byte is collected */
     atomic_flag lock;
     uint32_t length;
     uint8_t posted[PYVMM_POST_SIZE];
@@ -30,15 +30,16 @@ struct pyvmm_fast_ports {
     struct pyvmm_fast_port ports[PYVMM_MAX_FAST_PORTS];
 };
 
-/* Handles an exit of a vCPU if a fast port does: 1 when it did. */
+/* Handles a vCPU's exit if it is an access to a fast port that allows it. 1 when it did. */
 int pyvmm_fast_ports_handle(struct pyvmm_fast_ports *ports, struct kvm_run *run);
 
-/* A new fast port, all off; NULL when there are too many. */
+/* A new fast port, which serves nothing yet; NULL when there are PYVMM_MAX_FAST_PORTS. */
 struct pyvmm_fast_port *pyvmm_fast_ports_add(struct pyvmm_fast_ports *ports, uint16_t port, int event);
 
-/* Takes what was collected, in order, into `out` (PYVMM_POST_SIZE bytes): how many. */
+/* Moves the bytes that were collected, in order, to `out` (PYVMM_POST_SIZE bytes), and returns their number. */
 uint32_t pyvmm_fast_port_drain(struct pyvmm_fast_port *port, uint8_t *out);
 
+/* Sets what the port serves from now on. */
 void pyvmm_fast_port_set(struct pyvmm_fast_port *port, int posts_writes, int answers_reads, int answer);
 
 #endif

@@ -6,7 +6,7 @@
 #include "memory.h"
 #include "wait.h"
 
-/* Bytes of a transfer from which on it is worth the time that huge pages take to make. */
+/* The shortest transfer, in bytes, for which it pays to make huge pages of its buffers. */
 #define JOIN_LENGTH (256 * 1024)
 
 /* Copies the first `size` bytes of the buffers. */
@@ -34,11 +34,11 @@ static void on_done(struct pyvmm_aio_request *request)
         r->error_offset = request->offset;
     }
     *status = whole ? r->status_done : r->status_failed;
-    /* The status is last, and a used length counts from the first writable byte (virtio 1.2, 2.7.8.2). */
+    /* The used length counts from the first writable byte (virtio 1.2, 2.7.8.2), and the status is the last one. */
     pyvmm_queue_complete(r->queue, (uint16_t)(request->tag >> 32), (uint32_t)request->tag);
 }
 
-/* Readies the chain if it is a plain transfer: 1; 0 when it is not; -EAGAIN when the engine is full. */
+/* Prepares the request if the chain is a plain transfer. 1 if it is, 0 if not, -EAGAIN when the engine is full. */
 static int start(struct pyvmm_file_requests *r)
 {
     const struct pyvmm_chain *chain = &r->chain;
@@ -101,8 +101,8 @@ static int start(struct pyvmm_file_requests *r)
 #define LOOKS_A_TIME_CHECK 16
 #define TIMES_UNPOLLED 16
 
-/* Waits a moment for chains, awake: whether there are some. Not while requests are under way, for who carries them
- * out may need this CPU. */
+/* Polls the ring for a moment; whether there are chains. Not while requests are in flight, since a kernel thread that
+ * carries them out may need this CPU. */
 static int poll(struct pyvmm_file_requests *r)
 {
     if (!r->max_poll || r->aio->in_flight)
@@ -127,7 +127,7 @@ static int poll(struct pyvmm_file_requests *r)
     return 0;
 }
 
-/* Waits for a kick or a result, asleep; whether one came, and nothing else. */
+/* Sleeps until a kick or a result comes. 0 when anything else of the loop is ready, too. */
 static int wait_for_more(struct pyvmm_file_requests *r)
 {
     const int ours[] = {r->kick, r->aio->fd};
@@ -138,7 +138,7 @@ static int wait_for_more(struct pyvmm_file_requests *r)
     return ready != 0;
 }
 
-/* Shows the driver what is complete, and interrupts it if it wants that; 0 if that is the caller's to do. */
+/* Publishes what is complete, and interrupts the driver if it wants that. 0 if the caller must interrupt it. */
 static int publish(struct pyvmm_queue *q, struct pyvmm_file_requests *r)
 {
     if (!pyvmm_queue_publish(q))
@@ -152,7 +152,7 @@ static int publish(struct pyvmm_queue *q, struct pyvmm_file_requests *r)
     return 1;
 }
 
-/* A driver that kicks for nothing does not keep us here for ever. */
+/* So that a driver that kicks without need cannot keep the call from returning. */
 #define MAX_WAITS 256
 
 int pyvmm_file_requests_move(struct pyvmm_queue *q, struct pyvmm_file_requests *r)
@@ -170,17 +170,17 @@ int pyvmm_file_requests_move(struct pyvmm_queue *q, struct pyvmm_file_requests *
     while (requests < r->max_requests && bytes < r->max_bytes) {
         int taken = pyvmm_queue_take(q, &r->chain, 1, r->iov, r->addresses, (int)r->max_buffers);
         if (taken == 0) {
-            /* Before the driver is asked for a kick, what it waits for is under way. */
+            /* First start what the driver waits for, then ask it for a kick. */
             pyvmm_aio_submit(r->aio);
             pyvmm_aio_settle(r->aio);
             if ((r->max_poll || r->loop >= 0) && !publish(q, r))
                 return PYVMM_FILE_REQUESTS_AGAIN;
             if (poll(r)) {
-                requests++; /* a driver that takes its index back must not keep us here */
+                requests++; /* counted, or a driver that takes its index back could keep the call from returning */
                 continue;
             }
             if (!pyvmm_queue_enable_kick(q)) {
-                /* Python is to hear of what failed, and of results that are no transfer's. */
+                /* Failures, and results of requests that are not transfers, are for Python. */
                 if (r->failed != r->told || r->aio->ready || !wait_for_more(r)) {
                     stop = PYVMM_FILE_REQUESTS_EMPTY;
                     break;
@@ -195,7 +195,7 @@ int pyvmm_file_requests_move(struct pyvmm_queue *q, struct pyvmm_file_requests *
             pyvmm_queue_disable_kick(q);
             taken = pyvmm_queue_take(q, &r->chain, 1, r->iov, r->addresses, (int)r->max_buffers);
             if (taken == 0) {
-                requests++; /* the driver took its index back: not for ever */
+                requests++; /* the driver took its index back; counted as above */
                 continue;
             }
         }

@@ -14,7 +14,7 @@ static uint32_t signals(const struct pyvmm_interrupt_status *s)
     return atomic_load_explicit((_Atomic uint32_t *)s->signals, memory_order_relaxed);
 }
 
-/* What the driver saw when it looked last is acknowledged. */
+/* The driver acknowledges what its last read showed. */
 static void acknowledge_used(struct pyvmm_interrupt_status *s)
 {
     s->signals_acked = s->signals_seen;
@@ -22,7 +22,8 @@ static void acknowledge_used(struct pyvmm_interrupt_status *s)
         s->used[i].acked = s->used[i].seen;
 }
 
-/* KVM has taken acknowledgements. What was seen did not change since, so they can be entered now as well as then. */
+/* Applies the acknowledgements that KVM took as an ioeventfd. Only a read changes what they cover, and each read comes
+ * here first, so it does no harm to apply them late. */
 static void enter_taken(struct pyvmm_interrupt_status *s)
 {
     eventfd_t times;
@@ -30,7 +31,7 @@ static void enter_taken(struct pyvmm_interrupt_status *s)
         acknowledge_used(s);
 }
 
-/* Looks at the used rings, whether they have moved since the driver's acknowledgement or hold what it has not seen. */
+/* Whether a used ring has moved since the last acknowledgement, or holds entries that the driver has not seen. */
 static int moved(struct pyvmm_interrupt_status *s)
 {
     s->signals_seen = signals(s);
@@ -46,7 +47,7 @@ static int moved(struct pyvmm_interrupt_status *s)
 void pyvmm_interrupt_status_begin(struct pyvmm_interrupt_status *s, uint32_t count)
 {
     pyvmm_lock(&s->lock);
-    enter_taken(s); /* of a driver that went before */
+    enter_taken(s); /* of a previous driver */
     s->count = count;
     moved(s);
     acknowledge_used(s);

@@ -1,8 +1,8 @@
-/* Why a virtio device interrupted its driver: the registers InterruptStatus and InterruptACK (virtio 1.2, section
+/* A virtio device's registers InterruptStatus and InterruptACK: why it interrupted its driver (virtio 1.2, section
  * 4.2.2).
  *
- * A driver reads the one and writes the other at each interrupt. The vCPU's thread answers both here, without Python's
- * interpreter and its lock; most acknowledgements do not even get that far, since KVM takes them as an ioeventfd.
+ * A driver reads the one and writes the other at each interrupt. The vCPU's thread serves both here, without taking the
+ * GIL. Most acknowledgements do not even reach the vCPU's thread, since they are an ioeventfd of KVM's.
  */
 #ifndef PYVMM_INTERRUPT_STATUS_H
 #define PYVMM_INTERRUPT_STATUS_H
@@ -14,18 +14,18 @@
 
 #include "ring.h"
 
-/* A used ring, and how far the driver was told of it. */
+/* A used ring, and how much of it the driver knows. */
 struct pyvmm_used {
     struct pyvmm_queue *queue;
-    uint16_t seen;  /* its index when the driver looked last */
-    uint16_t acked; /* the one that it acknowledged last */
+    uint16_t seen;  /* the used index when the driver last read InterruptStatus */
+    uint16_t acked; /* the used index that the driver last acknowledged */
 };
 
 struct pyvmm_interrupt_status {
-    int ack_event; /* eventfd, non-blocking: KVM signals it for an acknowledgement of used rings alone; -1 for none */
+    int ack_event; /* eventfd, non-blocking: KVM signals it for each acknowledgement of used rings alone; -1: none */
     uint32_t *signals; /* how often a used ring's interrupt was signalled */
     struct pyvmm_used *used;
-    atomic_flag lock; /* of what is below */
+    atomic_flag lock; /* protects the fields below */
     uint32_t count;   /* of `used`; 0 while the device is not active */
     uint32_t signals_seen;
     uint32_t signals_acked;
@@ -34,7 +34,7 @@ struct pyvmm_interrupt_status {
 
 #define PYVMM_MAX_INTERRUPT_STATUS 64 /* devices of one machine */
 
-/* Those of a machine's devices, by their windows' addresses: whole pages. */
+/* The devices of a machine, by the guest address of each one's registers: a page. */
 struct pyvmm_interrupt_status_table {
     _Atomic uint32_t count;
     struct {
@@ -43,26 +43,26 @@ struct pyvmm_interrupt_status_table {
     } devices[PYVMM_MAX_INTERRUPT_STATUS];
 };
 
-/* From here on the first `count` used rings count, as far as they move. */
+/* Watches the first `count` used rings from now on: each move of theirs is an interrupt to acknowledge. */
 void pyvmm_interrupt_status_begin(struct pyvmm_interrupt_status *s, uint32_t count);
 
-/* No used ring counts any more, and none is looked at. */
+/* Watches no used ring any more. */
 void pyvmm_interrupt_status_end(struct pyvmm_interrupt_status *s);
 
-/* The configuration changed, or it is forgotten that it did. */
+/* Sets or clears VIRTIO_MMIO_INT_CONFIG. */
 void pyvmm_interrupt_status_set_config(struct pyvmm_interrupt_status *s, int changed);
 
-/* InterruptStatus: VIRTIO_MMIO_INT_*. */
+/* InterruptStatus as the driver reads it: VIRTIO_MMIO_INT_*. */
 uint32_t pyvmm_interrupt_status_read(struct pyvmm_interrupt_status *s);
 
-/* InterruptACK. */
+/* InterruptACK: acknowledges `bits`, as far as the last read showed. */
 void pyvmm_interrupt_status_acknowledge(struct pyvmm_interrupt_status *s, uint32_t bits);
 
-/* Enters a device whose window is at `address`; 0, or -1 when there are too many. */
+/* Adds a device whose registers are at `address`. 0, or -1 when there are PYVMM_MAX_INTERRUPT_STATUS. */
 int pyvmm_interrupt_status_add(struct pyvmm_interrupt_status_table *table, uint64_t address,
                                struct pyvmm_interrupt_status *s);
 
-/* Handles an exit of a vCPU if it is about one of the two registers: 1 when it did. */
+/* Handles a vCPU's exit if it is an access to one of the two registers. 1 when it did. */
 int pyvmm_interrupt_status_handle(struct pyvmm_interrupt_status_table *table, struct kvm_run *run);
 
 #endif

@@ -26,10 +26,10 @@ void *pyvmm_memory_map(int fd, uint64_t offset, uint64_t length, uint64_t page, 
         return NULL;
     if (whole < length || offset + whole < whole ||
         (fd >= 0 && S_ISREG(file.st_mode) && (uint64_t)file.st_size < offset + whole)) {
-        errno = EINVAL; /* to touch what is past the end would end the process (SIGBUS) */
+        errno = EINVAL; /* an access past the end of the file would end the process (SIGBUS) */
         return NULL;
     }
-    /* Room for it at any alignment, of which the ends are given back. */
+    /* Reserve enough address space for any alignment, and unmap both ends below. */
     uint8_t *room = mmap(NULL, whole + unit, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (room == MAP_FAILED)
         return NULL;
@@ -44,9 +44,9 @@ void *pyvmm_memory_map(int fd, uint64_t offset, uint64_t length, uint64_t page, 
     if (before)
         munmap(room, before);
     munmap(room + before + whole, unit - before);
-    madvise(room + before, whole, MADV_HUGEPAGE); /* for hosts that give them to who asks: "madvise" in enabled, "advise"
-                                                      in shmem_enabled */
-    if (fd < 0) /* else a fork made it copy on write, under KVM and under transfers of disks */
+    /* For hosts that give huge pages on request only: "madvise" in enabled, "advise" in shmem_enabled. */
+    madvise(room + before, whole, MADV_HUGEPAGE);
+    if (fd < 0) /* otherwise a fork would make it copy-on-write, while KVM and the engines of disks use it */
         madvise(room + before, whole, MADV_DONTFORK);
     return room + before;
 }
@@ -76,7 +76,7 @@ static struct pyvmm_range *range_at(const struct pyvmm_region *region, uint64_t 
     return region->ranges + (at - (region->offset & ~(HUGE_PAGE - 1))) / HUGE_PAGE;
 }
 
-/* Whether the range of the file at `at` is all the region's, mapped so that it can be one page. */
+/* Whether the region holds the whole range of the file at `at`, mapped so that it can be one huge page. */
 static int can_join(const struct pyvmm_region *region, uint64_t at)
 {
     uint64_t end = region->offset + region->size;
@@ -85,14 +85,14 @@ static int can_join(const struct pyvmm_region *region, uint64_t at)
            ((uint64_t)(uintptr_t)region->host - region->offset) % HUGE_PAGE == 0;
 }
 
-/* Makes each of `count` ranges from `at` on one page; whether the kernel did so. */
+/* Makes each of `count` ranges from `at` on a huge page; whether the kernel did so. */
 static int join_ranges(const struct pyvmm_region *region, uint64_t at, uint32_t count)
 {
     uint8_t *host = region->host + (at - region->offset);
     struct pyvmm_range *range = range_at(region, at);
 
     for (uint32_t i = 0; i < count; i++) {
-        *(volatile uint8_t *)(host + i * HUGE_PAGE); /* the kernel makes nothing of a range that is all holes */
+        *(volatile uint8_t *)(host + i * HUGE_PAGE); /* use a page of it: the kernel refuses a range that is one hole */
         range[i].tries++;
     }
     if (madvise(host, count * HUGE_PAGE, MADV_COLLAPSE) < 0)
@@ -122,7 +122,7 @@ void pyvmm_memory_join(struct pyvmm_memory *memory, const void *host, uint64_t l
     }
 }
 
-/* The pages of a range that are used. */
+/* The number of pages of a range that are used. */
 static uint16_t used_pages(int fd, uint64_t at)
 {
     uint64_t used = 0, end = at + HUGE_PAGE;
@@ -137,19 +137,20 @@ static uint16_t used_pages(int fd, uint64_t at)
     return (uint16_t)(used / PAGE);
 }
 
-/* So many pages of a range are used before it is made one, so that a guest that touches a page here and one there does
- * not cost 2 MiB for each. */
+/* A range is joined once so many of its pages are used. So a guest that touches single pages here and there does not
+ * cost the host 2 MiB for each. */
 #define USED 16
-/* Pages that somebody holds just now, such as a vCPU that is about to use the range's others, keep it from that. */
+/* The kernel cannot join pages that are in use at that moment, for example by a vCPU that faults in others of the
+ * range. So it is tried more than once. */
 #define TRIES 4
-/* Where ranges are used one after the other, that many of the next are made one page before they are used. */
+/* While the guest uses ranges one after the other, up to so many of the next ones are joined ahead. */
 #define AHEAD 8
-/* Used ranges are made one page, which copies them, when nothing new was used for twice so many milliseconds; and so
- * many of them at a look. */
+/* To join a range in use copies it. That is done once nothing has changed for about twice CALM milliseconds, up to
+ * COPIES ranges at each look. */
 #define CALM 128
 #define COPIES 16
 
-/* How many ranges from `at` on, upwards or downwards, are used, or never were; no more than `most`. */
+/* How many ranges in a row from `at` on, in direction `step`, are used, or with `used` 0 never were; up to `most`. */
 static uint32_t run_of(const struct pyvmm_region *region, uint64_t at, int64_t step, int used, uint32_t most)
 {
     uint32_t count = 0;
@@ -162,11 +163,12 @@ static uint32_t run_of(const struct pyvmm_region *region, uint64_t at, int64_t s
     return count;
 }
 
-/* The range at `at` has come to be used: whichever way those before it were. */
+/* The range at `at` has come into use: joins the next ones in the direction in which the guest goes on. */
 static void join_ahead(const struct pyvmm_region *region, uint64_t at)
 {
     int64_t step = HUGE_PAGE;
-    uint32_t up = run_of(region, at - HUGE_PAGE, -step, 1, AHEAD), down = run_of(region, at + HUGE_PAGE, step, 1, AHEAD);
+    uint32_t up = run_of(region, at - HUGE_PAGE, -step, 1, AHEAD);
+    uint32_t down = run_of(region, at + HUGE_PAGE, step, 1, AHEAD);
 
     if (up > down) {
         up = run_of(region, at + HUGE_PAGE, step, 0, up);
@@ -179,8 +181,8 @@ static void join_ahead(const struct pyvmm_region *region, uint64_t at)
     }
 }
 
-/* Looks at a region; how many ranges of it are not what they were at the last look. Up to `copies` used ones are made
- * one page each. */
+/* Looks at all ranges of a region, and joins up to `copies` used ones. Returns how many ranges have changed since the
+ * last look. */
 static uint32_t look(const struct pyvmm_region *region, uint32_t *copies)
 {
     uint64_t at = (region->offset + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1), end = region->offset + region->size;
@@ -202,7 +204,7 @@ static uint32_t look(const struct pyvmm_region *region, uint32_t *copies)
         if (pages != before)
             changed++;
         if (pages < before)
-            range->tries = TRIES; /* what was given back is not to be taken again */
+            range->tries = TRIES; /* the guest gave pages back: do not take them again */
         else if (pages >= USED && before < USED)
             join_ahead(region, at);
         else if (pages >= USED && *copies) {
@@ -225,9 +227,9 @@ void pyvmm_memory_keep_joined(struct pyvmm_memory *memory, int stop)
             changed += look(&memory->regions[i], &copies);
         if (changed)
             pause = 1;
-        else if (pause < CALM || copies) /* where more is to be copied, soon again */
+        else if (pause < CALM || copies) /* while there are more to copy, look again soon */
             pause = pause < 500 ? 2 * pause : 1000;
-        /* To look takes a tenth of the time at most. */
+        /* Looking takes at most a tenth of the time. */
         int64_t least = (int64_t)(pyvmm_monotonic_ns() - began) / 100000;
         if (pause < least)
             pause = least < 1000 ? (int)least : 1000;

@@ -1,4 +1,4 @@
-/* A ring to a descriptor and one from it, moved by turns for as long as nothing but they has work. */
+/* Messages from one ring to a descriptor and from the descriptor to another ring, by turns, in one call. */
 #ifndef PYVMM_MESSAGE_PAIR_H
 #define PYVMM_MESSAGE_PAIR_H
 
@@ -6,20 +6,20 @@
 
 struct pyvmm_message_pair {
     struct pyvmm_queue *to_queue, *back_queue;
-    struct pyvmm_messages *to, *back; /* of one descriptor that keeps messages apart */
+    struct pyvmm_messages *to, *back; /* both of the same descriptor, without a stream */
     int to_kick, back_kick; /* eventfds */
     int to_call, back_call; /* eventfds, or -1 */
-    int loop;               /* an epoll descriptor that waits for the descriptor, the kicks, and others' work */
-    uint32_t spin_ns;       /* how long to look for more without asking for a kick, which costs the driver more; or 0 */
-    uint64_t idle_until;    /* until when to wait for more then: see pyvmm_wait_readable() */
-    uint32_t max_ms;        /* how long to go on without a look at what others have to do */
+    int loop;               /* the event loop's epoll descriptor: it waits for the descriptor, the kicks, and others */
+    uint32_t spin_ns;       /* how long to poll before the driver is asked for a kick, which costs it more; 0: not */
+    uint64_t idle_until;    /* until when to sleep after that: see pyvmm_wait_readable() */
+    uint32_t max_ms;        /* how long to go on before the rest of the loop gets its turn */
 
-    int to_stop, back_stop; /* what the last calls said: enum pyvmm_messages_stop or a rule negated */
+    int to_stop, back_stop; /* results of the last calls: enum pyvmm_messages_stop or a negated rule */
     uint32_t to_calls, back_calls; /* interrupts signalled */
 };
 
-/* Moves what there is both ways, then waits for more. Returns when a direction has to wait for something else than a
- * kick or a message, when others on the loop have work, and when time is over. */
+/* Moves all messages both ways, then waits for more. Returns when a direction waits for something other than a kick or
+ * a message, when another descriptor of the loop is ready, and when the time is over. */
 void pyvmm_message_pair_move(struct pyvmm_message_pair *pair);
 
 #endif

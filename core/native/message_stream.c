@@ -20,7 +20,7 @@ static void put32(uint8_t *at, uint32_t value)
     at[3] = (uint8_t)value;
 }
 
-/* Copies `header` zeros and `size` bytes to the buffers, which have room for them. */
+/* Stores `header` zeros and then `size` bytes in the buffers, which must have room for both. */
 static void scatter(const struct iovec *iov, uint32_t header, const uint8_t *data, uint32_t size)
 {
     for (; header || size; iov++) {
@@ -119,7 +119,7 @@ ssize_t pyvmm_message_stream_send(struct pyvmm_message_stream *s, const struct i
     } while (sent < 0 && errno == EINTR);
     if (sent < 0)
         return -1;
-    /* A message that was begun must be ended: the rest of it is kept. */
+    /* Part of the message was sent, so the rest must follow: keep it. */
     size_t done = (size_t)sent;
     for (uint32_t i = 0; i < buffers; i++) {
         size_t part = message[i].iov_len;

@@ -4,8 +4,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* The driver sees what was done after so many messages or bytes: it goes on while the rest is moved, and the ring does
- * not run empty, which would cost a kick. An interrupt waits for the end of the call. */
+/* Used entries are published after so many messages or bytes. So the driver can go on while the rest is moved, and the
+ * ring does not run empty, which would cost a kick. The interrupt is left to the end of the call. */
 #define PUBLISH_MESSAGES 4
 #define PUBLISH_BYTES 16384
 
@@ -15,7 +15,7 @@ static void publish_some(struct pyvmm_queue *q, struct pyvmm_messages *m, uint64
         m->interrupt |= (uint8_t)pyvmm_queue_publish(q);
 }
 
-/* Takes one chain: 1, 0 when there is none and the driver was asked to kick, unless `quiet`, or a rule negated. */
+/* Takes one chain. 1; or 0 when there is none, after asking the driver for a kick unless `quiet`; or a negated rule. */
 static int take(struct pyvmm_queue *q, int quiet, struct pyvmm_chain *chain, struct iovec *iov, int max_buffers)
 {
     int taken = pyvmm_queue_take(q, chain, 1, iov, NULL, max_buffers);
@@ -26,7 +26,7 @@ static int take(struct pyvmm_queue *q, int quiet, struct pyvmm_chain *chain, str
     return taken;
 }
 
-/* Writes one message: its size, or -1 with errno. EAGAIN: nothing of it. */
+/* Writes one message: its size, or -1 with errno. EAGAIN means that nothing of it was written. */
 static ssize_t send_message(struct pyvmm_messages *m, const struct pyvmm_chain *chain)
 {
     ssize_t written;
@@ -77,7 +77,7 @@ int pyvmm_messages_to_fd(struct pyvmm_queue *q, struct pyvmm_messages *m)
     return stop;
 }
 
-/* The chains that were taken and not yet used: chains[first..first + count), whose buffers stand end to end from
+/* The chains that were taken and not yet used: chains[first..first + count). Their buffers follow each other from
  * iov[buffer] on. */
 struct window {
     uint32_t first, count;
@@ -85,7 +85,7 @@ struct window {
     uint64_t room; /* bytes */
 };
 
-/* Moves the window to the start of the arrays where its end is too near theirs for one more chain. */
+/* Moves the window to the start of the arrays when there is no space for one more chain behind it. */
 static void make_space(struct pyvmm_messages *m, struct window *w)
 {
     if (w->first + w->count < PYVMM_MESSAGES_CHAINS && w->buffer + w->buffers <= m->max_buffers / 2)
@@ -97,30 +97,30 @@ static void make_space(struct pyvmm_messages *m, struct window *w)
 
 enum { GATHER_MORE, GATHER_READY, GATHER_AGAIN };
 
-/* Takes chains until a message of any size has room: GATHER_READY when one may be read, GATHER_MORE when the driver
- * must give more first, GATHER_AGAIN after a chain that is no use, or a rule negated. */
+/* Takes chains until the largest message has room. GATHER_READY when a message may be read, GATHER_MORE when the driver
+ * must make more chains available first, GATHER_AGAIN after a chain that cannot be used, or a negated rule. */
 static int gather(struct pyvmm_queue *q, struct pyvmm_messages *m, struct window *w)
 {
     while (w->count == 0 || (m->merge && w->room < m->max_size)) {
         make_space(m, w);
         uint32_t end = w->buffer + w->buffers;
         if (w->first + w->count >= PYVMM_MESSAGES_CHAINS || end > m->max_buffers / 2)
-            return GATHER_READY; /* no more fit: it must do with what is there */
+            return GATHER_READY; /* the arrays are full: read with the room there is */
         struct pyvmm_chain *chain = &m->chains[w->first + w->count];
         int taken = take(q, m->quiet, chain, m->iov + end, (int)(m->max_buffers - end));
         if (taken < 0)
             return taken;
         if (taken == 0)
-            /* Where the driver holds most of its buffers back, it will give some. A message must not wait for
-             * what a driver never gives, though. */
+            /* While the driver holds most of its buffers, it will make some available soon. Otherwise a message must
+             * not wait for buffers that may never come. */
             return w->count && 2 * w->count >= m->most ? GATHER_READY : GATHER_MORE;
         if (chain->readable || chain->writable_length < m->min_size) {
             if (w->count) {
-                pyvmm_queue_untake(q, chain->head); /* only the last one taken can go back: later */
+                pyvmm_queue_untake(q, chain->head); /* complete it later: only the chain taken last can be given back */
                 return GATHER_READY;
             }
             pyvmm_queue_complete(q, chain->head, 0);
-            return GATHER_AGAIN; /* so that it counts: a driver can give such chains for ever */
+            return GATHER_AGAIN; /* the caller counts it, since a driver can offer such chains without end */
         }
         w->count++;
         w->buffers += chain->writable;
@@ -129,7 +129,7 @@ static int gather(struct pyvmm_queue *q, struct pyvmm_messages *m, struct window
     return GATHER_READY;
 }
 
-/* Sets `length` bytes at `offset` of the message in `iov`. */
+/* Stores `length` bytes, zeros if `data` is NULL, at `offset` of the message in `iov`. */
 static void store(const struct iovec *iov, size_t offset, const uint8_t *data, size_t length)
 {
     for (; length; iov++) {
@@ -139,7 +139,7 @@ static void store(const struct iovec *iov, size_t offset, const uint8_t *data, s
     }
 }
 
-/* Gives the chains that hold the first `size` bytes to the driver. */
+/* Completes the chains that hold the message of `size` bytes. */
 static void give(struct pyvmm_queue *q, struct pyvmm_messages *m, struct window *w, uint64_t size)
 {
     const struct iovec *message = m->iov + w->buffer;
@@ -165,7 +165,7 @@ static void give(struct pyvmm_queue *q, struct pyvmm_messages *m, struct window 
     }
 }
 
-/* Reads one message: its size, 0 where it does not fit, or an errno negated. */
+/* Reads one message: its size, 0 when it does not fit, or a negated errno. */
 static ssize_t receive(struct pyvmm_messages *m, const struct window *w)
 {
     struct iovec *iov = m->iov + w->buffer;
@@ -177,7 +177,7 @@ static ssize_t receive(struct pyvmm_messages *m, const struct window *w)
         return pyvmm_message_stream_receive(m->stream, iov, room);
     for (uint32_t i = buffers; i < w->buffers; i++)
         room -= iov[i].iov_len;
-    /* A descriptor cuts a message silently: one byte behind the buffers shows it. */
+    /* The kernel truncates a message silently: one byte more than the buffers hold reveals it. */
     struct iovec saved = iov[buffers];
     iov[buffers] = (struct iovec){&more, 1};
     ssize_t size;

@@ -20,7 +20,7 @@ void pyvmm_process_set_title(uint64_t start, uint64_t end, const char *title)
     char *area = (char *)(uintptr_t)start;
     size_t size = end - start;
 
-    /* The kernel shows all of it, or up to a NUL where the last byte is none. */
+    /* The kernel shows the area up to the first NUL where the last byte is not NUL, and all of it otherwise. */
     memset(area, 0, size);
     strncpy(area, title, size - 1);
 }

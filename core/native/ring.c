@@ -6,7 +6,7 @@
 
 #include <linux/virtio_ring.h>
 
-/* Guest memory is shared with vCPUs that run: plain loads could be torn or repeated by the compiler. */
+/* vCPUs write guest memory at the same time, and the compiler could split or repeat a plain load. */
 #define LOAD16(p) atomic_load_explicit((_Atomic uint16_t *)(p), memory_order_relaxed)
 #define LOAD16_ACQUIRE(p) atomic_load_explicit((_Atomic uint16_t *)(p), memory_order_acquire)
 #define STORE8_RELEASE(p, v) atomic_store_explicit((_Atomic uint8_t *)(p), (v), memory_order_release)
@@ -17,7 +17,7 @@
 #define STORE64(p, v) atomic_store_explicit((_Atomic uint64_t *)(p), (v), memory_order_relaxed)
 #define FULL_FENCE() atomic_thread_fence(memory_order_seq_cst)
 
-/* An indirect table may be at any address, which C's atomics may not: one plain load of x86-64, done once. */
+/* An indirect table may be unaligned, where C's atomics must not be used. This is one plain load of x86-64. */
 struct unaligned64 {
     uint64_t value;
 } __attribute__((packed));
@@ -27,17 +27,33 @@ struct unaligned64 {
  * bytes, avail_event. */
 static inline uint8_t *avail_flags(const struct pyvmm_queue *q) { return q->avail; }
 static inline uint8_t *avail_idx(const struct pyvmm_queue *q) { return q->avail + 2; }
-static inline uint8_t *avail_ring(const struct pyvmm_queue *q, uint16_t i) { return q->avail + 4 + 2 * (size_t)(i & (q->size - 1)); }
+static inline uint8_t *avail_ring(const struct pyvmm_queue *q, uint16_t i)
+{
+    return q->avail + 4 + 2 * (size_t)(i & (q->size - 1));
+}
 static inline uint8_t *used_event(const struct pyvmm_queue *q) { return q->avail + 4 + 2 * (size_t)q->size; }
 static inline uint8_t *used_flags(const struct pyvmm_queue *q) { return q->used; }
 static inline uint8_t *used_idx(const struct pyvmm_queue *q) { return q->used + 2; }
-static inline uint8_t *used_ring(const struct pyvmm_queue *q, uint16_t i) { return q->used + 4 + 8 * (size_t)(i & (q->size - 1)); }
+static inline uint8_t *used_ring(const struct pyvmm_queue *q, uint16_t i)
+{
+    return q->used + 4 + 8 * (size_t)(i & (q->size - 1));
+}
 static inline uint8_t *avail_event(const struct pyvmm_queue *q) { return q->used + 4 + 8 * (size_t)q->size; }
 
-static inline int is_in_flight(const struct pyvmm_queue *q, uint16_t head) { return q->in_flight[head / 64] >> (head % 64) & 1; }
-static inline void flip_in_flight(struct pyvmm_queue *q, uint16_t head) { q->in_flight[head / 64] ^= 1ULL << (head % 64); }
+static inline int is_in_flight(const struct pyvmm_queue *q, uint16_t head)
+{
+    return q->in_flight[head / 64] >> (head % 64) & 1;
+}
 
-static int overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) { return a < b + b_size && b < a + a_size; }
+static inline void flip_in_flight(struct pyvmm_queue *q, uint16_t head)
+{
+    q->in_flight[head / 64] ^= 1ULL << (head % 64);
+}
+
+static int overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size)
+{
+    return a < b + b_size && b < a + a_size;
+}
 
 int pyvmm_queue_setup(struct pyvmm_queue *q, struct pyvmm_memory *memory, uint32_t size, uint32_t max_size,
                       uint64_t desc, uint64_t avail, uint64_t used, int event_idx, int indirect)
@@ -82,7 +98,7 @@ size_t pyvmm_inflight_size(uint32_t size)
     return sizeof(struct pyvmm_inflight) + size * sizeof(struct pyvmm_inflight_entry);
 }
 
-/* The account of a batch is closed: its heads are no more in flight. They are linked from last_batch_head on. */
+/* Records that the heads of a batch are not in flight any more. They form a list that starts at last_batch_head. */
 static void settle_batch(struct pyvmm_queue *q, uint16_t batch, uint16_t index)
 {
     struct pyvmm_inflight *inflight = q->inflight;
@@ -117,7 +133,7 @@ int pyvmm_queue_track(struct pyvmm_queue *q, struct pyvmm_inflight *inflight, ui
         return -1;
     q->inflight = inflight;
     if (version) {
-        /* The process may have ended between the used index and the account of it. */
+        /* The previous process may have ended after it wrote the used index, before it recorded that here. */
         uint16_t batch = (uint16_t)(index - LOAD16(&inflight->used_idx));
         settle_batch(q, batch < q->size ? batch : q->size, index);
         for (uint32_t head = 0; head < q->size; head++) {
@@ -135,7 +151,7 @@ int pyvmm_queue_track(struct pyvmm_queue *q, struct pyvmm_inflight *inflight, ui
         q->resubmit = resubmit;
         q->outstanding = q->resubmit_count;
         q->next_used = q->published = index;
-        /* What was taken is used or in flight: a base that somebody remembered may be older. */
+        /* Each chain that was taken is used or in flight. The base that the front end remembers may be older. */
         q->next_avail = (uint16_t)(index + q->resubmit_count);
     } else {
         STORE16(&inflight->desc_num, q->size);
@@ -147,8 +163,8 @@ int pyvmm_queue_track(struct pyvmm_queue *q, struct pyvmm_inflight *inflight, ui
     return (int)q->resubmit_count;
 }
 
-/* Walks the chain at `head`, filling `chain` and the buffers from iov[chain->first] on: 0, 1 when the buffers do
- * not fit into `max_buffers`, or a rule negated. */
+/* Walks the chain at `head`, and fills `chain` and the buffers from iov[chain->first] on. 0, 1 when the buffers do not
+ * fit into `max_buffers`, or a negated rule. */
 static int walk(const struct pyvmm_queue *q, uint16_t head, struct pyvmm_chain *chain, struct iovec *iov,
                 uint64_t *addresses, int max_buffers)
 {
@@ -160,7 +176,7 @@ static int walk(const struct pyvmm_queue *q, uint16_t head, struct pyvmm_chain *
     chain->head = head;
     chain->readable = chain->writable = 0;
     for (;;) {
-        /* A chain visits a table's entry once at most: more is a loop. */
+        /* A chain that is longer than its table is a loop. */
         if (visited++ >= table_size)
             return -PYVMM_RULE_CHAIN_LENGTH;
         const uint8_t *entry = table + 16 * (size_t)index;
@@ -220,7 +236,7 @@ static int walk(const struct pyvmm_queue *q, uint16_t head, struct pyvmm_chain *
     return 0;
 }
 
-/* A chain is in the device's hands from here on, also for who comes after this process. */
+/* Records that a chain is in flight, also for the process that may replace this one. */
 static void account_taken(struct pyvmm_queue *q, uint16_t head)
 {
     flip_in_flight(q, head);
@@ -235,7 +251,7 @@ static void account_taken(struct pyvmm_queue *q, uint16_t head)
 int pyvmm_queue_take(struct pyvmm_queue *q, struct pyvmm_chain *chains, int max_chains, struct iovec *iov,
                      uint64_t *addresses, int max_buffers)
 {
-    /* Acquire: the entries and descriptors that the index covers are read after it. */
+    /* Acquire: entries and descriptors are read after the index that covers them. */
     uint16_t available = (uint16_t)(LOAD16_ACQUIRE(avail_idx(q)) - q->next_avail);
     int taken = 0, buffers = 0, rule = 0;
 
@@ -257,7 +273,7 @@ int pyvmm_queue_take(struct pyvmm_queue *q, struct pyvmm_chain *chains, int max_
         chain->first = (uint32_t)buffers;
         rule = walk(q, head, chain, iov, addresses, max_buffers);
         if (rule > 0 && taken == 0)
-            rule = -PYVMM_RULE_CHAIN_LENGTH; /* it will never fit */
+            rule = -PYVMM_RULE_CHAIN_LENGTH; /* it can never fit */
         if (rule)
             break;
         buffers += chain->readable + chain->writable;
@@ -311,12 +327,12 @@ int pyvmm_queue_publish(struct pyvmm_queue *q)
     uint16_t old = q->published;
     if (q->next_used == old)
         return 0;
-    /* Release: the entries, and what the device wrote into buffers, are seen before the index. */
+    /* Release: the driver sees the entries, and what the device wrote into buffers, before the index. */
     STORE16_RELEASE(used_idx(q), q->next_used);
     q->published = q->next_used;
     if (q->inflight)
         settle_batch(q, (uint16_t)(q->published - old), q->published);
-    /* The index must be visible before the driver's wish is read, or both sides sleep (2.7.7.2). */
+    /* The index must be visible before the driver's flags or used_event are read, or both sides sleep (2.7.7.2). */
     FULL_FENCE();
     if (!q->event_idx)
         return !(LOAD16(avail_flags(q)) & VRING_AVAIL_F_NO_INTERRUPT);
@@ -329,14 +345,14 @@ int pyvmm_queue_enable_kick(struct pyvmm_queue *q)
         STORE16(avail_event(q), q->next_avail);
     else
         STORE16(used_flags(q), 0);
-    /* The wish must be visible before the index is read again, or a kick is lost (2.7.10.1). */
+    /* This must be visible before the index is read again, or a kick is lost (2.7.10.1). */
     FULL_FENCE();
     return LOAD16_ACQUIRE(avail_idx(q)) != q->next_avail;
 }
 
 void pyvmm_queue_disable_kick(struct pyvmm_queue *q)
 {
-    /* With EVENT_IDX the stale avail_event does it. */
+    /* With EVENT_IDX, the old avail_event already suppresses kicks. */
     if (!q->event_idx)
         STORE16(used_flags(q), VRING_USED_F_NO_NOTIFY);
 }

@@ -1,7 +1,7 @@
-/* The split virtqueue (virtio 1.2, section 2.7): what of it must be exact, bounded and fenced.
+/* The device's side of a split virtqueue (virtio 1.2, section 2.7), with its bounds checks and memory barriers.
  *
- * Every address, index, length and flag in a ring is the guest's and may change while it is read, so each is
- * read once, checked, and only the copy is used.
+ * * The guest writes every address, index, length and flag in a ring, and may change it at any time. So each is read
+ * once, and only the copy is checked and used.
  */
 #ifndef PYVMM_RING_H
 #define PYVMM_RING_H
@@ -13,10 +13,10 @@
 #include "memory.h"
 
 #define PYVMM_MAX_QUEUE_SIZE 32768
-/* An indirect table may be longer than its ring in what Linux does, though not in the letter of 2.7.5.3.1. */
+/* Linux's drivers use indirect tables that are longer than the ring, though section 2.7.5.3.1 forbids it. */
 #define PYVMM_MAX_CHAIN 1024
 
-/* The rules that a driver can break; returned negated. */
+/* The rules that a driver can break. Functions return them negated. */
 enum pyvmm_rule {
     PYVMM_RULE_QUEUE_SIZE = 1,
     PYVMM_RULE_RING_ALIGNMENT,
@@ -39,13 +39,13 @@ enum pyvmm_rule {
     PYVMM_RULE_COUNT,
 };
 
-/* The buffer that tells another process which chains were in flight here (vhost-user, "Inflight I/O tracking", for
- * a split virtqueue). Shared, so nothing in it is believed further than it can be checked. */
+/* A buffer shared with another process that records which chains are in flight (vhost-user, "Inflight I/O tracking",
+ * for a split virtqueue). Since the other process can write it, each value is checked before it is used. */
 struct pyvmm_inflight_entry {
-    uint8_t inflight; /* the chain with this head was taken and is not used yet */
+    uint8_t inflight; /* 1: the chain with this head was taken and is not used yet */
     uint8_t padding[5];
     uint16_t next; /* links the last batch of used heads */
-    uint64_t counter; /* the order in which chains were taken */
+    uint64_t counter; /* says in which order chains were taken */
 };
 
 struct pyvmm_inflight {
@@ -68,76 +68,76 @@ struct pyvmm_queue {
     uint8_t *desc;
     uint8_t *avail;
     uint8_t *used;
-    uint64_t in_flight[PYVMM_MAX_QUEUE_SIZE / 64]; /* heads taken and not completed */
-    uint32_t outstanding; /* how many they are */
+    uint64_t in_flight[PYVMM_MAX_QUEUE_SIZE / 64]; /* a bit for each head that was taken and not completed */
+    uint32_t outstanding; /* their number */
 
-    /* All of it 0 but where pyvmm_queue_track was called. */
+    /* All 0 unless pyvmm_queue_track() was called. */
     struct pyvmm_inflight *inflight;
-    uint64_t counter;     /* for the next chain taken */
-    uint16_t *resubmit;   /* heads that another process left in flight, in the order of their taking */
+    uint64_t counter;     /* for the next chain that is taken */
+    uint16_t *resubmit;   /* heads that a previous process left in flight, in the order in which it took them */
     uint32_t resubmit_count;
-    uint32_t resubmitted; /* of them, taken again */
+    uint32_t resubmitted; /* of them, those taken again */
     uint64_t taken;       /* chains taken from the available ring */
 };
 
-/* One chain of a batch; its buffers stand at `first` in the batch's arrays, the readable ones before the
+/* One chain of a batch. Its buffers start at index `first` of the batch's arrays: first the readable ones, then the
  * writable ones. */
 struct pyvmm_chain {
     uint16_t head;
-    uint16_t readable; /* buffers that the device reads */
-    uint16_t writable; /* buffers that the device writes */
+    uint16_t readable; /* number of buffers that the device reads */
+    uint16_t writable; /* number of buffers that the device writes */
     uint32_t first;
     uint32_t readable_length; /* bytes */
     uint32_t writable_length;
 };
 
-/* Sets the queue up over rings at guest addresses; 0, or a rule negated. */
+/* Sets up a queue whose rings are at the given guest addresses. 0, or a negated rule. */
 int pyvmm_queue_setup(struct pyvmm_queue *q, struct pyvmm_memory *memory, uint32_t size, uint32_t max_size,
                       uint64_t desc, uint64_t avail, uint64_t used, int event_idx, int indirect);
 
-/* The same rings at other addresses, or the same ones in memory that was mapped anew; 0, or a rule negated, and then
- * the queue must not be used. */
+/* Moves the queue to rings at other addresses, or to the same ones after guest memory was mapped anew. 0, or a negated
+ * rule; after that the queue must not be used. */
 int pyvmm_queue_place(struct pyvmm_queue *q, uint64_t desc, uint64_t avail, uint64_t used);
 
-/* After setup: goes on from available entry `base` and from the used index as it stands in guest memory. */
+/* After setup: continues at available entry `base`, and at the used index that is in guest memory. */
 void pyvmm_queue_resume(struct pyvmm_queue *q, uint16_t base);
 
-/* Bytes that `size` descriptors need of an inflight buffer. */
+/* The size, in bytes, of an inflight buffer for a queue of `size` descriptors. */
 size_t pyvmm_inflight_size(uint32_t size);
 
-/* After setup: keeps account of chains in flight in `inflight`, of pyvmm_inflight_size() bytes. What is in flight
- * there by a queue that went before is taken first, again, and the queue goes on behind it. `resubmit` has room for
- * as many heads as the queue has. Returns how many those are, or -1 for a buffer of another version or size. */
+/* After setup: records the chains in flight in `inflight`, of pyvmm_inflight_size() bytes. Chains that a previous
+ * process left in flight there are taken again, before any new one. `resubmit` has room for as many heads as the queue
+ * has. Returns the number of chains to be taken again, or -1 if the buffer is for another version or queue size. */
 int pyvmm_queue_track(struct pyvmm_queue *q, struct pyvmm_inflight *inflight, uint16_t *resubmit);
 
-/* Takes up to `max_chains` available chains whose buffers fit into `max_buffers`: how many, or a rule negated
- * when the very first one breaks it. `addresses`, the guest's of each buffer, may be NULL. */
+/* Takes up to `max_chains` available chains, as far as their buffers fit into `max_buffers`. Returns their number, or a
+ * negated rule when the first one breaks it. `addresses` receives the guest address of each buffer, and may be NULL. */
 int pyvmm_queue_take(struct pyvmm_queue *q, struct pyvmm_chain *chains, int max_chains, struct iovec *iov,
                      uint64_t *addresses, int max_buffers);
 
-/* Gives the chain that was taken last back to the ring, as if never taken. */
+/* Undoes the taking of the chain that was taken last. */
 void pyvmm_queue_untake(struct pyvmm_queue *q, uint16_t head);
 
-/* Enters a taken chain in the used ring, not yet visible; 0, or -1 for a head that is not in flight. */
+/* Adds a taken chain to the used ring; the driver does not see it yet. 0, or -1 if the head is not in flight. */
 int pyvmm_queue_complete(struct pyvmm_queue *q, uint16_t head, uint32_t written);
 
-/* Makes completed entries visible; 1 when the driver wants an interrupt for them. */
+/* Makes the completed entries visible to the driver. 1 when it wants an interrupt for them. */
 int pyvmm_queue_publish(struct pyvmm_queue *q);
 
-/* Asks the driver for a kick at the next available entry; 1 when one is there already. */
+/* Asks the driver for a kick at the next available entry. 1 when there is one already. */
 int pyvmm_queue_enable_kick(struct pyvmm_queue *q);
 
-/* Tells the driver that kicks are not needed. A hint: kicks may come all the same. */
+/* Tells the driver that kicks are not needed. It is a hint: kicks may still come. */
 void pyvmm_queue_disable_kick(struct pyvmm_queue *q);
 
-/* How many chains the driver has available that were not taken; more than the ring has for a broken index. */
+/* The number of available chains that were not taken; more than the queue size if the index breaks the rules. */
 uint16_t pyvmm_queue_available(struct pyvmm_queue *q);
 
-/* The used index as it stands in guest memory. */
+/* The used index in guest memory. */
 uint16_t pyvmm_queue_used_idx(struct pyvmm_queue *q);
 
-/* Whether the driver, by used_event, has not seen all of a used ring that stands at `used_idx` (with EVENT_IDX, section
- * 2.7.7.2). */
+/* Whether the driver, by its used_event, has not yet seen all used entries up to `used_idx`; 0 without EVENT_IDX
+ * (section 2.7.7.2). */
 int pyvmm_queue_driver_is_behind(struct pyvmm_queue *q, uint16_t used_idx);
 
 #endif

@@ -1,4 +1,4 @@
-/* A lock that is held for a few instructions only, by threads that may not wait for each other otherwise. */
+/* A spin lock: for threads that must not block each other, around a few instructions. */
 #ifndef PYVMM_SPIN_H
 #define PYVMM_SPIN_H
 
@@ -7,7 +7,7 @@
 
 static inline void pyvmm_lock(atomic_flag *lock)
 {
-    /* The holder may have been preempted all the same. */
+    /* The kernel may have preempted the thread that holds it. */
     while (atomic_flag_test_and_set_explicit(lock, memory_order_acquire))
         sched_yield();
 }

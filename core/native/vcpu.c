@@ -15,12 +15,12 @@ static void on_kick(int signal) { (void)signal; }
 
 int pyvmm_vcpu_enter_thread(struct pyvmm_vcpu *vcpu)
 {
-    /* No SA_RESTART: the signal is there to end KVM_RUN. */
+    /* Without SA_RESTART, since the signal must end KVM_RUN. */
     struct sigaction action = {.sa_handler = on_kick};
     sigemptyset(&action.sa_mask);
     if (sigaction(kick_signal(), &action, NULL))
         return errno;
-    /* Who started this process may have had it blocked: then KVM_RUN would never end. */
+    /* This process may have inherited the signal as blocked: then it would not end KVM_RUN. */
     sigset_t signals;
     sigemptyset(&signals);
     sigaddset(&signals, kick_signal());
@@ -34,8 +34,8 @@ void pyvmm_vcpu_leave_thread(struct pyvmm_vcpu *vcpu) { atomic_store(&vcpu->thre
 
 int pyvmm_vcpu_kick(struct pyvmm_vcpu *vcpu)
 {
-    /* A vCPU on its way into KVM_RUN sees the flag, one that is inside gets the signal: no race is left. The flag
-     * first: a thread that is not seen here yet enters after it. */
+    /* A thread on its way into KVM_RUN sees the flag, one that is inside gets the signal: no race is left. The flag is
+     * set first, since a thread that is not known here yet enters KVM_RUN after that. */
     atomic_store((_Atomic uint8_t *)&vcpu->run->immediate_exit, 1);
     int thread = atomic_load(&vcpu->thread);
     if (thread == 0)
@@ -43,7 +43,7 @@ int pyvmm_vcpu_kick(struct pyvmm_vcpu *vcpu)
     return syscall(SYS_tgkill, getpid(), thread, kick_signal()) ? errno : 0;
 }
 
-/* Physical addresses have up to 52 bits, sizes are up to 8. */
+/* Guest-physical addresses have up to 52 bits, sizes are up to 8 bytes. */
 static uint64_t key_of(const struct pyvmm_exit *exit)
 {
     if (exit->count != 1)

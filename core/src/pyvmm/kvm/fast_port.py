@@ -1,4 +1,4 @@
-"""Ports that a vCPU's thread serves by itself while their device allows it: see native/fastport.h."""
+"""I/O ports that a vCPU's thread serves without Python while their device allows it: see native/fastport.h."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ __all__ = ["FastPort", "FastPorts"]
 
 
 class FastPort:
-    """One port whose bytes may be collected, or answered, without a call of the device.
+    """One I/O port, whose accesses need not call the device: writes are collected, reads get a fixed answer.
 
-    Off at first: each access is a call of the device, as for any port. From any thread.
+    At first it is off: each access calls the device, as at any port. Its methods may be called from any thread.
     """
 
     def __init__(self, ports: FastPorts, native: Any, event: EventFd) -> None:
-        self._ports = ports  # whose memory `native` points into
+        self._ports = ports  # `native` points into its memory
         self._native = native
         self.event = event
         """Signalled when bytes wait for :meth:`drain`."""
         self._buffer = ffi.new("uint8_t[]", lib.PYVMM_POST_SIZE)
 
     def set(self, *, collect_writes: bool = False, answer: int | None = None) -> None:
-        """Say what may happen without a call of the device, from the next access on.
+        """Set which accesses do not call the device from now on.
 
-        With ``collect_writes`` bytes written are collected for :meth:`drain`, up to 8 KiB; a write beyond that is
-        a call as usual. With ``answer``, 0 to 255, reads of one byte are answered with it.
+        With ``collect_writes``, written bytes are collected for :meth:`drain`, up to 8 KiB; a write beyond that calls
+        the device. With ``answer``, 0 to 255, reads of one byte return it.
         """
         lib.pyvmm_fast_port_set(self._native, collect_writes, answer is not None, answer or 0)
 
@@ -47,7 +47,7 @@ class FastPorts:
         self.native = ffi.new("struct pyvmm_fast_ports *")
 
     def add(self, port: int) -> FastPort | None:
-        """A fast port for ``port``; None where there are 16 already. Its event is the caller's to close."""
+        """A new fast port for ``port``; None if there are 16 already. The caller must close its event."""
         event = EventFd()
         native = lib.pyvmm_fast_ports_add(self.native, port, event.fd)
         if native == ffi.NULL:

@@ -1,4 +1,4 @@
-"""One ioctl: the only way from Python to KVM."""
+"""ioctl(2), the only call by which Python talks to KVM."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class KvmError(HostError):
 
 
 def ioctl(fd: int, request: str, argument: Any = 0) -> int:
-    """Do the ioctl named ``request`` (``KVM_…``) with a C pointer or an integer; its result.
+    """Call the ioctl named ``request`` (``KVM_…``) with a C pointer or an integer, and return its result.
 
     Raises :class:`KvmError` with the request's name and the errno.
     """
@@ -35,5 +35,5 @@ def ioctl(fd: int, request: str, argument: Any = 0) -> int:
             result = lib.pyvmm_ioctl(fd, number, ffi.cast("void *", argument))
         if result >= 0:
             return int(result)
-        if result != -errno.EINTR:  # a signal came first; its handler runs before the next try
+        if result != -errno.EINTR:  # a signal interrupted it; Python runs the handler before the next try
             raise KvmError(request, -result)

@@ -1,4 +1,4 @@
-"""/dev/kvm: whether it is there, what it can do, and new virtual machines."""
+"""/dev/kvm: checks that it is usable, asks for its capabilities, creates virtual machines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REQUIRED: Final = (
     "KVM_CAP_MP_STATE",
     "KVM_CAP_IMMEDIATE_EXIT",
 )
-"""What a machine needs of KVM; the youngest, immediate exits, came with Linux 4.11."""
+"""The capabilities that a machine needs. The newest, KVM_CAP_IMMEDIATE_EXIT, came with Linux 4.11."""
 
 _MAX_CPUID_ENTRIES: Final = 256
 
@@ -36,7 +36,7 @@ class Kvm:
     """An open /dev/kvm."""
 
     def __init__(self, path: str = "/dev/kvm") -> None:
-        """Open ``path``; raises :class:`HostError` that says what is missing and what to do."""
+        """Open ``path``. Raises :class:`HostError`, which says what is missing and what to do."""
         try:
             self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -65,7 +65,7 @@ class Kvm:
             raise HostError(f"{path}: this kernel's KVM lacks {', '.join(missing)}; Linux 4.11 or later has them")
 
     def check_extension(self, name: str) -> int:
-        """What KVM answers for a capability named ``KVM_CAP_…``: 0 when it lacks it."""
+        """KVM's answer for the capability named ``KVM_CAP_…``: 0 if it lacks it (KVM_CHECK_EXTENSION)."""
         return ioctl(self.fd, "KVM_CHECK_EXTENSION", getattr(lib, name))
 
     @property

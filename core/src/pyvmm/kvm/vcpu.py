@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class VcpuExit:
-    """Why a vCPU came back (KVM_EXIT_* of <linux/kvm.h>); INTERRUPTED where a kick brought it back."""
+    """Why a run of a vCPU ended: KVM_EXIT_* of <linux/kvm.h>, or INTERRUPTED after a kick."""
 
     INTERRUPTED = -1
     UNKNOWN = lib.KVM_EXIT_UNKNOWN
@@ -69,23 +69,22 @@ class Vcpu:
             os.close(fd)
             raise
         self.run_area = memoryview(self._map)
-        """struct kvm_run and the pages behind it, as bytes: where an exit's data is."""
+        """struct kvm_run and the pages behind it, as bytes. They hold the data of an exit."""
         self._buffer = ffi.from_buffer(self._map)
         self._run = ffi.cast("struct kvm_run *", self._buffer)
         native = {"fd": fd, "run": self._run, "fast": fast_ports.native, "interrupt_status": interrupt_status.native}
         self._native = ffi.new("struct pyvmm_vcpu *", native)
         self.exit: Any = self._native.exit
-        """The last exit's fields: error, an errno or 0; reason, address, size, count, is_write, data_offset; and a key,
-        which is the same for each access of the same size at the same place and in the same direction, and 0 for any
-        other exit."""
+        """The fields of the last exit: error, an errno or 0; reason, address, size, count, is_write, data_offset; and
+        key, one number for kind, address, size and direction of a single access, and 0 for any other exit."""
         self.enter: Callable[[], int] = MethodType(lib.pyvmm_vcpu_run, self._native)
-        """What :meth:`run` does, as a native function that gives the exit's key."""
+        """Does the same as :meth:`run`, as a native function that returns the exit's key."""
 
     def run(self) -> int:
-        """Run the guest up to the next exit; a :class:`VcpuExit`'s value, details in :attr:`exit`.
+        """Run the guest up to the next exit. Returns a value of :class:`VcpuExit`; :attr:`exit` has the details.
 
-        An I/O exit is finished by the next run: what was written to its data until then is what the guest reads, and
-        all ones where nothing was.
+        The next run completes an I/O exit. The guest then reads the data that was stored for it, or all ones if none
+        was.
         """
         self.enter()
         error = int(self.exit.error)
@@ -96,26 +95,26 @@ class Vcpu:
         raise KvmError("KVM_RUN", error)
 
     def enter_thread(self) -> None:
-        """Say that the calling thread is the one that runs this vCPU, so that :meth:`kick` reaches it."""
+        """Say that the calling thread runs this vCPU from now on, so that :meth:`kick` reaches it."""
         error = lib.pyvmm_vcpu_enter_thread(self._native)
         if error:
             raise OSError(error, os.strerror(error))
 
     def leave_thread(self) -> None:
-        """Say that the thread runs it no more."""
+        """Say that no thread runs this vCPU any more."""
         lib.pyvmm_vcpu_leave_thread(self._native)
 
     def kick(self) -> None:
-        """Make the present run, or the next one, return INTERRUPTED at once. From any thread."""
+        """End the current run, or the next one, with INTERRUPTED. From any thread."""
         if self.fd >= 0:
             lib.pyvmm_vcpu_kick(self._native)
 
     def exit_detail(self) -> int:
-        """The number that says more: suberror, hardware's reason or event type."""
+        """The number that details the last exit: suberror, hardware's reason or event type; 0 if it has none."""
         return int(lib.pyvmm_exit_detail(self._run))
 
     def set_cpuid(self, entries: Sequence[CpuidEntry]) -> None:
-        """Set what CPUID answers (KVM_SET_CPUID2); before the first run."""
+        """Set the answers of CPUID (KVM_SET_CPUID2). Before the first run."""
         cpuid = ffi.new("struct kvm_cpuid2 *", {"entries": len(entries)})
         cpuid.nent = len(entries)
         for native, entry in zip(cpuid.entries, entries, strict=True) if entries else ():
@@ -130,7 +129,7 @@ class Vcpu:
         return regs
 
     def set_regs(self, **registers: int) -> None:
-        """Set the general registers by name; those that are not named become 0, rflags 2."""
+        """Set the general registers by name. Registers that are not named become 0, and rflags 2."""
         regs = ffi.new("struct kvm_regs *")
         regs.rflags = 2
         for name, value in registers.items():
@@ -144,11 +143,11 @@ class Vcpu:
         return sregs
 
     def set_sregs(self, sregs: Any) -> None:
-        """Set what :meth:`get_sregs` gave, changed."""
+        """Set the registers that :meth:`get_sregs` returned and the caller changed."""
         ioctl(self.fd, "KVM_SET_SREGS", sregs)
 
     def set_msrs(self, values: Mapping[int, int]) -> None:
-        """Set model-specific registers; one that KVM refuses raises with its number."""
+        """Set model-specific registers. Raises :class:`KvmError` with the number of the first one that KVM refuses."""
         msrs = ffi.new("struct kvm_msrs *", {"entries": len(values)})
         msrs.nmsrs = len(values)
         for i, (index, value) in enumerate(values.items()):
@@ -167,7 +166,7 @@ class Vcpu:
         return int(msrs.entries[0].data)
 
     def set_fpu(self, fcw: int, mxcsr: int) -> None:
-        """Set the floating-point control words; everything else of the FPU becomes 0."""
+        """Set the floating-point control words. All other state of the FPU becomes 0."""
         fpu = ffi.new("struct kvm_fpu *")
         fpu.fcw, fpu.mxcsr = fcw, mxcsr
         ioctl(self.fd, "KVM_SET_FPU", fpu)
@@ -179,13 +178,13 @@ class Vcpu:
         return bytearray(ffi.buffer(state))
 
     def set_lapic(self, registers: bytes | bytearray) -> None:
-        """Set what :meth:`get_lapic` gave, changed."""
+        """Set the register page that :meth:`get_lapic` returned and the caller changed."""
         state = ffi.new("struct kvm_lapic_state *")
         ffi.buffer(state)[:] = bytes(registers)
         ioctl(self.fd, "KVM_SET_LAPIC", state)
 
     def describe(self) -> str:
-        """The registers, for a person who looks for the cause of a crash."""
+        """The registers as text, for the report of a crash."""
         r, s = self.get_regs(), self.get_sregs()
         return "\n".join(
             (
@@ -202,7 +201,7 @@ class Vcpu:
         )
 
     def close(self) -> None:
-        """Unmap and close; closing twice does nothing."""
+        """Unmap struct kvm_run and close the descriptor. Closing twice does nothing."""
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
             lib.pyvmm_vcpu_leave_thread(self._native)
@@ -213,7 +212,7 @@ class Vcpu:
             try:
                 self._map.close()
             except BufferError:
-                pass  # a device keeps the data of an access: then it goes with that
+                pass  # a device still has the data of an access: it is unmapped when that is released
             os.close(fd)
 
     def __enter__(self) -> Vcpu:

@@ -1,4 +1,4 @@
-"""A virtual machine: its memory slots, its interrupt controllers, its eventfds."""
+"""A virtual machine: memory slots, interrupt controllers, vCPUs, irqfds and ioeventfds."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Vm:
-    """A virtual machine's file descriptor and what hangs on it."""
+    """A virtual machine's file descriptor, its vCPUs and its memory."""
 
     def __init__(self, fd: int, run_size: int) -> None:
-        """Take over ``fd``; ``run_size`` is what KVM_GET_VCPU_MMAP_SIZE says, in bytes."""
+        """Take over ``fd``. ``run_size``: the size of a vCPU's struct kvm_run, in bytes (KVM_GET_VCPU_MMAP_SIZE)."""
         self.fd = fd
         self._run_size = run_size
         self._vcpus: list[Vcpu] = []
@@ -28,7 +28,7 @@ class Vm:
         self._memory: GuestMemory | None = None
 
     def set_memory(self, memory: GuestMemory) -> None:
-        """Make ``memory`` the guest's: one slot a region. The Vm keeps it mapped as long as it lives."""
+        """Make ``memory`` the guest's memory, with a slot for each region. It stays mapped until :meth:`close`."""
         self._memory = memory
         for slot, region in enumerate(memory.regions):
             argument = ffi.new("struct kvm_userspace_memory_region *")
@@ -39,15 +39,16 @@ class Vm:
             ioctl(self.fd, "KVM_SET_USER_MEMORY_REGION", argument)
 
     def set_tss_address(self, address: int) -> None:
-        """Give KVM three pages below 4 GiB that Intel's real mode needs; no guest memory may be there."""
+        """Give KVM three pages of address space below 4 GiB, for real mode on Intel CPUs. They must hold no guest
+        memory."""
         ioctl(self.fd, "KVM_SET_TSS_ADDR", address)
 
     def set_identity_map_address(self, address: int) -> None:
-        """Give KVM one page below 4 GiB for Intel's unpaged mode; before the first vCPU."""
+        """Give KVM one page of address space below 4 GiB, for unpaged mode on Intel CPUs. Before the first vCPU."""
         ioctl(self.fd, "KVM_SET_IDENTITY_MAP_ADDR", ffi.new("uint64_t *", address))
 
     def create_irqchip(self) -> None:
-        """Make the PICs, the IOAPIC and a local APIC for each vCPU, all in the kernel."""
+        """Create the PICs, the IOAPIC and a local APIC for each vCPU, all in the kernel."""
         ioctl(self.fd, "KVM_CREATE_IRQCHIP")
 
     def create_vcpu(self, index: int) -> Vcpu:
@@ -58,24 +59,24 @@ class Vm:
         return vcpu
 
     def irq_line(self, gsi: int, level: bool) -> None:
-        """Set an interrupt line."""
+        """Set the level of interrupt line ``gsi`` (KVM_IRQ_LINE)."""
         argument = ffi.new("struct kvm_irq_level *")
         argument.irq = gsi
         argument.level = level
         ioctl(self.fd, "KVM_IRQ_LINE", argument)
 
     def irqfd(self, fd: int, gsi: int) -> None:
-        """Make each signal of eventfd ``fd`` one edge on line ``gsi``, without a thread of ours."""
+        """Let the kernel raise one edge on interrupt line ``gsi`` for each signal of eventfd ``fd`` (KVM_IRQFD)."""
         argument = ffi.new("struct kvm_irqfd *")
         argument.fd = fd
         argument.gsi = gsi
         ioctl(self.fd, "KVM_IRQFD", argument)
 
     def ioeventfd(self, fd: int, address: int, size: int, datamatch: int | None = None, *, port: bool = False) -> None:
-        """Turn guest writes of ``size`` bytes to ``address`` into signals of eventfd ``fd``.
+        """Let guest writes of ``size`` bytes to ``address`` signal eventfd ``fd`` instead of an exit (KVM_IOEVENTFD).
 
-        With ``datamatch``, only writes of that value; others are exits as before. ``port`` makes ``address`` an
-        I/O port.
+        With ``datamatch``, only writes of that value do; others are still exits. With ``port``, ``address`` is an I/O
+        port.
         """
         argument = ffi.new("struct kvm_ioeventfd *")
         argument.fd = fd

@@ -1,1 +1,1 @@
-"""The x86-64 machine as its software sees it: bytes in guest memory, CPUID and the registers that end a run."""
+"""The x86-64 PC as its software sees it: memory layout, tables in guest memory, CPUID and platform registers."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pyvmm.memory import GuestAddress, GuestMemory
 
 VIRTIO_MMIO_HID: Final = "LNRO0005"
-"""By which Linux 4.5 and later find a virtio-mmio window (drivers/virtio/virtio_mmio.c)."""
+"""The hardware ID by which Linux 4.5 and later find a virtio-mmio device (drivers/virtio/virtio_mmio.c)."""
 
 OEM_ID: Final = b"PYVMM "
 OEM_TABLE_ID: Final = b"PYVMM   "
@@ -41,14 +41,14 @@ _ALIGNMENT: Final = 16
 # FADT flags (section 5.2.9, table 5.10)
 WBINVD: Final = 1 << 0
 PROC_C1: Final = 1 << 2
-PWR_BUTTON: Final = 1 << 4  # set: not a fixed one
+PWR_BUTTON: Final = 1 << 4  # set: there is no fixed-hardware button
 SLP_BUTTON: Final = 1 << 5  # likewise
 RESET_REG_SUP: Final = 1 << 10
 HEADLESS: Final = 1 << 12
 HW_REDUCED_ACPI: Final = 1 << 20
 
-# IA-PC boot architecture flags (section 5.2.9.3, table 5.11); LEGACY_DEVICES, bit 0, is clear: nothing that the
-# DSDT does not name
+# IA-PC boot architecture flags (section 5.2.9.3, table 5.11). LEGACY_DEVICES, bit 0, is clear, since the DSDT names all
+# devices.
 IAPC_8042: Final = 1 << 1
 IAPC_VGA_NOT_PRESENT: Final = 1 << 2
 IAPC_CMOS_RTC_NOT_PRESENT: Final = 1 << 5
@@ -67,8 +67,8 @@ BYTE_ACCESS: Final = 1
 class AcpiDevice:
     r"""A device for the DSDT, below ``\_SB``.
 
-    ``uid`` tells devices of one ``hid`` apart; without a ``hid`` it has neither. The interrupt is edge-triggered,
-    active high and not shared.
+    ``uid`` distinguishes devices with the same ``hid``. A device whose ``hid`` is empty gets neither. The interrupt is
+    edge-triggered, active high and not shared.
     """
 
     hid: str
@@ -77,15 +77,15 @@ class AcpiDevice:
     ports: Sequence[BusRange] = ()
     irq: int | None = None
     id: str = ""
-    """Which of the machine's devices it is."""
+    """The id of the machine's device."""
 
     terms: bytes = b""
-    """AML that the device's object has besides: a term list (section 20.2.5)."""
+    """More AML for the device's object: a term list (section 20.2.5)."""
 
 
 @record
 class AcpiTables:
-    """All tables, to be put at ``address``."""
+    """The bytes of all tables, to be written at ``address``."""
 
     blob: bytes
     address: GuestAddress
@@ -93,7 +93,7 @@ class AcpiTables:
 
 
 def checksum(data: bytes | bytearray) -> int:
-    """The byte that makes the sum over ``data``, where it counts as 0, a multiple of 256."""
+    """The byte that makes the sum of all bytes of ``data`` a multiple of 256; ``data`` must have 0 in its place."""
     return -sum(data) & 0xFF
 
 
@@ -137,7 +137,8 @@ def _io_register(port: int) -> bytes:
 
 
 def fadt(dsdt_address: GuestAddress, *, i8042: bool = False, rtc: bool = False) -> bytes:
-    """Fixed ACPI description table, revision 6.3 (section 5.2.9): no fixed hardware but sleep and reset."""
+    """Fixed ACPI description table, revision 6.3 (section 5.2.9). The only fixed hardware is the sleep and reset
+    registers."""
     boot = IAPC_VGA_NOT_PRESENT
     boot |= IAPC_8042 if i8042 else 0
     boot |= 0 if rtc else IAPC_CMOS_RTC_NOT_PRESENT
@@ -163,7 +164,8 @@ def fadt(dsdt_address: GuestAddress, *, i8042: bool = False, rtc: bool = False) 
 def madt(cpus: int) -> bytes:
     """Multiple APIC description table (section 5.2.12): APIC ids 0 to ``cpus`` - 1, and the IOAPIC.
 
-    PCAT_COMPAT is clear: who has this table needs no 8259. APIC ids from 255 on are x2APIC ids (section 5.2.12.12).
+    PCAT_COMPAT is clear: a guest that reads this table needs no 8259. APIC ids from 255 on are x2APIC ids (section
+    5.2.12.12).
     """
     body = struct.pack("<II", LAPIC_ADDRESS, 0)
     for apic_id in range(cpus):
@@ -176,7 +178,7 @@ def madt(cpus: int) -> bytes:
 
 
 def ioapic_id(cpus: int) -> int:
-    """An APIC id for the IOAPIC that no CPU has, where 8 bits hold one."""
+    """The IOAPIC's APIC id: one that no CPU has, if 8 bits can hold it."""
     return cpus if cpus < 255 else 0
 
 
@@ -192,7 +194,7 @@ def dsdt(cpus: int, devices: Sequence[AcpiDevice]) -> bytes:
 
 
 def device_path(index: int) -> str:
-    r"""Where in the name space the object of the device ``index`` is: ``\_SB.D000`` is the first."""
+    r"""The path of the object of device ``index`` in the name space: ``\_SB.D000`` for the first."""
     return rf"\_SB.{_segment(index)}"
 
 
@@ -216,7 +218,7 @@ def _device(segment: str, device: AcpiDevice) -> bytes:
         terms += [aml.name("_HID", aml.hardware_id(device.hid)), aml.name("_UID", aml.integer(device.uid))]
     resources = []
     if device.mmio is not None:
-        # Its DMA sees the CPUs' caches (section 6.2.17).
+        # Its DMA is coherent with the CPUs' caches (section 6.2.17).
         terms.append(aml.name("_CCA", aml.integer(1)))
         resources.append(aml.memory(device.mmio.base, device.mmio.size))
     resources += [aml.io_ports(ports.base, ports.size) for ports in device.ports]
@@ -231,9 +233,8 @@ def build(cpus: int, devices: Sequence[AcpiDevice], *, i8042: bool = False, rtc:
     """All tables of a machine with ``cpus`` CPUs and ``devices``.
 
     ``i8042`` and ``rtc`` say that the machine has a keyboard controller and a CMOS clock at their usual ports, the
-    clock with the century where a PC has it; a guest loses a second or more in looking for ones that are not there.
-    Raises :class:`UsageError` for more than
-    fits below 1 MiB: some 1500 devices.
+    clock with its century at CMOS_CENTURY. A guest that looks for one in vain loses a second or more. Raises
+    :class:`UsageError` if the tables do not fit below 1 MiB: about 1500 devices do.
     """
     blob = bytearray(-(-len(rsdp(0)) // _ALIGNMENT) * _ALIGNMENT)
 

@@ -1,4 +1,4 @@
-"""The little of ACPI machine language that describes devices (ACPI 6.5, chapter 20; resources: section 6.4)."""
+"""The part of ACPI machine language that describes devices (ACPI 6.5, chapter 20; resources: section 6.4)."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def name_string(path: str) -> bytes:
 
 
 def integer(value: int) -> bytes:
-    """A constant of up to 64 bits, as short as it can be."""
+    """An integer constant of up to 64 bits, in its shortest encoding."""
     if value == 0:
         return ZERO_OP
     if value == 1:
@@ -86,12 +86,12 @@ def integer(value: int) -> bytes:
 
 
 def string(text: str) -> bytes:
-    """A constant string of ASCII."""
+    """A string constant, in ASCII."""
     return STRING_PREFIX + text.encode("ascii") + b"\0"
 
 
 def eisa_id(text: str) -> bytes:
-    """A PNP id such as ``PNP0501`` as the 32-bit number that it is compressed to (section 19.3.4)."""
+    """A PNP id such as ``PNP0501``, compressed to a 32-bit number (section 19.3.4)."""
     vendor = 0
     for letter in text[:3]:
         if not "A" <= letter <= "Z":
@@ -138,7 +138,7 @@ def device(path: str, *terms: bytes) -> bytes:
 
 
 def method(path: str, arguments: int, *terms: bytes, serialized: bool = False) -> bytes:
-    """A control method that takes ``arguments``, 0 to 7, and does ``terms`` (section 20.2.5.2)."""
+    """A control method with a number of ``arguments``, 0 to 7, that executes ``terms`` (section 20.2.5.2)."""
     if not 0 <= arguments <= 7:
         raise ValueError(f"a method takes 0 to 7 arguments, not {arguments}")
     body = name_string(path) + bytes([arguments | serialized << 3]) + b"".join(terms)
@@ -146,7 +146,7 @@ def method(path: str, arguments: int, *terms: bytes, serialized: bool = False) -
 
 
 def return_(value: bytes) -> bytes:
-    """The end of a method, with ``value``."""
+    """The statement that ends a method and returns ``value``."""
     return RETURN_OP + value
 
 

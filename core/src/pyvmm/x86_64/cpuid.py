@@ -1,4 +1,4 @@
-"""What CPUID answers: what KVM supports on this host, with this machine's CPUs in it.
+"""The answers of CPUID: what KVM supports on this host, with this machine's number of CPUs.
 
 Leaves and bits: AMD64 Architecture Programmer's Manual, volume 3, appendix E; Intel SDM, volume 2A, CPUID;
 Documentation/virt/kvm/x86/cpuid.rst.
@@ -44,7 +44,7 @@ def for_vcpu(
 
     ``supported`` is what KVM_GET_SUPPORTED_CPUID gave; ``tsc_deadline`` is whether KVM_CAP_TSC_DEADLINE_TIMER is
     there. The machine is one socket of ``cpus`` cores with one thread each; each core has its own caches of levels 1
-    and 2, and all share what is behind.
+    and 2, and all cores share the caches of higher levels.
     """
     topology = _Topology(apic_id, cpus, _vendor(supported))
     entries = []
@@ -64,7 +64,7 @@ def for_vcpu(
             entries.append(topology.amd_cache(entry))
         elif entry.function == 0x8000_001E:
             entries.append(topology.amd_ids(entry))
-        elif entry.function != AMD_EXTENDED_TOPOLOGY:  # the host's own, and a guest does without
+        elif entry.function != AMD_EXTENDED_TOPOLOGY:  # it describes the host, and a guest does not need it
             entries.append(entry)
     return entries
 
@@ -77,8 +77,8 @@ def _vendor(entries: Sequence[CpuidEntry]) -> bytes:
 
 
 def _features(entry: CpuidEntry, topology: _Topology, tsc_deadline: bool) -> CpuidEntry:
-    """Leaf 1. KVM's local APIC has x2APIC and, where it says so, a deadline timer on every host, but KVM leaves it
-    to us to offer the latter, and to say that there is a hypervisor at all."""
+    """Leaf 1. KVM's local APIC has x2APIC mode on every host, and a deadline timer where ``tsc_deadline`` says so. KVM
+    leaves it to the VMM to offer the timer, and to set the bit that says that there is a hypervisor."""
     ecx = entry.ecx | ECX_HYPERVISOR | ECX_X2APIC
     ecx = ecx | ECX_TSC_DEADLINE if tsc_deadline else ecx & ~ECX_TSC_DEADLINE
     edx = entry.edx | EDX_HTT if topology.cpus > 1 else entry.edx & ~EDX_HTT
@@ -94,19 +94,19 @@ class _Topology:
         self.cpus = cpus
         self.amd = vendor in (b"AuthenticAMD", b"HygonGenuine")
         self.id_bits = (cpus - 1).bit_length()
-        """Bits of the APIC id that number the cores."""
+        """The number of bits of the APIC id that select a core."""
 
         self.ids = 1 << self.id_bits
 
     def intel_cache(self, entry: CpuidEntry) -> CpuidEntry:
-        """Leaf 4: EAX 25:14 ids that share the cache, EAX 31:26 ids for cores in the socket, both less one."""
-        if not entry.eax & 0x1F:  # no cache, the list's end
+        """Leaf 4: EAX 25:14 APIC ids that share the cache, EAX 31:26 ids for cores in the socket, both minus one."""
+        if not entry.eax & 0x1F:  # no cache: the end of the list
             return entry
         eax = entry.eax & 0x3FFF | self._sharing(entry) << 14 | min(self.ids - 1, 0x3F) << 26
         return replace(entry, eax=eax)
 
     def amd_cache(self, entry: CpuidEntry) -> CpuidEntry:
-        """Leaf 0x8000001D: EAX 25:14 CPUs that share the cache, less one."""
+        """Leaf 0x8000001D: EAX 25:14 CPUs that share the cache, minus one."""
         if not entry.eax & 0x1F:
             return entry
         return replace(entry, eax=entry.eax & 0x3FFF | self._sharing(entry) << 14)
@@ -116,7 +116,7 @@ class _Topology:
         return min(self.ids - 1, 0xFFF) if level >= 3 else 0
 
     def extended(self, function: int) -> list[CpuidEntry]:
-        """Leaves 0xB and 0x1F: a level of one thread, a level of all cores, the end."""
+        """Leaves 0xB and 0x1F: one level with a thread, one level with all cores, and the end of the list."""
 
         def level(index: int, kind: int, shift: int, count: int) -> CpuidEntry:
             return CpuidEntry(function, index, SIGNIFICANT_INDEX, shift, count, kind << 8 | index, self.apic_id)
@@ -128,19 +128,19 @@ class _Topology:
         ]
 
     def amd_features(self, entry: CpuidEntry) -> CpuidEntry:
-        """Leaf 0x80000001: CmpLegacy says that what leaf 1 counts are cores, not threads."""
+        """Leaf 0x80000001: CmpLegacy says that leaf 1 counts cores, not threads."""
         if not self.amd:
             return entry
         ecx = entry.ecx | ECX_CMP_LEGACY if self.cpus > 1 else entry.ecx & ~ECX_CMP_LEGACY
         return replace(entry, ecx=ecx & _MASK32)
 
     def amd_sizes(self, entry: CpuidEntry) -> CpuidEntry:
-        """Leaf 0x80000008: ECX 7:0 cores less one, ECX 15:12 bits of the APIC id that number them."""
+        """Leaf 0x80000008: ECX 7:0 cores minus one, ECX 15:12 the number of bits of the APIC id that select one."""
         if not self.amd:
             return entry
         ecx = entry.ecx & ~0xFFFF | min(self.cpus - 1, 0xFF) | self.id_bits << 12
         return replace(entry, ecx=ecx & _MASK32)
 
     def amd_ids(self, entry: CpuidEntry) -> CpuidEntry:
-        """Leaf 0x8000001E: APIC id, core id with one thread a core, node 0 of one."""
+        """Leaf 0x8000001E: the APIC id; the core id, with one thread per core; node 0 of one."""
         return replace(entry, eax=self.apic_id, ebx=self.apic_id & 0xFF, ecx=0)

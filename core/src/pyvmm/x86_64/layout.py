@@ -1,4 +1,4 @@
-"""Where things are in the guest's physical address space, and which ports and interrupts are whose."""
+"""The layout of the guest-physical address space, I/O ports and interrupts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GIB: Final = 1 << 30
 # but for the two reserved ranges (see bootparams.e820_map)
 
 GDT_ADDRESS: Final = 0x500
-"""The first byte behind the BIOS data area."""
+"""The first byte after the BIOS data area."""
 
 ZERO_PAGE_ADDRESS: Final = 0x7000
 
@@ -28,36 +28,36 @@ CMDLINE_PLACE_SIZE: Final = 0x10000
 """Room for the command line and its NUL; the kernel's own limit is far below."""
 
 EBDA_ADDRESS: Final = 0x9F000
-"""The last 4 KiB of base memory, reserved, as a PC's BIOS has them for itself: MP tables are in them."""
+"""The last 4 KiB of base memory. They are reserved, as on a PC, and hold the MP tables."""
 
 MP_TABLE_ADDRESS: Final = EBDA_ADDRESS
-"""The configuration table, up to :data:`MP_POINTER_ADDRESS`: room for more CPUs than a machine can have."""
+"""The MP configuration table. It has room for more CPUs than a machine can have, up to :data:`MP_POINTER_ADDRESS`."""
 
 MP_POINTER_ADDRESS: Final = 0x9FC00
-"""The floating pointer: one of the places where it is looked for is the last KiB of base memory (MultiProcessor
-Specification 1.4, section 4)."""
+"""The MP floating pointer. Guests search the last KiB of base memory for it (MultiProcessor Specification 1.4, section
+4)."""
 
 EBDA_END: Final = 0xA0000
 
 ACPI_ADDRESS: Final = 0xE0000
-"""Where a BIOS has its tables; the RSDP is looked for from here on (ACPI 6.5, section 5.2.5.1)."""
+"""The start of the BIOS's read-only memory. Guests search it for the RSDP (ACPI 6.5, section 5.2.5.1)."""
 
 ACPI_END: Final = 0xFFFF0
-"""The first address behind the room for ACPI tables."""
+"""The first address after the room for ACPI tables."""
 
 RESET_VECTOR_ADDRESS: Final = 0xFFFF0
-"""Where software that wants the BIOS to restart the machine jumps to, in real mode."""
+"""The BIOS's entry point in real mode. Software jumps here to restart the machine."""
 
 HIGH_MEMORY: Final = 0x100000
-"""1 MiB: kernels are loaded from here on."""
+"""1 MiB: kernels are loaded here or above."""
 
 # --- the hole: no RAM from here to 4 GiB
 
 MMIO_BASE: Final = 0xD000_0000
-"""The first of the 4 KiB windows that devices are given."""
+"""The first of the windows of 4 KiB for the registers of devices."""
 
 MMIO_END: Final = 0xFEC0_0000
-"""The first address behind the last window."""
+"""The first address after the last window."""
 
 MMIO_WINDOW_SIZE: Final = PAGE_SIZE
 """Bytes of physical address space of one device: whole pages, so that a guest can map each by itself."""
@@ -73,17 +73,17 @@ KVM_TSS_ADDRESS: Final = 0xFFFB_D000
 
 HOLE_END: Final = 4 * GIB
 
-# --- interrupts: pins of the one IOAPIC, which are GSI 0 to 23
+# --- interrupts: the pins of the one IOAPIC are GSI 0 to 23
 
 IOAPIC_PINS: Final = 24
 
 IRQ_BASE: Final = 5
-"""The first GSI for devices: the ones below belong to timer, keyboard and the legacy serial ports."""
+"""The first GSI for devices. Those below belong to the timer, the keyboard and the legacy serial ports."""
 
 IRQ_MAX: Final = 23
-"""The last one."""
+"""The last GSI for devices."""
 
-# --- ports that end a run; nothing on a PC claims them
+# --- ports of the sleep and reset registers, which are free on a PC
 
 POWER_PORT: Final = 0x600
 POWER_PORT_SIZE: Final = 4
@@ -91,7 +91,7 @@ SLEEP_CONTROL_PORT: Final = POWER_PORT + 0
 SLEEP_STATUS_PORT: Final = POWER_PORT + 1
 RESET_PORT: Final = POWER_PORT + 2
 
-# --- ports at which guests without ACPI look for what is not there
+# --- ports at which guests without ACPI look for a keyboard controller and a clock
 
 I8042_STATUS_PORT: Final = 0x64
 
@@ -99,20 +99,20 @@ CMOS_PORT: Final = 0x70
 CMOS_PORT_SIZE: Final = 2
 
 CMOS_CENTURY: Final = 0x32
-"""The register in which a PC's clock has the century."""
+"""The register of a PC's clock that holds the century."""
 
 # --- RAM
 
 MIN_MEMORY: Final = 2 * MIB
-"""The least that holds everything below 1 MiB and a bare-metal program above it; a Linux needs far more, and
-its loader says so."""
+"""The smallest memory: it has room for all tables below 1 MiB and a bare-metal program above. A Linux needs far more,
+and its loader says so."""
 
 MAX_PHYSICAL_BITS: Final = 52
 """The architecture's limit on physical addresses (AMD64 manual, volume 2, section 5.1)."""
 
 
 def memory_ranges(size: int, physical_bits: int = MAX_PHYSICAL_BITS) -> list[tuple[int, int]]:
-    """Where ``size`` bytes of RAM go, as (base, size): from 0 to the hole, the rest from 4 GiB on.
+    """The ranges, as (base, size), of ``size`` bytes of RAM: from 0 up to the hole, and the rest from 4 GiB on.
 
     ``physical_bits`` is the width of the host's physical addresses (CPUID 0x80000008, EAX 7:0). Raises
     :class:`UsageError` for a size that is not whole pages, or that is too small or too large.

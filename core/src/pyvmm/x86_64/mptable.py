@@ -46,7 +46,7 @@ IOAPIC_VERSION: Final = 0x11
 """KVM's (arch/x86/kvm/ioapic.h)."""
 
 CPU_FEATURES: Final = 1 << 0 | 1 << 9
-"""An FPU and an APIC: nobody reads more of it than that."""
+"""An FPU and an APIC; guests read no other bits."""
 
 ISA_BUS: Final = 0
 CONFORMS_TO_BUS: Final = 0
@@ -56,15 +56,15 @@ ALL_APICS: Final = 0xFF
 
 
 def pointer() -> bytes:
-    """The floating pointer, which leads to the table at :data:`MP_TABLE_ADDRESS` (section 4.1)."""
+    """The floating pointer, which has the address of the table, :data:`MP_TABLE_ADDRESS` (section 4.1)."""
     data = bytearray(struct.pack("<4sIBBB5B", b"_MP_", MP_TABLE_ADDRESS, 1, SPEC_REVISION, 0, 0, 0, 0, 0, 0))
     data[10] = checksum(data)
     return bytes(data)
 
 
 def table(cpus: int) -> bytes:
-    """The configuration table (section 4.2): APIC ids 0 to ``cpus`` - 1, one ISA bus, and each of its interrupts at
-    the IOAPIC's pin of the same number. ``cpus`` is 1 to :data:`MAX_CPUS`."""
+    """The configuration table (section 4.2): APIC ids 0 to ``cpus`` - 1, and one ISA bus. Each interrupt of the bus is
+    at the IOAPIC's pin of the same number. ``cpus`` is 1 to :data:`MAX_CPUS`."""
     if not 1 <= cpus <= MAX_CPUS:
         raise ValueError(f"{cpus} CPUs in an MP table")
     ioapic = ioapic_id(cpus)
@@ -114,6 +114,6 @@ def table(cpus: int) -> bytes:
 
 
 def write(mem: GuestMemory, cpus: int) -> None:
-    """Write the pointer to where a guest looks for it, and the table."""
+    """Write the floating pointer, to the place where guests search for it, and the table."""
     mem.write(MP_POINTER_ADDRESS, pointer())
     mem.write(MP_TABLE_ADDRESS, table(cpus))

@@ -1,1 +1,1 @@
-"""How a kernel gets into guest memory, and a vCPU into the kernel."""
+"""Loads a kernel into guest memory, and sets the state in which the first vCPU enters it."""

@@ -37,7 +37,7 @@ EXT_RAMDISK_SIZE: Final = 0x0C4
 E820_ENTRIES: Final = 0x1E8
 E820_TABLE: Final = 0x2D0
 
-# Offsets inside it, of what the loader fills in
+# Offsets in the setup header, of fields that the loader fills in
 ROOT_FLAGS: Final = 0x1F2
 VID_MODE: Final = 0x1FA
 TYPE_OF_LOADER: Final = 0x210
@@ -65,7 +65,7 @@ class E820Entry:
 
 
 def e820_map(regions: Sequence[GuestRegion]) -> list[E820Entry]:
-    """The memory map (ACPI 6.5, section 15): all RAM, with what the guest must leave alone taken out of it.
+    """The memory map (ACPI 6.5, section 15): all RAM, except for the ranges that the guest must not use.
 
     The MMIO windows are in no entry, as on a PC: the devices claim them.
     """
@@ -86,7 +86,7 @@ def zero_page(
 ) -> bytes:
     """The page that RSI points to at the kernel's 64-bit entry point.
 
-    ``rsdp_address`` is 0 where there is no ACPI.
+    ``rsdp_address`` is 0 if there is no ACPI.
     """
     if len(e820) > E820_MAX:
         raise ValueError(f"{len(e820)} e820 entries; the zero page holds {E820_MAX}")
@@ -112,7 +112,7 @@ def zero_page(
 
 
 def _vmlinux_header() -> bytes:
-    """The setup header of a kernel whose file has none: what Linux reads of it past its own boot code."""
+    """A setup header for a kernel whose file has none: the fields that Linux reads after its own boot code."""
     page = bytearray(bzimage.HEADER_END_MAX)
     # As in a bzImage: mount the root file system read-only, unless the command line says rw.
     struct.pack_into("<H", page, ROOT_FLAGS, 1)
@@ -126,7 +126,7 @@ def _vmlinux_header() -> bytes:
 def write_cmdline(mem: GuestMemory, text: str, kernel: LoadedKernel) -> None:
     """Write the command line to its place.
 
-    Raises :class:`UsageError` for one that is longer than the kernel takes, or that has characters it cannot take.
+    Raises :class:`UsageError` if it is longer than the kernel takes, or has characters that the kernel cannot take.
     """
     cmdline.check(text)
     limit = min(kernel.cmdline_limit, CMDLINE_PLACE_SIZE - 1)
@@ -142,7 +142,7 @@ def write(
     initrd: LoadedInitrd | None = None,
     rsdp_address: GuestAddress = 0,
 ) -> GuestAddress:
-    """Write command line, reset vector and zero page; the zero page's address, for RSI."""
+    """Write the command line, the reset vector and the zero page. Returns the zero page's address, for RSI."""
     mem.write(RESET_VECTOR_ADDRESS, RESET_VECTOR_CODE)
     write_cmdline(mem, command_line, kernel)
     mem.write(ZERO_PAGE_ADDRESS, zero_page(kernel, e820_map(mem.regions), initrd, rsdp_address))

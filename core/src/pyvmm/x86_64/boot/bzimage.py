@@ -40,7 +40,7 @@ VERSION_XLOADFLAGS: Final = 0x20C
 
 SECTOR_SIZE: Final = 512
 ENTRY_64: Final = 0x200
-"""The 64-bit entry point, from where the kernel was loaded."""
+"""The offset of the 64-bit entry point from the address at which the kernel is loaded."""
 
 
 def is_bzimage(head: bytes) -> bool:
@@ -51,8 +51,8 @@ def is_bzimage(head: bytes) -> bool:
 def load(mem: GuestMemory, file: ImageFile) -> LoadedKernel:
     """Load the protected-mode kernel to its preferred address.
 
-    A relocatable kernel goes there too: below that address it would move itself up to it, and above it nothing is
-    gained. Raises :class:`UsageError` for a file that is damaged, cannot start in 64-bit mode or does not fit.
+    So is a relocatable kernel: if loaded below that address, it would move itself up to it, and above it has no
+    advantage. Raises :class:`UsageError` for a file that is damaged, cannot start in 64-bit mode or does not fit.
     """
     head = file.read(0, HEADER_END_MAX)
     if len(head) < HEADER_END_MAX or not is_bzimage(head):

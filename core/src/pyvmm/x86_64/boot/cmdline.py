@@ -9,31 +9,30 @@ if TYPE_CHECKING:
     from typing import Final
 
 LIMIT: Final = 2047
-"""Characters that an x86 kernel takes: COMMAND_LINE_SIZE (arch/x86/include/asm/setup.h) without the NUL."""
+"""The most characters that an x86 kernel takes: COMMAND_LINE_SIZE (arch/x86/include/asm/setup.h) without the NUL."""
 
 DEFAULT: Final = (
-    # The console is the first serial port; without it the kernel would take a screen that is not there.
+    # The console is the first serial port. By default the kernel would use a screen, and there is none.
     "console=ttyS0",
-    # A kernel that panics has nobody to look at its screen: reset at once, which ends the run.
+    # A kernel that panics resets immediately, which ends the run.
     "panic=-1",
     # Reboot by the ACPI reset register, or without ACPI by port 0x64. On hardware-reduced ACPI Linux would try EFI and
     # then a jump to the BIOS (reboot_init in arch/x86/kernel/reboot.c), which works too, but in real mode.
     "reboot=acpi",
     # There is no PCI. Without this Linux looks for it at ports 0xcf8 and 0xcfc, on some AMD CPUs for all devices on
-    # 256 buses, twice (arch/x86/kernel/aperture_64.c), and each look is two exits to us.
+    # 256 buses, twice (arch/x86/kernel/aperture_64.c), and each look costs two exits.
     "pci=off",
 )
-"""What a kernel is told before anything else.
+"""The parameters at the start of every command line.
 
-Not here, since nothing is gained: ``i8042.*`` and ``rtc_cmos`` options (the FADT says that neither is there, and to
-who has no FADT ports 0x64 and 0x70 say it at once), ``8250.nr_uarts=`` (an absent port costs Linux a few accesses),
-``tsc=``, ``no_timer_check`` and ``random.trust_cpu=`` (Linux knows them by itself on KVM, Debian's kernel by its
-configuration).
+Other parameters would gain nothing. ``i8042.*`` and ``rtc_cmos``: the FADT says that neither device is there, and
+ports 0x64 and 0x70 tell a guest without ACPI quickly. ``8250.nr_uarts=``: an absent port costs Linux only a few
+accesses. ``tsc=`` and ``no_timer_check``: Linux knows on KVM. ``random.trust_cpu=``: Debian's kernel is configured so.
 """
 
 
 class Cmdline:
-    """A command line that grows: parameters for the kernel and, behind ``--``, arguments for init."""
+    """A command line to add to: parameters for the kernel and, after ``--``, arguments for init."""
 
     def __init__(self, text: str = "", limit: int = LIMIT) -> None:
         """Start with ``text``; ``limit`` is in characters."""
@@ -43,10 +42,10 @@ class Cmdline:
         self.insert(text)
 
     def insert(self, text: str) -> None:
-        """Add parameters, or with ``--`` in them init's arguments.
+        """Add parameters for the kernel and, after a ``--`` among them, arguments for init.
 
-        Raises :class:`UsageError` for what a kernel cannot take, or when it becomes too long; then nothing is
-        added.
+        Raises :class:`UsageError` for characters that a kernel cannot take, or if the line would become too long. Then
+        nothing is added.
         """
         kernel, init = _parse(text)
         before = self._kernel.copy(), self._init.copy()
@@ -58,13 +57,13 @@ class Cmdline:
             raise too_long(length, self.limit)
 
     def push(self, key: str, value: str) -> None:
-        """Add the parameter ``key=value``, in quotes where the value has blanks."""
+        """Add the parameter ``key=value``, with quotes if the value contains blanks."""
         if '"' in value:
             raise UsageError(f'kernel command line: the value of {key} has a ", which no parameter can have: {value!r}')
         self.insert(f'{key}="{value}"' if " " in value or "\t" in value else f"{key}={value}")
 
     def has(self, key: str) -> bool:
-        """Whether the kernel is given the parameter ``key``, with a value or without."""
+        """Whether the kernel gets the parameter ``key``, with or without a value."""
         return any(parameter.split("=", 1)[0] == key for parameter in self._kernel)
 
     def __str__(self) -> str:
@@ -81,13 +80,13 @@ def check(text: str) -> None:
 
 
 def too_long(length: int, limit: int) -> UsageError:
-    """The error for a command line of ``length`` characters where ``limit`` are taken."""
+    """The error for a command line of ``length`` characters when the kernel takes ``limit``."""
     return UsageError(f"kernel command line: {length} characters, and the kernel takes {limit}; shorten it")
 
 
 def _split(text: str) -> list[str]:
-    """What is between blanks, but for those in quotes."""
-    # In every second part, between two quotes, a blank is not one; no character that was checked is a NUL.
+    """``text`` split at blanks, but not at those in quotes."""
+    # Every second part is inside of quotes. Its blanks become control characters, which check() does not allow.
     parts = text.split('"')
     parts[1::2] = [part.replace(" ", "\0").replace("\t", "\1") for part in parts[1::2]]
     return [token.replace("\0", " ").replace("\1", "\t") for token in '"'.join(parts).split()]

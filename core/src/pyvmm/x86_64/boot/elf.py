@@ -29,7 +29,7 @@ _PHDR: Final = struct.Struct("<IIQQQQQQ")
 _TYPES: Final = {1: "an object file, not linked", 3: "position-independent", 4: "a core dump"}
 
 PHDRS_MAX: Final = 256
-"""Program headers that we read; a vmlinux has about five."""
+"""The most program headers that are read; a vmlinux has about five."""
 
 
 @record
@@ -47,15 +47,15 @@ class _Segment:
 
 
 def is_elf(head: bytes) -> bool:
-    """Whether the file says that it is ELF, of whatever kind."""
+    """Whether the file is an ELF file, of any kind."""
     return head[:4] == MAGIC
 
 
 def load(mem: GuestMemory, file: ImageFile) -> LoadedKernel:
-    """Load each PT_LOAD segment to its physical address. Guest memory is taken to be new: all zeros.
+    """Load each PT_LOAD segment to its physical address. Guest memory must be new: all zeros.
 
-    The entry point is a physical address, as in a vmlinux, or one in a segment's virtual addresses, as other
-    linkers leave it. Raises :class:`UsageError` for a file that is damaged, of another machine or does not fit.
+    The entry point may be a physical address, as in a vmlinux, or a virtual address inside of a segment, as other
+    linkers store it. Raises :class:`UsageError` if the file is damaged, for another architecture, or too large.
     """
     head = file.read(0, _EHDR.size)
     if len(head) < _EHDR.size or not is_elf(head):
@@ -83,7 +83,7 @@ def load(mem: GuestMemory, file: ImageFile) -> LoadedKernel:
 
 
 def _segments(file: ImageFile, phoff: int, phentsize: int, phnum: int) -> list[_Segment]:
-    """The segments that take memory, by physical address."""
+    """The segments that occupy memory, sorted by physical address."""
     if phnum == 0:
         raise file.error("is an ELF file without program headers; an executable is wanted")
     if phentsize != _PHDR.size or phnum > PHDRS_MAX:

@@ -1,4 +1,4 @@
-"""Files that are loaded into guest memory: opened once, read straight to their place, named in every error."""
+"""Files that are loaded into guest memory. Each is opened once and read without a copy; every error names it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class LoadedKernel:
     """Where the first vCPU starts, in 64-bit mode."""
 
     start: GuestAddress
-    """The first address that is the kernel's until it runs."""
+    """The first address of the memory that the kernel occupies."""
 
     end: GuestAddress
-    """The first address behind the memory that the kernel needs before it can read the memory map."""
+    """The first address after the memory that the kernel needs before it reads the memory map."""
 
     format: str
     """``bzImage`` or ``ELF``."""
@@ -37,29 +37,29 @@ class LoadedKernel:
     """The file's setup header from offset 0x1f1 on (Documentation/arch/x86/boot.rst); none for ELF."""
 
     cmdline_limit: int = 2047
-    """Characters of command line that it takes, without the NUL."""
+    """The longest command line that it takes, in characters without the NUL."""
 
     initrd_addr_max: GuestAddress = 0x7FFF_FFFF
     """The last address that an initrd may cover."""
 
 
 _LARGE: Final = 1 << 20
-"""Bytes of a file from which on the memory for it is made of huge pages first."""
+"""The shortest read, in bytes, for which the memory is first made of huge pages."""
 
 
 class ImageFile:
     """A regular file open for reading.
 
-    ``what`` says what it is to the user: ``kernel`` or ``initrd``.
+    ``what`` is the word for it in messages: ``kernel`` or ``initrd``.
     """
 
     def __init__(self, path: str | os.PathLike[str], what: str) -> None:
-        """Open it. Raises :class:`UsageError` for what is missing, unreadable, empty or no regular file."""
+        """Open it. Raises :class:`UsageError` if it is missing, unreadable, empty or not a regular file."""
         name = os.fspath(path)
         self.name = f"{what} {name if name.isprintable() and name else repr(name)}"
         self.fd = -1
         try:
-            # Not to hang at a FIFO that nobody writes.
+            # O_NONBLOCK, so that it does not hang at a FIFO without a writer.
             self.fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK)
             status = os.fstat(self.fd)
         except (OSError, ValueError) as error:
@@ -90,7 +90,7 @@ class ImageFile:
             raise self.error(f"cannot be read: {_reason(error)}") from error
 
     def read_into(self, mem: GuestMemory, address: GuestAddress, offset: int, length: int) -> None:
-        """Read ``length`` bytes at ``offset`` of the file into guest memory, in one go and without a copy."""
+        """Read ``length`` bytes at ``offset`` of the file into guest memory, without a copy."""
         if length >= _LARGE:
             mem.join(address, length)
         rest = mem.slice(address, length)
@@ -120,7 +120,7 @@ class ImageFile:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    """What the operating system says, without the path, which the message has already."""
+    """The operating system's message, without the path, since the error already names it."""
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
@@ -154,7 +154,7 @@ _ELF_MACHINES |= {183: "arm64", 243: "RISC-V", 258: "LoongArch"}
 
 
 def describe(head: bytes) -> str:
-    """What a file is, by its first bytes (a KiB suffices), for the one who gave it as a kernel."""
+    """Says what kind of file begins with ``head``, of which a KiB suffices: for a user who gave it as a kernel."""
     if head[:4] == b"\x7fELF":
         return _describe_elf(head)
     for offset, magic, text in _MAGICS:

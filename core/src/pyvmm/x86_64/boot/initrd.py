@@ -25,8 +25,8 @@ class LoadedInitrd:
 def load(mem: GuestMemory, path: str | os.PathLike[str], kernel: LoadedKernel) -> LoadedInitrd:
     """Load the file at ``path`` as high as the kernel allows, page-aligned, below the hole.
 
-    Its contents are the kernel's to judge. Raises :class:`UsageError` for a file that cannot be read or does not
-    fit behind the kernel.
+    Its contents are not checked; the kernel does that. Raises :class:`UsageError` if the file cannot be read or does
+    not fit above the kernel.
     """
     with ImageFile(path, "initrd") as file:
         end = min(mem.regions[0].end, kernel.initrd_addr_max + 1)

@@ -1,4 +1,4 @@
-"""Loads a kernel of whatever format it is."""
+"""Loads a kernel, whichever format its file has."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ APIC_LVT1: Final = 0x360
 APIC_MODE_NMI: Final = 0x400
 APIC_MODE_EXTINT: Final = 0x700
 
-# Types of descriptors (AMD64 manual, volume 2, tables 4-3, 4-4 and 4-6), accessed ones: VMX demands it
+# Types of descriptors (AMD64 manual, volume 2, tables 4-3, 4-4 and 4-6), all accessed, since VMX requires that
 CODE_READABLE: Final = 0xB
 DATA_WRITABLE: Final = 0x3
 TSS64_BUSY: Final = 0xB
@@ -105,14 +105,14 @@ USER_DATA: Final = replace(DATA, selector=0x28 | 3, dpl=3)
 """Data and stack at privilege level 3."""
 
 TSS: Final = Segment(selector=0x30, base=0, limit=0x67, type=TSS64_BUSY, s=0)
-"""A task state segment: VMX enters no guest without one. At address 0, so not one to switch stacks with."""
+"""A task state segment, since VMX enters no guest without one. Its base is 0, so it cannot be used to switch stacks."""
 
 LDT: Final = Segment(selector=0, base=0, limit=0, type=2, s=0, present=0, unusable=1)
 """No local descriptor table."""
 
 
 def gdt() -> bytes:
-    """The descriptor table with all of the segments above at their selectors."""
+    """The global descriptor table, with each segment above at its selector."""
     entries = b"\0" * CODE.selector
     for segment in (CODE, DATA, USER_CODE, USER_DATA, TSS):
         assert len(entries) == segment.selector & ~7
@@ -121,7 +121,7 @@ def gdt() -> bytes:
 
 
 def write_gdt(mem: GuestMemory, base: int = GDT_ADDRESS) -> tuple[int, int]:
-    """Write the table to guest memory; base and limit for GDTR."""
+    """Write :func:`gdt` to guest memory. Returns base and limit for GDTR."""
     data = gdt()
     mem.write(base, data)
     return base, len(data) - 1
@@ -143,12 +143,12 @@ PAGE_TABLES_SIZE: Final = (2 + MAPPED_GIB) * PAGE_SIZE
 
 
 def identity_map(base: int, *, user: bool = False) -> bytes:
-    """Page tables, to be put at ``base``, that map the first 4 GiB to themselves in pages of 2 MiB.
+    """Page tables, for address ``base``, that map the first 4 GiB to themselves in pages of 2 MiB.
 
-    Everything may be read, written and executed, with ``user`` at privilege level 3 too. Pages of 2 MiB because
-    every 64-bit CPU has them; pages of 1 GiB are a feature of its own, and one that not every KVM handles.
+    All pages can be read, written and executed, with ``user`` also at privilege level 3. Every 64-bit CPU has pages of
+    2 MiB. Pages of 1 GiB are an optional feature, and not every KVM handles them.
     """
-    # Accessed and dirty are set beforehand: where KVM walks the tables itself, it need not write them.
+    # Accessed and dirty are set already, so KVM need not write the tables if it walks them itself.
     table = PTE_PRESENT | PTE_WRITABLE | PTE_ACCESSED | (PTE_USER if user else 0)
     page = table | PTE_LARGE | PTE_DIRTY
     pdpt = base + PAGE_SIZE
@@ -166,7 +166,7 @@ def identity_map(base: int, *, user: bool = False) -> bytes:
 
 
 def write_page_tables(mem: GuestMemory, base: int = PAGE_TABLES_ADDRESS, *, user: bool = False) -> int:
-    """Write :func:`identity_map` to guest memory; the value for CR3."""
+    """Write :func:`identity_map` to guest memory. Returns the value for CR3."""
     mem.write(base, identity_map(base, user=user))
     return base
 
@@ -198,7 +198,7 @@ def set_boot_state(vcpu: Vcpu, mem: GuestMemory, entry: GuestAddress, *, user: b
 
 
 def set_feature_msrs(vcpu: Vcpu) -> None:
-    """Set what a BIOS sets alike on every CPU: Linux complains of one that differs."""
+    """Set the registers that a BIOS sets to the same values on every CPU. Linux complains if they differ."""
     vcpu.set_msrs({MSR_IA32_MISC_ENABLE: MISC_ENABLE_FAST_STRING, MSR_MTRR_DEF_TYPE: MTRR_ENABLE_WRITE_BACK})
 
 
@@ -208,7 +208,7 @@ def _set_segment(register: Any, segment: Segment) -> None:
 
 
 def _set_lint(vcpu: Vcpu) -> None:
-    """The first CPU's local interrupt pins, as a BIOS leaves them: the PICs on one, NMI on the other."""
+    """Set the first CPU's local interrupt pins as a BIOS does: the PICs on LINT0, NMI on LINT1."""
     registers = vcpu.get_lapic()
     for offset, mode in ((APIC_LVT0, APIC_MODE_EXTINT), (APIC_LVT1, APIC_MODE_NMI)):
         registers[offset : offset + 4] = mode.to_bytes(4, "little")
