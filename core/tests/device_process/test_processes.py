@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import gc
 import logging
 import os
@@ -19,6 +20,7 @@ from pyvmm.errors import HostError, PyvmmError, UsageError
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.options import parse_device
 from pyvmm.plugins import PluginError, Plugins
+from pyvmm.startup.record import replace
 from pyvmm.testing.virtio_driver import VirtioDriver
 from pyvmm.vhost_user.front_end import VhostUserDevice
 
@@ -43,6 +45,7 @@ ODD = """
     @options
     class OddOptions:
         make: str = option("", primary=True, help="what happens when it is made")
+        any: object = option(None, parse=str, help="anything")
 
 
     class Odd(VirtioDevice):
@@ -52,6 +55,7 @@ ODD = """
         config = bytearray(b"odd-config")
 
         def __init__(self, options):
+            self.options = options
             if options.make == "usage":
                 raise UsageError("odd: this is your mistake;\\nmend it")
             if options.make == "host":
@@ -71,6 +75,9 @@ ODD = """
                 word, _, rest = chain.read(0, 4096).decode().partition(" ")
                 answer = getattr(self, word)(rest)
                 chain.complete(chain.write(0, str(answer).encode()))
+
+        def own_options(self, _):
+            return repr(self.options)
 
         def echo(self, text):
             return text
@@ -331,6 +338,78 @@ def test_plugin_cannot_take_an_option_of_all_devices(site_packages: SitePackages
     site_packages.install("pyvmm-odd", {"odd": "pyvmm_odd"}, {"pyvmm_odd": source})
     with pytest.raises(PluginError, match="'process' is an option of every virtio device"):
         Plugins().kind("odd")
+
+
+# --- Options that were made in Python
+
+
+def start_with(spec: str, options: Callable[[type], object]) -> Bench:
+    """A device whose options are what ``options`` makes of its record; ``spec`` is only what messages say."""
+    [request] = Plugins().request_devices([parse_device("odd:,process=on,restart=on")])
+    request = replace(request, options=options(request.kind.options), spec=spec)
+    pool = DeviceProcesses()
+    try:
+        pool.start([request])
+        device = pool.take(request.id)
+        assert device is not None
+    except BaseException:
+        pool.close()
+        raise
+    return Bench(pool, device)
+
+
+OPTIONS: dict[str, Callable[[type], object]] = {
+    "another text": lambda odd: odd(make="b"),
+    "no text": lambda odd: odd(make="a,any=\0\n,make=host", any=(Path("/x,y"), b"\xff\0", 1.5, Number.TWO)),
+    "large": lambda odd: odd(make="x" * 300_000),
+}
+
+
+class Number(enum.Enum):
+    TWO = 2
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("spec", ["odd:a", "odd:host", "nonsense:,,=\0"])
+def test_what_replaces_a_device_has_its_options_whatever_they_are_called(odd: None, name: str, spec: str) -> None:
+    bench = start_with(spec, OPTIONS[name])
+    try:
+        expected = repr(bench.process.request.options)[:4096]
+        first = bench.pid
+        assert bench.ask("own_options") == expected
+        os.kill(first, signal.SIGKILL)
+        assert bench.ask("own_options") == expected
+        assert bench.pid != first
+    finally:
+        bench.close()
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_so_has_a_device_of_a_machine_with_threads(odd: None, name: str) -> None:
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        bench = start_with("odd:host", OPTIONS[name])
+        assert bench.ask("own_options") == repr(bench.process.request.options)[:4096]
+        bench.close()
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_options_that_no_other_program_can_have_are_one_line(odd: None) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        with pytest.raises(HostError, match=r"^odd0: its options cannot be given to a new program: .*; give "):
+            start_with("odd:", lambda odd: odd(any=lambda: None))
+    finally:
+        done.set()
+        thread.join()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 # --- Errors while it is made

@@ -6,38 +6,38 @@ import os
 import sys
 
 from pyvmm.device_context import MachineView
-from pyvmm.device_process.child import SOCKET_FD, TELL_FD, serve, tell_failure
+from pyvmm.device_process import request_file
+from pyvmm.device_process.child import REQUEST_FD, SOCKET_FD, TELL_FD, serve, tell_failure
 from pyvmm.errors import PyvmmError
 from pyvmm.host import child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing import Any
 
-    from pyvmm.device_request import DeviceRequest
+    from pyvmm.device_request import LoadedPlugin
+    from pyvmm.plugin import DeviceKind
 
 
-def main(arguments: list[str], make_request: Callable[[str, str], DeviceRequest] | None = None) -> int:
-    """``PARENT LEVEL ID SPEC MACHINE``: as :func:`serve`, in a program of its own."""
-    parent, level, id_, spec, machine = arguments
+def main(arguments: list[str]) -> int:
+    """``PARENT LEVEL ID MACHINE``: as :func:`serve`, in a program of its own."""
+    parent, level, id_, machine = arguments
     child.enter(id_, int(parent))
-    os.closerange(TELL_FD + 1, max(map(int, os.listdir("/proc/self/fd"))) + 1)
-    for fd in (SOCKET_FD, TELL_FD):
+    os.closerange(REQUEST_FD + 1, max(map(int, os.listdir("/proc/self/fd"))) + 1)
+    for fd in (SOCKET_FD, TELL_FD, REQUEST_FD):
         os.set_inheritable(fd, False)
     try:
-        request = (make_request or _request)(id_, spec)
+        request = request_file.read(REQUEST_FD, _find)
     except PyvmmError as error:
         return tell_failure(error)
     return serve(request, MachineView.from_text(machine), int(parent), int(level))
 
 
-def _request(id_: str, spec: str) -> DeviceRequest:
-    from pyvmm.options import parse_device
+def _find(kind: str) -> tuple[DeviceKind[Any], LoadedPlugin]:
     from pyvmm.plugins import Plugins
-    from pyvmm.startup.record import replace
 
-    [request] = Plugins().request_devices([parse_device(spec)])
-    return replace(request, id=id_)
+    plugins = Plugins()
+    return plugins.kind(kind), plugins.plugin(kind)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,9 @@ SOCKET_FD: Final = child.FIRST_FD
 TELL_FD: Final = child.FIRST_FD + 1
 """The numbers that the two descriptors have which a device's process is given."""
 
+REQUEST_FD: Final = child.FIRST_FD + 2
+"""The number of a third one, which a new program is given: see :mod:`pyvmm.device_process.request_file`."""
+
 STDERR_FD: Final = 2
 
 

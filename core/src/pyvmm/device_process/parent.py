@@ -14,6 +14,7 @@ import sys
 import time
 
 from pyvmm import logs
+from pyvmm.device_process import request_file
 from pyvmm.device_process.child import serve as serve_device
 from pyvmm.device_request import DISABLED_PLUGINS, view_of
 from pyvmm.errors import HostError, UsageError
@@ -98,6 +99,7 @@ class DeviceProcess(BackendSource):
         level = logs.level()
         request, parent = self.request, os.getpid()
         fds = [theirs.fileno(), tell_fd]
+        request_fd = -1
         try:
             if new_program:
                 command = [sys.executable, "-P", "-m", _PROGRAM]
@@ -105,8 +107,9 @@ class DeviceProcess(BackendSource):
                 environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
                 if request.plugin is not None:
                     environment[DISABLED_PLUGINS] = ",".join(request.plugin.disabled)
-                arguments = [*command, str(parent), str(level), request.id, request.spec, self.machine.to_text()]
-                self.child = child.spawn(request.id, arguments, fds, environment)
+                arguments = [*command, str(parent), str(level), request.id, self.machine.to_text()]
+                request_fd = request_file.write(request)
+                self.child = child.spawn(request.id, arguments, [*fds, request_fd], environment)
             else:
 
                 def serve() -> int:
@@ -117,7 +120,7 @@ class DeviceProcess(BackendSource):
             raise HostError(f"{request.id}: no process for the device: {error.strerror}; give process=off") from error
         finally:
             theirs.close()
-            os.close(tell_fd)
+            close_fds([tell_fd] if request_fd < 0 else [tell_fd, request_fd])
 
     def facts(self, timeout: float | None = None) -> _Facts:
         """Wait until the device is made; raises what making it raised."""
