@@ -212,9 +212,10 @@ def found(name: str) -> object:
     except ModuleNotFoundError:
         module, _, attribute = name.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), attribute, None)
+        there = importlib.import_module(module)
     except ModuleNotFoundError:
         return None
+    return getattr(there, attribute) if attribute in getattr(there, "__all__", ()) else None
 
 
 def reference(page: Path) -> str:
