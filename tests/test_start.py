@@ -22,14 +22,14 @@ HEAVY = {
 
 RUN = """
 import os, sys
-from pyvmm.cli import main
+from pyvmm.cli import program
 end = os._exit
 def tell(status):
     with open(f"WHERE/{os.getpid()}", "w") as file:
         print(*sys.modules, file=file)
     end(status)
 os._exit = tell
-main.script()
+program.script()
 """
 """The command, of which each process says at its end what it has imported."""
 

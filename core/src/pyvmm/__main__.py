@@ -1,6 +1,6 @@
 """``python -m pyvmm``."""
 
-from pyvmm.cli.main import script
+from pyvmm.cli.program import script
 
 if __name__ == "__main__":
     script()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import struct
 import time
@@ -122,3 +123,30 @@ def test_nothing_is_lost_when_the_process_is_killed(
                     done_before = writer.done
                 driver.loop.run_once(0.0005)
         assert path.read_bytes() == contents
+
+
+def test_a_write_past_the_limit_of_a_files_size_fails_alone(tmp_path: Path) -> None:
+    """RLIMIT_FSIZE, as ``ulimit -f`` sets it: by default its signal ends a process (setrlimit(2))."""
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(SECTORS * SECTOR))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    [request] = Plugins().request_devices([parse_device(f"block:{image},process=on")])
+    with DeviceProcesses() as processes:
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (SECTORS * SECTOR // 2, before[1]))
+            processes.start([request])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        device = processes.take(request.id)
+        assert device is not None
+        driver = VirtioDriver(device, name="disk0", size=8 << 20)
+        driver.start([])
+        statuses = []
+        for sector in (SECTORS - 1, 1):
+            chain = driver.rings[0].add([struct.pack("<IIQ", OUT, 0, sector), b"x" * SECTOR], [1])
+            driver.rings[0].kick()
+            driver.wait_used(0, 1)
+            statuses += chain.written()
+        driver.close()
+    assert statuses == [1, 0]
+    assert image.read_bytes()[SECTOR : 2 * SECTOR] == b"x" * SECTOR

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
 import termios
 import threading
 from contextlib import contextmanager
+
+from pyvmm.host import leftovers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class RawTerminal:
 
     def enter(self) -> None:
         """Make it raw and keep it so."""
-        atexit.register(self.leave)
+        leftovers.add(self.leave)
         if threading.current_thread() is threading.main_thread():
             for number, handler in (
                 (signal.SIGTSTP, self._on_stop),
@@ -85,7 +86,7 @@ class RawTerminal:
 
     def leave(self) -> None:
         """Restore it. Leaving twice does nothing."""
-        atexit.unregister(self.leave)
+        leftovers.discard(self.leave)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()

@@ -16,10 +16,7 @@ from pyvmm.errors import PyvmmError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, NoReturn
-
-_is_process = False
-"""Whether the process is this command's, and not a program's that calls :func:`main`."""
+    from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from pyvmm.cli import run
 
-        run.process_is_ours = _is_process
         if "_PYVMM_COMPLETE" not in os.environ:
             from pyvmm.cli.arguments import read
 
@@ -52,24 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     finally:
         gc.enable()
-
-
-def script() -> NoReturn:
-    """What the command ``pyvmm`` runs: :func:`main`, and then the end.
-
-    When the machine is closed, nothing is left that somebody needs, and to take the interpreter apart takes as long
-    as to make a machine.
-    """
-    global _is_process
-    _is_process = True
-    status = main()
-    try:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
-    except OSError:
-        sys.exit(status)  # the interpreter knows what to say of that
-    os._exit(status)
 
 
 def _main_by_click(words: list[str]) -> int:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pyvmm.cli.arguments import Arguments
-    from pyvmm.cli.stop_signals import StopSignals
+    from pyvmm.cli.signals import StopSignals
     from pyvmm.device_request import DeviceRequest
     from pyvmm.exit_reason import ExitReason
     from pyvmm.machine import Machine
@@ -123,7 +123,7 @@ def _requests(plugins: Plugins, devices: Sequence[DeviceSpec], defaults: Sequenc
 
 def stopped_by_signals(machine: Machine) -> StopSignals:
     """Within it, the signals that ask a process to end stop ``machine``."""
-    from pyvmm.cli.stop_signals import StopSignals
+    from pyvmm.cli.signals import StopSignals
     from pyvmm.exit_reason import End, ExitReason
 
     return StopSignals(machine.loop, lambda number: machine.stop(ExitReason(End.SIGNAL, signal=number)))

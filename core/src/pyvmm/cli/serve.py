@@ -56,8 +56,9 @@ def command(device: DeviceSpec, path: str | None, fd: int | None, disabled: Sequ
     plugins.warn_of_unmatched(disabled)
     [request] = plugins.request_devices([device])
 
-    from pyvmm.cli.stop_signals import StopSignals
+    from pyvmm.cli.signals import StopSignals
     from pyvmm.device_request import view_of
+    from pyvmm.host import leftovers
     from pyvmm.host.eventloop import EventLoop
     from pyvmm.vhost_user.backend import Backend
     from pyvmm.vhost_user.listener import Listener, bind, from_fd
@@ -71,7 +72,9 @@ def command(device: DeviceSpec, path: str | None, fd: int | None, disabled: Sequ
         backend = Backend(_make(request), request.id, loop, lambda reason: loop.stop(), machine)
         stack.callback(backend.close)
         if path is not None:
-            stack.callback(Listener(loop, backend, bind(path), path).close)
+            with leftovers.Making():
+                listener = Listener(loop, backend, bind(path), path)
+            stack.callback(listener.close)
         else:
             assert fd is not None
             sock, listens = from_fd(fd)

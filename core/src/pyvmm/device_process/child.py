@@ -47,7 +47,7 @@ def serve(request: DeviceRequest, machine: MachineView, parent: int, level: int)
     ``machine``: what the device may know of its machine. ``parent``: the machine's process.
     ``level``: from which on what is logged is of use there.
     """
-    child.ignore_signals()
+    child.set_signals()
     child.set_title(f"pyvmm: {request.id}: {request.spec}")
     _configure_logging(level)
     faulthandler.enable(STDERR_FD)

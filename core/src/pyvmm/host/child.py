@@ -15,8 +15,10 @@ import os
 import select
 import sys
 import termios
+import time
 
 from pyvmm._native import lib
+from pyvmm.host import leftovers
 from pyvmm.host.child_log import LogRelay
 
 TYPE_CHECKING = False
@@ -31,9 +33,19 @@ FIRST_FD: Final = 3
 
 _PIPE_SIZE: Final = 1 << 18
 _OUT_OF_THE_WAY: Final = 64
-_DEFAULTED: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-_IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_PARENTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""Signals that a terminal or a service manager sends to all processes; the parent decides what comes of them."""
+
+_ERRNO_INSTEAD: Final = (signal.SIGPIPE, signal.SIGXFSZ)
+"""Signals that end a process where, without them, one write fails: with EPIPE, or with EFBIG."""
+
+_END: Final = signal.SIGUSR1
+"""What the parent sends to have the process remove what it made and end at once."""
+
 _NAME_SIZE: Final = 15
+
+_living: Final[set[Child]] = set()
+"""The children of this process that it has not reaped."""
 
 
 class Child:
@@ -44,6 +56,7 @@ class Child:
         self.name = name
         self.pid = pid
         self.log = LogRelay(log_fd, name)
+        _living.add(self)
         self.outcome = ""
         """How it ended, once it has: ``was killed by SIGKILL``, ``ended with status 1``."""
         try:
@@ -70,6 +83,7 @@ class Child:
         except ChildProcessError:
             result = None
         self.outcome = _outcome(result)
+        _living.discard(self)
         return True
 
     def kill(self) -> None:
@@ -102,11 +116,13 @@ def fork(name: str, body: Callable[[], int], fds: Sequence[int] = ()) -> Child:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
-    pid = os.fork()
-    if pid == 0:
-        _run(name, ours, body, [*fds], writing)
+    with leftovers.Making():
+        pid = os.fork()
+        if pid == 0:
+            _run(name, ours, body, [*fds], writing)
+        child = Child(name, pid, reading)
     os.close(writing)
-    return Child(name, pid, reading)
+    return child
 
 
 def spawn(
@@ -123,22 +139,23 @@ def spawn(
         *((os.POSIX_SPAWN_DUP2, fd, FIRST_FD + i) for i, fd in enumerate(moved[1:])),
     ]
     try:
-        pid = os.posix_spawn(
-            arguments[0],
-            [*arguments],
-            environment,
-            file_actions=actions,
-            setpgroup=0,
-            setsigdef=_DEFAULTED,
-            setsigmask=(),
-        )
+        with leftovers.Making():
+            pid = os.posix_spawn(
+                arguments[0],
+                [*arguments],
+                environment,
+                file_actions=actions,
+                setpgroup=0,
+                setsigdef=(*_PARENTS, *_ERRNO_INSTEAD, _END),
+                setsigmask=(),
+            )
+            return Child(name, pid, reading)
     except BaseException:
         os.close(reading)
         raise
     finally:
         for fd in moved:
             os.close(fd)
-    return Child(name, pid, reading)
 
 
 def enter(name: str, parent: int) -> None:
@@ -162,10 +179,41 @@ def _give_up_terminal() -> None:
         os.close(fd)
 
 
-def ignore_signals() -> None:
-    """Leave it to the parent when this process ends: what a terminal or a service manager sends, it gets as well."""
-    for number in _IGNORED:
+def set_signals() -> None:
+    """The dispositions of a process of ours: it ends when its parent says so, by the end of their connection or, at
+    once, by SIGUSR1; a write that cannot be made is an error."""
+    for number in (*_PARENTS, *_ERRNO_INSTEAD):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(_END, _end)
+
+
+def default_signals() -> None:
+    """The dispositions that another program expects, for a fork that becomes one by exec."""
+    for number in (*_PARENTS, *_ERRNO_INSTEAD, _END):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def end_all(timeout: float) -> None:
+    """End the children of this process, at once but for what they remove of theirs, for which they have ``timeout``
+    seconds together. For a process that ends itself: the kernel ends what is left with it."""
+    children = [child for child in _living if child.pidfd >= 0]
+    for child in children:
+        try:
+            signal.pidfd_send_signal(child.pidfd, _END)
+        except ProcessLookupError:
+            pass
+    deadline = time.monotonic() + timeout
+    for child in children:
+        child.wait(deadline - time.monotonic())
+
+
+def _end(_number: int, _frame: object) -> None:
+    def end() -> NoReturn:
+        leftovers.remove_all()
+        os._exit(1)
+
+    leftovers.at_a_safe_point(end)
 
 
 def set_title(title: str) -> None:
@@ -204,8 +252,10 @@ def _run(name: str, parent: int, body: Callable[[], int], fds: list[int], log_fd
         enter(name, parent)
         os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
-        for number in _DEFAULTED:
-            signal.signal(number, signal.SIG_DFL)
+        _living.clear()
+        leftovers.begin_fork()
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        set_signals()
         _keep(log_fd, fds)
         status = body()
     except BaseException:

@@ -6,6 +6,7 @@ import os
 import stat
 
 from pyvmm.errors import HostError
+from pyvmm.host import leftovers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class HostFiles:
 
     def remove(self) -> None:
         """Remove it with all that is in it, if it was ever made."""
+        leftovers.discard(self.remove)
         if os.path.exists(self._path):
             import shutil
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
 import errno
 import os
 import socket
 import stat
 
 from pyvmm.errors import UsageError
+from pyvmm.host import leftovers
 from pyvmm.logs import logger
 
 TYPE_CHECKING = False
@@ -93,12 +93,13 @@ class UnixListener:
         # When no descriptor is left, this one is given up for as long as it takes to turn a client away.
         self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            listen(self._socket, path, what, backlog=backlog)
+            with leftovers.Making():
+                listen(self._socket, path, what, backlog=backlog)
+                self._identity = identity(path)
+                leftovers.add(self._remove)
         except UsageError:
             self.close()
             raise
-        self._identity = identity(path)
-        atexit.register(self._remove)
 
     def fileno(self) -> int:
         """The file descriptor, readable when a client waits; -1 when closed."""
@@ -143,7 +144,7 @@ class UnixListener:
         self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def _remove(self) -> None:
-        atexit.unregister(self._remove)
+        leftovers.discard(self._remove)
         # A child that was forked after this was made has it as well, and it is not the child's to remove.
         if self._identity is not None and os.getpid() == self._process and identity(self.path) == self._identity:
             os.unlink(self.path)

@@ -8,6 +8,7 @@ import os
 from pyvmm.device_request import view_of
 from pyvmm.errors import HostError, UsageError
 from pyvmm.exit_reason import End, ExitReason
+from pyvmm.host import leftovers
 from pyvmm.kvm import Kvm, KvmError, Vcpu
 from pyvmm.limits import MAX_CPUS
 from pyvmm.logs import logger
@@ -105,6 +106,7 @@ class Machine:
         self.vcpus: list[Vcpu] = []
         self._view = view_of(config.devices)
         with Closers() as closers:
+            leftovers.add(self._view.files.remove)
             closers.add(self._view.files.remove)
             # Before anything else: a device's process has nothing of the machine but what it is given, and is made
             # while the machine is.

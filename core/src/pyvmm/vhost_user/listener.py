@@ -7,6 +7,7 @@ import os
 import socket
 
 from pyvmm.errors import UsageError
+from pyvmm.host import leftovers
 from pyvmm.host.unix_listener import identity, listen
 from pyvmm.logs import logger
 
@@ -28,6 +29,8 @@ class Listener:
         self._socket = sock
         self._path = path
         self._identity = identity(path) if path else None
+        if path:
+            leftovers.add(self._remove)
         sock.setblocking(False)
         self._listen()
 
@@ -35,6 +38,10 @@ class Listener:
         """Listen no more, and remove the socket's file."""
         self._loop.remove(self._socket.fileno())
         self._socket.close()
+        self._remove()
+
+    def _remove(self) -> None:
+        leftovers.discard(self._remove)
         if self._path and identity(self._path) == self._identity:
             os.unlink(self._path)
             self._path = ""

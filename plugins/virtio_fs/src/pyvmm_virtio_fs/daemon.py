@@ -69,6 +69,7 @@ class Daemon:
             if read_only is not None:
                 _bind_read_only(read_only)
             os.set_inheritable(child.FIRST_FD, True)
+            child.default_signals()
             os.execv(arguments[0], arguments)
 
         return child.fork("fs", become, [listening_fd])

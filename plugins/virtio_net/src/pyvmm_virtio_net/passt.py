@@ -11,15 +11,16 @@ import select
 import shutil
 import socket
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 from pyvmm.errors import HostError, UsageError
-from pyvmm.host import child
+from pyvmm.host import child, leftovers
 from pyvmm.logs import logger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Final
 
     from pyvmm.host.eventloop import LoopScope
@@ -64,7 +65,7 @@ class Passt:
         self.socket.setblocking(False)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
         try:
-            with theirs, tempfile.TemporaryDirectory(prefix="pyvmm-passt-") as directory:
+            with theirs, _own_directory() as directory:
                 # It writes its number there when it is ready, as whatever user it has become by then.
                 ready = Path(directory, "pid")
                 os.mkfifo(ready)
@@ -129,9 +130,23 @@ class Passt:
         return "; ".join(line.decode("ascii", "backslashreplace") for line in lines[-3:])
 
 
+@contextmanager
+def _own_directory() -> Iterator[str]:
+    """A directory that is gone at the end, also where a signal ends the process."""
+    with leftovers.Making():
+        directory = tempfile.TemporaryDirectory(prefix="pyvmm-passt-")
+        leftovers.add(directory.cleanup)
+    try:
+        yield directory.name
+    finally:
+        directory.cleanup()
+        leftovers.discard(directory.cleanup)
+
+
 def _start(arguments: list[str], fd: int) -> child.Child:
     def become() -> int:
         os.set_inheritable(child.FIRST_FD, True)
+        child.default_signals()
         os.execv(arguments[0], [*arguments, "--fd", str(child.FIRST_FD)])
 
     return child.fork("passt", become, [fd])

@@ -1,0 +1,123 @@
+"""The signals that ask the command to end: SIGINT, SIGTERM and SIGHUP.
+
+The command's process takes them from its first import on, so that none raises KeyboardInterrupt in the middle of
+something. What one of them does depends on how far the process is:
+
+- before the machine runs, it ends the process at once: nothing is lost, since no guest has run;
+- while the machine runs, it asks the machine to stop;
+- while the machine is closed, it waits for the end.
+
+A second one ends the process at once in any case. Whatever the process has made on the host is removed before.
+"""
+
+from __future__ import annotations
+
+# signal without its enums, which take longer to make than all that is done with them.
+import _signal as signal  # type: ignore[import-not-found]
+import os
+import sys
+
+from pyvmm.host import leftovers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final, NoReturn, Self
+
+    from pyvmm.host.eventloop import EventLoop
+
+NUMBERS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+CHILDREN_TIMEOUT: Final = 5.0
+"""Seconds that child processes have to remove what they made, where this process ends at once. They need a few
+milliseconds; only one that hangs needs more."""
+
+_stop: Callable[[int], object] | None = None
+"""Stops what runs; None before and after."""
+
+_first = 0
+"""The first of the signals that came; 0 for none."""
+
+_has_run = False
+
+
+def take() -> None:
+    """Take the signals, for the rest of the process's life. One that is ignored stays ignored."""
+    for number in NUMBERS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _on_signal)
+
+
+def status_of(status: int) -> int:
+    """The exit status of a command that ended with ``status``, or of the signal that asked it to end."""
+    return 128 + _first if _first else status
+
+
+class StopSignals:
+    """Within it, the signals call ``stop`` with their number, on the main thread, which is to run ``loop``.
+
+    In the command's process they do so once. In a program that calls the command they are taken for as long, and one
+    that is ignored stays ignored.
+    """
+
+    def __init__(self, loop: EventLoop, stop: Callable[[int], object]) -> None:
+        self._loop = loop
+        self._stop = stop
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        # Python calls a handler between two steps of its own, so a signal that comes as the loop is about to wait has
+        # to wake it.
+        self._reading, self._writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._loop.add(self._reading, self._drain)
+        self._wakeup_before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        global _stop, _has_run
+        _stop, _has_run = self._stop, True
+        try:
+            for number in NUMBERS:
+                handler = signal.getsignal(number)
+                if handler is not signal.SIG_IGN and handler is not _on_signal:
+                    self._before[number] = handler
+                    signal.signal(number, lambda number, _: self._stop(number))
+        except BaseException:  # such as a program's KeyboardInterrupt
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        global _stop
+        _stop = None
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup_before)
+        self._loop.remove(self._reading)
+        os.close(self._reading)
+        os.close(self._writing)
+
+    def _drain(self, _: int) -> None:
+        os.read(self._reading, 4096)
+
+
+def _on_signal(number: int, _: object) -> None:
+    global _first
+    is_first = not _first
+    _first = _first or number
+    if not is_first or not _has_run:
+        _end(number)
+    elif _stop is not None:
+        _stop(number)
+
+
+def _end(number: int) -> None:
+    """End the process, where nothing is being made just now."""
+
+    def end() -> NoReturn:
+        for other in NUMBERS:
+            signal.signal(other, signal.SIG_IGN)
+        end_children = getattr(sys.modules.get("pyvmm.host.child"), "end_all", None)
+        if end_children is not None:
+            end_children(CHILDREN_TIMEOUT)
+        leftovers.remove_all()
+        os._exit(128 + number)
+
+    leftovers.at_a_safe_point(end)
