@@ -28,7 +28,7 @@ def script() -> NoReturn:
     from pyvmm.cli import main, run
 
     run.process_is_ours = True
-    status = signals.status_of(main.main())
+    status = main.main()
     try:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:

@@ -48,11 +48,6 @@ def take() -> None:
             signal.signal(number, _on_signal)
 
 
-def status_of(status: int) -> int:
-    """The exit status of a command that ended with ``status``, or of the signal that asked it to end."""
-    return 128 + _first if _first else status
-
-
 class StopSignals:
     """Within it, the signals call ``stop`` with their number, on the main thread, which is to run ``loop``.
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Final, NoReturn
 
-__all__ = ["FIRST_FD", "Child", "enter", "fork", "spawn"]
+__all__ = ["FIRST_FD", "Child", "default_signals", "enter", "fork", "spawn"]
 
 FIRST_FD: Final = 3
 """What the first of the descriptors becomes that a process is given."""

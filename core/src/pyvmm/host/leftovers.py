@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
-__all__ = ["Making", "add", "at_a_safe_point", "begin_fork", "discard", "remove_all"]
+__all__ = ["Making", "add", "discard"]
 
 _removers: list[tuple[int, Callable[[], object]]] = []
 _making = 0
