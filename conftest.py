@@ -3,10 +3,12 @@
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from pyvmm.testing.waiting import PATIENCE
 
 # A shell's background jobs ignore Ctrl-C and pass that on; the programs that tests send it to must not.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -16,6 +18,22 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # to meet it again.
 settings.register_profile("workspace", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("workspace")
+
+
+LIMITS = {
+    "pyvmm.vhost_user.front_end": ["RESTART_TIMEOUT"],
+    "pyvmm.device_process.parent": ["RESTART_TIMEOUT", "END_TIMEOUT", "_DEATH_TIMEOUT"],
+}
+"""How many seconds processes of the machine have to start and to end, by module."""
+
+
+@pytest.fixture(autouse=True)
+def _processes_have_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is slow since the machine is busy is none that hangs."""
+    for module, names in LIMITS.items():
+        if module in sys.modules:
+            for name in names:
+                monkeypatch.setattr(f"{module}.{name}", PATIENCE)
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from pyvmm.testing.waiting import PATIENCE
+
 from tests.documentation import DOCS, commands, files
 from tests.system.prepared import TOP
 
@@ -22,7 +24,9 @@ def run(*command: str, cwd: Path, path: Path | None = None) -> str:
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PATH": f"{BIN}:{os.environ['PATH']}"}
     if path is not None:
         environment["PYTHONPATH"] = str(path)
-    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    result = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert result.returncode == 0, f"{command}:\n{result.stdout}{result.stderr}"
     return result.stdout
 

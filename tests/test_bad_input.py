@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from pyvmm.testing.waiting import PATIENCE
 
 from tests.guest.tap import tap
 from tests.system.prepared import TOP
@@ -28,7 +29,7 @@ def refused(*arguments: str, status: int, names: str, prefix: tuple[str, ...] = 
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     lines = result.stderr.splitlines()
@@ -65,7 +66,7 @@ def disk(tmp_path: Path) -> str:
 @needs_kvm
 def test_the_program_that_the_table_uses_is_good(kernel: str, disk: str) -> None:
     arguments = ["--kernel", kernel, "--memory", "16M", "--device", f"block:{disk}"]
-    result = subprocess.run([str(PYVMM), *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
+    result = subprocess.run([str(PYVMM), *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE)
 
     assert result.returncode == 0, result.stderr
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pyvmm.testing.waiting import PATIENCE
 
 from tests.test_bad_input import PYVMM, disk, kernel, needs_kvm
 
@@ -38,7 +39,7 @@ def imported(where: Path, *arguments: str, processes: int = 1) -> set[str]:
     """The modules that the command's processes have at their ends."""
     run = RUN.replace("WHERE", str(where))
     command = [sys.executable, "-c", run, *arguments]
-    subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=True)
+    subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=True)
     each = [set(file.read_text().split()) for file in where.iterdir()]
     assert len(each) == processes
     assert any("pyvmm.machine.machine" in names for names in each)
@@ -69,7 +70,7 @@ def test_a_command_line_that_is_wrong_may_take_its_time(kernel: str, tmp_path: P
         [sys.executable, "-X", "importtime", str(PYVMM), "--kernel", kernel, "--nonsense"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert result.returncode == 2

@@ -37,6 +37,7 @@ struct pyvmm_aio *pyvmm_aio_new(uint32_t depth, uint32_t threads, int *error)
     aio->depth = depth;
     aio->inline_length = INLINE_LENGTH;
     aio->inline_total = INLINE_TOTAL;
+    aio->inline_write_time = INLINE_WRITE_TIME;
     aio->owner = getpid();
     for (uint32_t i = 0; i < depth; i++)
         pyvmm_aio_push(&aio->unused, &aio->slots[i]);
@@ -131,7 +132,7 @@ static int write_at_once(struct pyvmm_aio *aio, struct pyvmm_aio_request *reques
     ssize_t moved =
         pwritev(request->file->fd, request->iov, (int)pyvmm_aio_iov_now(request), (off_t)request->offset);
     int result = pyvmm_aio_advance(request, moved < 0 ? -errno : moved, 0);
-    if (pyvmm_monotonic_ns() - begin > INLINE_WRITE_TIME)
+    if (pyvmm_monotonic_ns() - begin > aio->inline_write_time)
         aio->detained = INLINE_WRITE_DETAINED;
     return result;
 }

@@ -67,6 +67,7 @@ struct pyvmm_aio {
     uint32_t inline_total;  /* bytes of reads that one submission tries so */
     uint32_t inline_write;  /* bytes of writes that one submission makes itself, though they may block; 0 for none */
     uint32_t detained;      /* the next so many writes go to the backend, since one blocked for too long */
+    uint64_t inline_write_time; /* nanoseconds after which a write has blocked for too long */
     uint64_t inlined; /* requests that never reached the backend */
     int cancelling;   /* no request is started or continued any more */
     int owner;        /* the process that made the engine */

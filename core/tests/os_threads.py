@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from pathlib import Path
-from typing import Final
 
-PATIENCE: Final = 10.0
-"""Seconds that a thread has to get its name, or to be gone when it is done."""
+from pyvmm.testing import waiting
 
 
 def are_there(prefix: str) -> bool:
@@ -22,7 +19,6 @@ def are_there(prefix: str) -> bool:
 
 def wait_until(prefix: str, *, there: bool) -> None:
     """Wait until there is such a thread, or none any more; raises AssertionError where that takes too long."""
-    deadline = time.monotonic() + PATIENCE
-    while are_there(prefix) is not there:
-        assert time.monotonic() < deadline, f"thread {prefix}: {'none' if there else 'still there'}"
-        time.sleep(0.01)
+    waiting.wait_until(
+        lambda: are_there(prefix) is there, lambda: f"thread {prefix}: {'none' if there else 'still there'}"
+    )

@@ -6,13 +6,14 @@ import hashlib
 import os
 import random
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
+from pyvmm.testing.waiting import wait_until
 
 from tests.boot.booting import boot
 from tests.guest import artefacts, disk
+from tests.system.listening import is_listening
 
 DAEMONS = [path for path in ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd") if os.access(path, os.X_OK)]
 
@@ -70,9 +71,7 @@ def test_disk_of_the_storage_daemon_and_directories_of_virtiofsd(tmp_path: Path)
         ]
     )
     try:
-        deadline = time.monotonic() + 60
-        while not sock.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_until(lambda: is_listening(sock) or daemon.poll() is not None)
         result = boot(
             tmp_path,
             SCRIPT,

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -61,11 +59,9 @@ def test_tcp_over_a_tap_over_vhost_with_two_queues_and_over_passt(tmp_path: Path
         passt.way_out(outside),
         iperf_server(plain.host),
         iperf_server(queues.host),
-        closing(socket.create_server(("127.0.0.1", 0))) as server,
-        ThreadPoolExecutor(1) as executor,
+        passt.host(forwarded, TIMEOUT) as (port, met),
     ):
-        met = executor.submit(passt.meet, server, forwarded, TIMEOUT)
-        script = passt.script("eth2", server.getsockname()[1]) + FIELD + QUEUES
+        script = passt.script("eth2", port) + FIELD + QUEUES
         for device, interface, streams in (("eth0", plain, 1), ("eth1", queues, 4)):
             script += f"DEVICE={device} ADDRESS={interface.guest}/{interface.prefix} HOST={interface.host}\n"
             script += f"STREAMS={streams} AMOUNT='-n 2M'\n" + TCP
@@ -78,7 +74,6 @@ def test_tcp_over_a_tap_over_vhost_with_two_queues_and_over_passt(tmp_path: Path
             *("--device", f"net:user,tcp=127.0.0.1/{forwarded}:80"),
             tools=["iperf3"],
         )
-        server.shutdown(socket.SHUT_RDWR)  # nobody need wait for a guest that never came
 
     result.assert_passed()
     assert met.result() == "to the host\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
 from tests.guest.tap import Tap
@@ -61,7 +62,22 @@ def script(device: str, port: int) -> str:
     return f"DEVICE={device} PORT={port}\n{_SCRIPT}"
 
 
-def meet(server: socket.socket, forwarded: int, timeout: float) -> str:
+@contextmanager
+def host(forwarded: int, timeout: float) -> Iterator[tuple[int, Future[str]]]:
+    """What the guest meets: the port of the host's loopback where it is waited for, and what it says in the end.
+
+    ``forwarded`` is the host's port that leads to it. At the end of the block nobody waits any more for a guest that
+    never came; one that is there has up to ``timeout`` seconds for each word.
+    """
+    with closing(socket.create_server(("127.0.0.1", 0))) as server, ThreadPoolExecutor(1) as executor:
+        met = executor.submit(_meet, server, forwarded, timeout)
+        try:
+            yield server.getsockname()[1], met
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+
+
+def _meet(server: socket.socket, forwarded: int, timeout: float) -> str:
     """Wait for the guest, call it back by the port that leads to it, and tell it what it said there."""
     server.settimeout(timeout)
     connection, _ = server.accept()

@@ -10,17 +10,18 @@ import select
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+
+from pyvmm.testing.waiting import PATIENCE, wait_until
 
 from tests.guest import artefacts
 from tests.system.prepared import TOP
 
 PYVMM = TOP / ".venv/bin/pyvmm"
-TIMEOUT = 300
-"""Seconds for one boot: an emulated machine takes long."""
+SILENCE = 600
+"""Seconds after which a machine that says nothing hangs. An emulated one takes long, and longer on a busy host."""
 
 
 class Served:
@@ -36,14 +37,16 @@ class Served:
         """Start the process, again if it has ended."""
         command = [str(PYVMM), "serve", self.device, "--socket", str(self.path), "-v"]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 30
-        while self.process.poll() is None and time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-                probe.connect(str(self.path))
-                return
-            time.sleep(0.05)
-        self.stop()
-        raise AssertionError(f"pyvmm serve {self.device} does not listen: {self.errors}")
+        wait_until(lambda: self._listens() or self.process.poll() is not None)
+        if self.process.poll() is not None:
+            self._end()
+            raise AssertionError(f"pyvmm serve {self.device} does not listen: {self.errors}")
+
+    def _listens(self) -> bool:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(self.path))
+            return True
+        return False
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -63,7 +66,7 @@ class Served:
 
     def _end(self) -> None:
         try:
-            self.log += self.process.communicate(timeout=30)[1]
+            self.log += self.process.communicate(timeout=PATIENCE)[1]
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.log += self.process.communicate()[1]
@@ -107,7 +110,6 @@ class Qemu:
         command += ["-kernel", str(guest.vmlinuz), "-initrd", str(initrd), "-append", f"console=ttyS0 {cmdline}"]
         self.output = ""
         """What the guest said on its console."""
-        self._deadline = time.monotonic() + TIMEOUT
         self._errors = (scratch / "qemu.log").open("w+b")
         self.process = subprocess.Popen(
             [*command, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._errors
@@ -130,7 +132,7 @@ class Qemu:
         while self._read():
             pass
         assert "PYVMM-SCRIPT-EXIT 0" in self.output, self.describe()
-        assert self.process.wait(30) == 0, self.describe()
+        assert self.process.wait(PATIENCE) == 0, self.describe()
         return self
 
     def value(self, name: str) -> str:
@@ -142,7 +144,7 @@ class Qemu:
     def command(self, *names: str) -> None:
         """Carry out commands of QEMU's monitor (QMP), such as ``stop`` and ``cont``."""
         with socket.socket(socket.AF_UNIX) as qmp:
-            qmp.settimeout(60)
+            qmp.settimeout(PATIENCE)
             qmp.connect(str(self._qmp_path))
             with qmp.makefile("r") as answers:
                 answers.readline()
@@ -159,9 +161,8 @@ class Qemu:
     def _read(self) -> bool:
         """Read what there is; whether there may be more."""
         assert self.process.stdout is not None
-        left = self._deadline - time.monotonic()
-        if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
-            raise AssertionError(f"the machine does not come to an end: {self.describe()}")
+        if not select.select([self.process.stdout], [], [], SILENCE)[0]:
+            raise AssertionError(f"the machine has said nothing for {SILENCE} s: {self.describe()}")
         data = os.read(self.process.stdout.fileno(), 65536)
         self.output += data.decode(errors="replace")
         return bool(data)

@@ -19,7 +19,7 @@ import pytest
 from tests.guest import artefacts, disk
 from tests.guest.tap import tap
 from tests.vhost_user.served import (
-    TIMEOUT,
+    SILENCE,
     Qemu,
     Served,
     disk_arguments,
@@ -182,7 +182,7 @@ def test_fio_verifies_while_the_machine_is_paused_and_the_back_end_killed(tmp_pa
 def listener(path: Path) -> Iterator[socket.socket]:
     """A socket that a guest's stream can be connected to."""
     with socket.socket(socket.AF_UNIX) as listening:
-        listening.settimeout(TIMEOUT)
+        listening.settimeout(SILENCE)
         listening.bind(str(path))
         listening.listen()
         yield listening
@@ -207,10 +207,10 @@ def send(stream: socket.socket, data: bytes) -> None:
 
 def ask_guest(path: Path, port: int, data: bytes) -> bytes:
     """What a server in the guest answers to ``data``."""
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + SILENCE
     while time.monotonic() < deadline:
         with socket.socket(socket.AF_UNIX) as stream:
-            stream.settimeout(TIMEOUT)
+            stream.settimeout(SILENCE)
             stream.connect(str(path))
             stream.sendall(b"CONNECT %d\n" % port)
             with stream.makefile("rb") as answers:

@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import shutil
-import socket
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.guest import passt
 from tests.guest.tap import tap
-from tests.vhost_user.served import TIMEOUT, Qemu, Served, net_arguments
+from tests.vhost_user.served import SILENCE, Qemu, Served, net_arguments
 
-pytestmark = pytest.mark.skipif(not shutil.which("passt"), reason="needs passt (tests/system/require test)")
+pytestmark = [
+    pytest.mark.skipif(not shutil.which("passt"), reason="needs passt (tests/system/require test)"),
+    pytest.mark.skipif(not shutil.which("qemu-system-x86_64"), reason="QEMU is not installed"),
+]
 
 
 def test_tcp_both_ways(tmp_path: Path) -> None:
     forwarded = passt.free_port()
-    with (
-        tap() as outside,
-        passt.way_out(outside),
-        closing(socket.create_server(("127.0.0.1", 0))) as server,
-        ThreadPoolExecutor(1) as executor,
-    ):
-        met = executor.submit(passt.meet, server, forwarded, TIMEOUT)
-        script = passt.script("eth0", server.getsockname()[1])
+    with tap() as outside, passt.way_out(outside), passt.host(forwarded, SILENCE) as (port, met):
         with (
             Served(f"net:user,tcp=127.0.0.1/{forwarded}:{passt.PORT}", tmp_path / "net.sock") as served,
-            Qemu(tmp_path, script, *net_arguments(served.path)) as machine,
+            Qemu(tmp_path, passt.script("eth0", port), *net_arguments(served.path)) as machine,
         ):
             machine.wait()
 

@@ -7,11 +7,11 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyvmm.testing.waiting import PATIENCE
 from pyvmm.vhost_user.connection import Connection
 from pyvmm.vhost_user.protocol import ConfigSpace, FrontendRequest, ProtocolFeature, pack_u64, unpack_u64
 
@@ -49,7 +49,7 @@ def capacity(connection: Connection) -> int:
 def fails(*arguments: str) -> tuple[int, str]:
     """The status and the one line that ``pyvmm serve`` ends with."""
     result = subprocess.run(
-        [str(PYVMM), "serve", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        [str(PYVMM), "serve", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE
     )
     assert len(result.stderr.splitlines()) == 1, result.stderr
     return result.returncode, result.stderr
@@ -114,7 +114,8 @@ def test_front_ends_are_served_one_after_the_other(served: Served) -> None:
     first, second = connect(served.path), connect(served.path)
     assert capacity(first) == 2048
     second.send(FrontendRequest.GET_FEATURES)
-    time.sleep(0.2)
+    for _ in range(2):  # by the second answer, the other front end would have its own
+        assert capacity(first) == 2048
     assert second.receive_available() is None
 
     first.close()
@@ -180,7 +181,7 @@ def test_a_connected_descriptor_is_served_until_it_is_closed(image: Path) -> Non
         process = subprocess.Popen(
             [str(PYVMM), "serve", f"block:{image}", "--fd", str(its.fileno())], pass_fds=[its.fileno()]
         )
-    with Connection(mine, timeout=30) as front_end:
+    with Connection(mine, timeout=PATIENCE) as front_end:
         assert capacity(front_end) == 2048
 
     assert process.wait(30) == 0
@@ -196,7 +197,7 @@ def test_a_listening_descriptor_is_served_and_its_file_left(image: Path, tmp_pat
         )
     for _ in range(2):
         with connect(path) as front_end:
-            front_end.timeout = 30
+            front_end.timeout = PATIENCE
             assert capacity(front_end) == 2048
     process.terminate()
 
@@ -240,7 +241,7 @@ def test_a_descriptor_of_the_wrong_kind_of_socket_is_refused(image: Path) -> Non
             pass_fds=[internet.fileno()],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
 
     assert result.returncode == 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,12 +12,10 @@ import pytest
 from pyvmm.bus import BusDevice, BusRange, Placement
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.startup.threads import begin
+from pyvmm.testing import waiting
 from pyvmm.testing.bare_metal import BareMachine
 
 from core.tests.os_threads import wait_until
-
-PROMPT = 2.0
-"""Seconds that an end may take, on a machine that has other things to do."""
 
 levels = pytest.mark.parametrize("user", [False, True], ids=["level 0", "level 3"])
 
@@ -57,29 +54,23 @@ def test_what_kvm_cannot_do_is_a_crash_with_registers(program: Callable[..., Pat
 )
 def test_a_stop_ends_all_vcpus_at_once(program: Callable[..., Path], how: str, user: bool, cpus: int) -> None:
     with BareMachine(program("end.c", f"END_{how}"), cpus=cpus, user=user, all_cpus=True) as machine:
-        stopped: list[float] = []
 
         def stop() -> None:
             machine.report.wait(cpus)
-            stopped.append(time.monotonic())
             machine.stop_by_user()
 
         stopper = threading.Thread(target=stop)
         stopper.start()
         reason = machine.run()
-        ended = time.monotonic()
         stopper.join()
         assert sorted(machine.report.words) == list(range(cpus))
     assert reason.end is End.QUIT
-    assert ended - stopped[0] < PROMPT
 
 
 @pytest.mark.parametrize("cpus", [2, 4, 8])
 def test_cpus_that_were_never_started_do_not_hold_up_the_end(program: Callable[..., Path], cpus: int) -> None:
     with BareMachine(program("end.c", "END_POWEROFF"), cpus=cpus) as machine:
-        started = time.monotonic()
         assert machine.run().end is End.POWEROFF
-        assert time.monotonic() - started < PROMPT
 
 
 def test_a_stop_before_the_run_ends_it_at_once(program: Callable[..., Path]) -> None:
@@ -143,8 +134,15 @@ def test_a_device_that_raises_does_not_end_the_machine(
     with BareMachine(program("end.c", "END_EXITS")) as machine:
         port = Port(ValueError("a bug in a device"))
         machine.add_device(port, "port")
-        machine.loop.post(lambda: threading.Timer(0.1, machine.stop_by_user).start())
+
+        def stop() -> None:
+            waiting.wait_until(lambda: caplog.messages)
+            machine.stop_by_user()
+
+        stopper = threading.Thread(target=stop)
+        machine.loop.post(stopper.start)
         assert machine.run().end is End.QUIT
+        stopper.join()
     (message,) = caplog.messages
     assert "port: the device failed" in message
     port.forget()

@@ -6,18 +6,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyvmm.testing import waiting
 
 from core.tests.distributions import SitePackages
 
 ROOT = Path(__file__).parents[3]
-PATIENCE = 60.0
+PATIENCE = 2 * waiting.PATIENCE
 """Seconds after which a child will never end. One whose machine is not stopped by the signal, but by its watchdog, has
 another status."""
 
@@ -104,11 +104,11 @@ def test_the_command_ends_at_a_signal(
 
 def test_the_threads_of_vcpus_are_known_by_name(program: Callable[..., Path], start: Start) -> None:
     child = start(["-m", "core.tests.bare_metal.child", str(program("end.c", SPIN)), "2", "handlers"])
-    deadline = time.monotonic() + PATIENCE
-    names: set[str] = set()
-    while not names >= {"vcpu0", "vcpu1"}:
-        names = {path.read_text().strip() for path in Path(f"/proc/{child.pid}/task").glob("*/comm")}
-        assert time.monotonic() < deadline, names
+
+    def names() -> set[str]:
+        return {path.read_text().strip() for path in Path(f"/proc/{child.pid}/task").glob("*/comm")}
+
+    waiting.wait_until(lambda: names() >= {"vcpu0", "vcpu1"}, names)
     end(child, signal.SIGTERM)
 
 

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from pyvmm.options import parse_device
 from pyvmm.plugins import PluginError, Plugins
 from pyvmm.startup.record import replace
 from pyvmm.testing.virtio_driver import VirtioDriver
+from pyvmm.testing.waiting import wait_until
 from pyvmm.vhost_user.front_end import VhostUserDevice
 
 from core.tests.distributions import SitePackages
@@ -32,7 +32,6 @@ ODD = """
     import os
     import signal
     import sys
-    import time
 
     from pyvmm.errors import HostError, UsageError
     from pyvmm.exit_reason import End, ExitReason
@@ -129,8 +128,11 @@ ODD = """
         def poweroff(self, detail):
             self.context.stop(ExitReason(End.POWEROFF, detail))
 
-        def sleep(self, seconds):
-            time.sleep(float(seconds))
+        def hold(self, path):
+            # For ever, where nobody has been here before.
+            if not os.path.exists(path):
+                open(path, "x").close()
+                signal.pause()
 
         def signals(self, _):
             return [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == [signal.SIG_IGN] * 2
@@ -228,13 +230,6 @@ def make(odd: None) -> Iterator[Callable[..., Bench]]:
 
 def messages(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= level]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.01)
 
 
 # --- What it is
@@ -512,13 +507,14 @@ def test_loggers_that_a_process_makes_are_few(make: Callable[..., Bench], caplog
 
 
 def test_flood_makes_the_device_wait_not_the_machine(
-    make: Callable[..., Bench], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Bench], caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = make()
     bench.send("flood")
-    time.sleep(0.5)
-    assert sum("line " in line for line in messages(caplog)) < 1000
     wait_until(lambda: "odd0: line 1499" in messages(caplog))
+    times = [record.created for record in caplog.records if "odd0: line " in record.getMessage()]
+    assert len(times) == 1500
+    assert sum(time < times[0] + 0.9 for time in times) < 1000  # 500 a second, and a little more
 
 
 def test_device_ends_the_machine(odd: None) -> None:
@@ -583,12 +579,12 @@ def test_process_that_stalls_is_killed(
     assert any("its process was killed, since the other side does not answer" in line for line in messages(caplog, 0))
 
 
-def test_replaced_process_goes_on(make: Callable[..., Bench], caplog: pytest.LogCaptureFixture) -> None:
+def test_replaced_process_goes_on(make: Callable[..., Bench], caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     bench = make("odd:,process=on,restart=on")
     first = bench.pid
-    bench.send("sleep 0.2")
+    bench.send(f"hold {tmp_path / 'held'}")
     bench.send("echo 1")
-    time.sleep(0.05)
+    wait_until((tmp_path / "held").exists)
     os.kill(first, signal.SIGKILL)
     bench.driver.wait_used(0, 2)
     assert bench.ask("echo hello") == "hello"
@@ -631,7 +627,7 @@ def test_request_that_kills_each_process_fails_the_device(
 ) -> None:
     bench = make("odd:,process=on,restart=on")
     bench.send("die 9")
-    bench.driver.run_until(lambda: bench.driver.needs_reset, timeout=60)
+    bench.driver.run_until(lambda: bench.driver.needs_reset)
     assert sum("another takes over" in line for line in messages(caplog)) == 5
 
 

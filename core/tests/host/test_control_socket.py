@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,9 +133,8 @@ def test_an_answer_for_a_client_that_left_is_dropped(bench: Bench) -> None:
 def test_a_client_that_does_not_read_is_left(bench: Bench) -> None:
     with bench.connect() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-        deadline = time.monotonic() + 20
         with pytest.raises(OSError):
-            while time.monotonic() < deadline:
+            for _ in range(10_000):
                 client.send(b"echo " + b"x" * 2000 + b"\n")
                 bench.run()
     assert bench.errors == []

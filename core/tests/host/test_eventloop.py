@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from pyvmm.host.eventfd import EventFd
 from pyvmm.host.eventloop import READABLE, WRITABLE, EventLoop, LoopScope
-
-PATIENCE = 20
-"""Seconds after which something that should have happened has not."""
+from pyvmm.testing.waiting import PATIENCE
 
 
 @pytest.fixture

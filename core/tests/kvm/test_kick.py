@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import pytest
 from pyvmm.kvm import Kvm, Vcpu, VcpuExit
 from pyvmm.memory import GuestMemory
+from pyvmm.testing.waiting import PATIENCE
 from pyvmm.x86_64.boot.registers import set_boot_state
 
-PATIENCE = 20
 ENTRY = 0x100000
 PROGRAMS = {
     "spin": b"\xeb\xfe",  # jmp .

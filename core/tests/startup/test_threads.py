@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from pyvmm.startup.threads import Crew, begin
+from pyvmm.testing.waiting import PATIENCE
 
 
 def test_a_thread_has_its_name_and_is_waited_for() -> None:
@@ -64,7 +65,7 @@ print(threading.current_thread() is threading.main_thread())
 
 def test_the_main_thread_stays_the_main_thread_to_the_program() -> None:
     command = [sys.executable, "-c", THREADS.format(alone=False)]
-    assert subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout == "True\n"
+    assert subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout == "True\n"
 
 
 def test_a_crew_is_waited_for_and_nobody_enters_later() -> None:

@@ -13,6 +13,7 @@ from pyvmm.errors import PluginError
 from pyvmm.options import DeviceSpec
 from pyvmm.plugin import API_VERSION
 from pyvmm.plugins import InstalledKind, Plugins
+from pyvmm.testing.waiting import PATIENCE
 
 from core.tests.distributions import LAMP, SitePackages
 
@@ -170,7 +171,7 @@ def test_a_start_reads_no_more_of_50_plugins_than_their_entry_points(site_packag
         site_packages.install(f"lamp-{number}", {name: f"lamp_{number}"}, {f"lamp_{number}": source})
     environment = {**os.environ, "PYTHONPATH": str(site_packages.path), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", COUNT], env=environment, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", COUNT], env=environment, capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     packages, imported, metadata, others = done.stdout.splitlines()
     assert packages == "lamp-7 1.2, lamp-40 1.2"
@@ -189,7 +190,7 @@ def test_help_that_nobody_reads_to_its_end_is_no_error(lamp: SitePackages, words
         stdout=writing,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
@@ -202,6 +203,6 @@ def test_a_default_device_that_is_disabled_is_not_missed(lamp: SitePackages) -> 
     )
     environment = {**os.environ, "PYTHONPATH": str(lamp.path), "PYVMM_DISABLE_PLUGINS": "lamp"}
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -14,6 +14,8 @@ from pyvmm.testing.contract import BusDeviceContract, VirtioDeviceContract
 from pyvmm.testing.hostile_ring import CHAINS
 from pyvmm.testing.queue_driver import QueueDriver
 from pyvmm.testing.resources import Resources
+from pyvmm.testing.virtio_driver import VirtioDriver
+from pyvmm.testing.waiting import PATIENCE
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.interrupt import Interrupt
 from pyvmm.virtio.queue import DescriptorChain, Queue, QueueError
@@ -172,7 +174,7 @@ def suite(make: type[VirtioDevice]) -> VirtioDeviceContract:
 
         def exercise(self, driver: QueueDriver) -> None:
             driver.rings[0].add([b"x"], [64])
-            driver.exchange(timeout=1)
+            driver.exchange(timeout=PATIENCE if make is Sound else 1)
             assert not driver.needs_reset
 
     return Suite()
@@ -287,8 +289,8 @@ def test_the_fault_at_a_port_is_found(
 
 
 def test_a_swallowed_rule_is_found(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyvmm.testing.contract.ring._PATIENCE", 0.01)
     suite(Sound).test_chain_that_breaks_the_rules(CHAINS[0], caplog)
+    monkeypatch.setattr(VirtioDriver, "run_until", partialmethod(VirtioDriver.run_until, timeout=0.01))
     with pytest.raises(AssertionError, match="did not come true"):
         suite(SwallowsBrokenRules).test_chain_that_breaks_the_rules(CHAINS[0], caplog)
 

@@ -14,6 +14,7 @@ from pyvmm.host.eventfd import EventFd
 from pyvmm.host.eventloop import EventLoop
 from pyvmm.memory import GuestMemory
 from pyvmm.testing.driver_ring import DriverRing, GuestHeap, UsedChain
+from pyvmm.testing.waiting import PATIENCE
 from pyvmm.vhost_user.backend import Backend
 from pyvmm.vhost_user.connection import Connection, Message
 from pyvmm.vhost_user.protocol import (
@@ -135,7 +136,7 @@ class FrontEnd:
         self.disconnected = False
         if backend is not None:
             backend.serve(self.other_end, self._disconnected)
-        self.connection = Connection(mine, timeout=5)
+        self.connection = Connection(mine, timeout=PATIENCE)
         self.owns_memory = memory is None
         self.memory = memory or GuestMemory.create([(0, MEMORY_SIZE)])
         self.heap = GuestHeap(self.memory, 0x10000, MEMORY_SIZE)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import array
 import os
+import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
+from typing import Any
 
+from pyvmm.testing.waiting import PATIENCE
 from pyvmm.vhost_user.connection import Connection, Message, close_fds
 from pyvmm.vhost_user.protocol import (
     NEED_REPLY,
@@ -40,6 +44,30 @@ PROTOCOL_FEATURES = sum(
 )
 
 
+class _Attentive(Connection):
+    """A front end's connection that gives up when no answer will come: the other side has dealt with all messages.
+
+    So a stall needs no time, and an answer may take any.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock, timeout=PATIENCE)
+        self.sent = self.dealt_with = 0
+        """Messages to the other side, and those that it is done with, which it says itself."""
+
+    def send(self, *arguments: Any, **more: Any) -> None:
+        super().send(*arguments, **more)
+        self.sent += 1
+
+    def _wait(self, events: int, deadline: float) -> None:
+        poll = select.poll()
+        poll.register(self._socket, events)
+        while not poll.poll(1):
+            is_over = self.dealt_with == self.sent  # by now, all answers are there
+            if not poll.poll(0) and (is_over or time.monotonic() > deadline):
+                super()._wait(events, 0)  # the time is up
+
+
 class Liar(BackendSource):
     """Answers on a thread. ``lie(liar, message)`` is asked before each answer; true: it has done what there is to do.
 
@@ -52,9 +80,10 @@ class Liar(BackendSource):
         *,
         features: int = FEATURES,
         protocol_features: int = PROTOCOL_FEATURES,
-        timeout: float = 0.2,
+        timeout: float | None = None,
         restartable: bool = False,
     ) -> None:
+        """``timeout``: seconds after which the front end gives up; by default when no answer will come any more."""
         self.lie = lie
         self.features = features
         self.protocol_features = protocol_features
@@ -70,10 +99,11 @@ class Liar(BackendSource):
         ours, theirs = socket.socketpair()
         self.sock = theirs
         self._socks.append(theirs)
-        thread = threading.Thread(target=self._serve, args=(theirs,), daemon=True)
+        connection = _Attentive(ours) if self.timeout is None else Connection(ours, timeout=self.timeout)
+        thread = threading.Thread(target=self._serve, args=(theirs, connection), daemon=True)
         thread.start()
         self._threads.append(thread)
-        return Connection(ours, timeout=self.timeout)
+        return connection
 
     def close(self) -> None:
         for sock in self._socks:
@@ -120,9 +150,8 @@ class Liar(BackendSource):
         except OSError:
             pass
 
-    def _serve(self, sock: socket.socket) -> None:
-        connection = Connection(sock.dup(), timeout=60)
-        with connection:
+    def _serve(self, sock: socket.socket, front_end: Connection) -> None:
+        with Connection(sock.dup(), timeout=10 * PATIENCE) as connection:
             while True:
                 try:
                     message = connection.receive()
@@ -133,6 +162,8 @@ class Liar(BackendSource):
                 self.fds.setdefault(message.request, []).extend(kept)
                 if not self.lie(self, message):
                     self._tell_the_truth(message)
+                if isinstance(front_end, _Attentive):
+                    front_end.dealt_with += 1
 
     def _tell_the_truth(self, message: Message) -> None:
         match message.request:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pyvmm._native import lib
 from pyvmm.host.loop_thread import LoopThread
 from pyvmm.testing.virtio_driver import VirtioDriver
+from pyvmm.testing.waiting import PATIENCE
 from pyvmm.vhost_user.backend import Backend
 from pyvmm.vhost_user.connection import Connection
 from pyvmm.vhost_user.front_end import VhostUserDevice
@@ -77,7 +78,7 @@ class Threaded(BackendSource):
             self.backends[-1].serve(theirs)
 
         self.loop.call(start)
-        return Connection(ours, timeout=2)
+        return Connection(ours, timeout=PATIENCE)
 
     def die(self) -> None:
         """Go away as a process does that is killed: nothing is given back, nobody is told but by the socket."""

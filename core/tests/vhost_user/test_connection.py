@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyvmm.testing.waiting import PATIENCE
 from pyvmm.vhost_user.connection import Connection, Message
 from pyvmm.vhost_user.protocol import (
     NEED_REPLY,
@@ -156,7 +157,7 @@ def test_sending_to_one_that_has_gone_is_an_error(pair: tuple[Connection, socket
 
 def test_a_long_message_gets_through_a_narrow_socket(pair: tuple[Connection, socket.socket]) -> None:
     connection, other = pair
-    connection.timeout = 10
+    connection.timeout = PATIENCE
     connection._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
     received = bytearray()
 

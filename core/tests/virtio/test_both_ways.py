@@ -14,6 +14,7 @@ from pyvmm.host.eventfd import EventFd
 from pyvmm.host.eventloop import EventLoop
 from pyvmm.memory import GuestMemory
 from pyvmm.testing.driver_ring import DriverRing, GuestHeap
+from pyvmm.testing.waiting import PATIENCE
 from pyvmm.virtio.interrupt import Interrupt
 from pyvmm.virtio.messages import BothWays, FromDescriptor, Stop, ToDescriptor
 from pyvmm.virtio.queue import Queue, QueueError
@@ -109,7 +110,7 @@ def test_what_comes_while_it_waits_is_moved_without_a_return(b: Bench) -> None:
     def answer() -> None:
         nonlocal answers
         b.far.setblocking(True)
-        b.far.settimeout(10)
+        b.far.settimeout(PATIENCE)
         while b.far.recv(100) != b"end":
             answers += 1
             b.far.send(b"answer")

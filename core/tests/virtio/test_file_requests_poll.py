@@ -105,7 +105,7 @@ def test_what_a_paused_ring_has_under_way_comes_to_its_end(store: Store) -> None
             ring.add([READ], [65])
             assert not list(store.transfers.serve())
             queue.paused = True
-            driver.run_until(lambda: queue.in_flight == 0, timeout=5)
+            driver.run_until(lambda: queue.in_flight == 0)
             ring.add([READ], [65])
             driver.run()
             assert queue.in_flight == 0

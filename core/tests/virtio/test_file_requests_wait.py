@@ -6,14 +6,16 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 import pytest
 from pyvmm.host.aio import IoEngine, IoFile
 from pyvmm.host.eventfd import EventFd
 from pyvmm.memory import GuestMemory
 from pyvmm.testing.virtio_driver import VirtioDriver
+from pyvmm.testing.waiting import PATIENCE, wait_until
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.file_requests import TransferFormat, Transfers
 from pyvmm.virtio.interrupt import Interrupt
@@ -26,11 +28,11 @@ READ = (1).to_bytes(4, "little") + bytes(8)
 SYNC = (9).to_bytes(4, "little") + bytes(8)
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+NO_LIMIT: Final = 3600 * 10**9
+"""Nanoseconds that a loop leaves to native code, in place of its own limit: no test waits so long."""
+
+EPOLL_WAIT: Final = ("232", "281")
+"""The system calls epoll_wait and epoll_pwait of x86-64."""
 
 
 class Store(VirtioDevice):
@@ -43,6 +45,7 @@ class Store(VirtioDevice):
         self.file = file
         self.engine = IoEngine(8, backend=backend)
         self.served = 0
+        self.serves = False
         self.errors: list[int] = []
 
     def activate(self, mem: GuestMemory, interrupt: Interrupt, queues: Sequence[Queue]) -> None:
@@ -56,8 +59,10 @@ class Store(VirtioDevice):
 
     def serve(self, _: int = 0) -> None:
         self.served += 1
+        self.serves = True
         for chain in self.transfers.serve():
             self.engine.fdatasync(self.file, lambda result, chain=chain: self.synced(chain))  # type: ignore[misc]
+        self.serves = False
         error = self.transfers.take_error()
         if error is not None:
             self.errors.append(error.error)
@@ -94,19 +99,25 @@ class Running:
         [ring] = self.driver.rings
         ring.add([header], [size])
         ring.kick()
-        assert self.driver.transport.interrupt_event.wait(10)
+        assert self.driver.transport.interrupt_event.wait(PATIENCE)
         [used] = ring.take_used()
         assert used.chain is not None
         return used.chain.written()[-1:]
 
-    def is_waiting(self) -> None:
-        """Until native code is."""
-        wait_until(lambda: self.store.served > 0)
-        time.sleep(0.02)
+    def wait_until_native_code_waits(self) -> None:
+        """Until the loop's thread is asleep in epoll_wait(2), and it was the device that went there."""
+        call = Path(f"/proc/self/task/{self._thread.native_id}/syscall")
+
+        def waits() -> bool:
+            served = self.store.served
+            sleeps = self.store.serves and call.read_text().split()[0] in EPOLL_WAIT
+            return sleeps and self.store.serves and self.store.served == served
+
+        wait_until(waits, lambda: f"{self.store.served=} {self.store.serves=}, system call {call.read_text()}")
 
     def stop(self) -> None:
         self.loop.stop()
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
         self.driver.close()
 
@@ -114,6 +125,7 @@ class Running:
 @pytest.fixture(params=["io_uring", "threads"])
 def running(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})  # no looking before
+    monkeypatch.setattr("pyvmm.host.eventloop._LONGEST_WAIT", NO_LIMIT)
     path = tmp_path / "store"
     path.write_bytes(bytes(4096))
     fd = os.open(path, os.O_RDWR)
@@ -149,7 +161,7 @@ def test_results_that_come_later_are_taken_in_without_a_return_to_python(running
 
 def test_what_failed_is_told_at_once(running: Running) -> None:
     running.request()
-    running.is_waiting()
+    running.wait_until_native_code_waits()
     os.ftruncate(running.store.file.fd, 0)
     assert running.request() == b"\1"
     wait_until(lambda: running.store.errors == [errno.ENODATA])
@@ -158,7 +170,7 @@ def test_what_failed_is_told_at_once(running: Running) -> None:
 @pytest.mark.parametrize("how", ["call", "descriptor", "timer"])
 def test_others_on_the_loop_are_not_kept_waiting(running: Running, how: str) -> None:
     running.request()
-    running.is_waiting()
+    running.wait_until_native_code_waits()
     done, loop = threading.Event(), running.loop
     if how == "call":
         loop.post(done.set)
@@ -171,13 +183,13 @@ def test_others_on_the_loop_are_not_kept_waiting(running: Running, how: str) -> 
 
         loop.call(lambda: loop.add(event.fd, ready))
         running.request()
-        running.is_waiting()
+        running.wait_until_native_code_waits()
         event.signal()
     else:
         due = []
         loop.call(lambda: due.append(loop.call_later(0.05, done.set)))
         running.request()
-    assert done.wait(5)
+    assert done.wait(PATIENCE)
     assert running.request() == b"\0"
     if how == "descriptor":
         loop.call(lambda: loop.remove(event.fd))
@@ -203,7 +215,7 @@ def test_others_have_their_turn_while_a_driver_kicks_for_ever(running: Running) 
         for _ in range(20):
             heard.clear()
             event.signal()
-            assert heard.wait(2)
+            assert heard.wait(PATIENCE)
     finally:
         over.set()
         thread.join()
@@ -213,7 +225,7 @@ def test_others_have_their_turn_while_a_driver_kicks_for_ever(running: Running) 
 
 def test_a_reset_meanwhile(running: Running) -> None:
     running.request()
-    running.is_waiting()
+    running.wait_until_native_code_waits()
     running.driver.reset()
     assert running.store.transfers._queue.native is None
     running.driver.start()
@@ -222,11 +234,15 @@ def test_a_reset_meanwhile(running: Running) -> None:
 
 def test_until_when_a_loop_needs_no_thread(running: Running) -> None:
     loop = running.loop
-    soon: Callable[[], int] = lambda: loop.idle_until() - time.monotonic_ns()  # noqa: E731
-    assert 1e9 < loop.call(soon) < 60e9
-    timer = loop.call(lambda: loop.call_later(0.5, lambda: None))
-    assert 0 < loop.call(soon) <= 0.5e9
+
+    def is_at_its_limit() -> bool:
+        before, until, after = time.monotonic_ns(), loop.idle_until(), time.monotonic_ns()
+        return before + NO_LIMIT <= until <= after + NO_LIMIT
+
+    assert loop.call(is_at_its_limit)
+    timer = loop.call(lambda: loop.call_later(1800, lambda: None))
+    assert loop.call(loop.idle_until) == int(timer.deadline * 1e9)
     loop.call(timer.cancel)
-    assert loop.call(soon) > 1e9
+    assert loop.call(is_at_its_limit)
     running.driver.loop.stop()
     wait_until(lambda: loop.idle_until() == 0)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from pyvmm._native import ffi, lib
+from pyvmm.testing.waiting import PATIENCE
 from pyvmm.virtio.queue import QueueError
 
 from core.tests.virtio.ring_bench import RingBench
@@ -167,7 +168,7 @@ def test_a_ring_that_changes_while_it_is_read_yields_buffers_inside_memory_or_a_
         assert scribbler.stdout.readline() == b"ready\n"
         rules: set[str] = set()
         served = 0
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         try:
             while (served < 1000 or len(rules) < 6) and time.monotonic() < deadline:
                 try:

@@ -10,12 +10,12 @@ from pyvmm.host.eventloop import EventLoop
 from pyvmm.memory import GuestMemory
 from pyvmm.testing.driver_ring import DriverRing, GuestHeap
 from pyvmm.testing.mmio_driver import VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, MmioDriver
+from pyvmm.testing.waiting import PATIENCE
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.mmio import MmioDevice
 from pyvmm.virtio.queue import Queue
 
 REQUESTS = 4000
-PATIENCE = 20
 
 
 class Echo(VirtioDevice):

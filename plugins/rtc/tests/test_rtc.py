@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyvmm.testing.port_driver import PortDriver
+from pyvmm.testing.waiting import PATIENCE
 from pyvmm_rtc import pyvmm_device_kinds
 from pyvmm_rtc import registers as r
 from pyvmm_rtc.calendar import next_alarm, read_time, write_time
@@ -279,25 +280,25 @@ def test_the_next_alarm_is_the_first_second_that_matches(
 
 @pytest.fixture
 def live() -> Iterator[Cmos]:
-    """A clock that goes, 50 ms before a second."""
-    start, shown = time.monotonic_ns(), at("2024-05-06 07:08:10") - SECOND // 20
-
-    class Live(Cmos):
-        def __init__(self) -> None:
-            self.device = Rtc(lambda: shown + time.monotonic_ns() - start)
-            self.driver = PortDriver(self.device, name="rtc0")
-
-    cmos = Live()
+    """A clock 50 ms before a second."""
+    cmos = Cmos(at("2024-05-06 07:08:10") - SECOND // 20)
     yield cmos
     cmos.driver.close()
 
 
+def go(cmos: Cmos, nanoseconds: int) -> int:
+    """Let time pass, for the clock and for the loop; how many interrupts that brings."""
+    cmos.driver.run()
+    cmos.now += nanoseconds
+    cmos.driver.loop.advance(nanoseconds / SECOND)
+    return cmos.driver.edges()
+
+
 def test_the_update_interrupts_each_second_when_the_guest_has_seen_the_last(live: Cmos) -> None:
     live[r.RTC_REG_B] = r.RTC_24H | r.RTC_UIE
-    live.driver.run_until(lambda: live.driver.edges() == 1)
+    assert go(live, SECOND // 20) == 1
     assert live[r.RTC_SECONDS] == 0x10
-    live.driver.loop.run_once(0.01)
-    assert live.driver.edges() == 0
+    assert go(live, 2 * SECOND) == 0
     assert live.device._timer is None  # nothing is to come before register C is read
     assert live[r.RTC_REG_C] & (r.RTC_IRQF | r.RTC_UF) == r.RTC_IRQF | r.RTC_UF
     live.driver.run()
@@ -309,21 +310,20 @@ def test_the_alarm_interrupts(live: Cmos) -> None:
         live[index] = value
     live[r.RTC_REG_C]
     live[r.RTC_REG_B] = r.RTC_24H | r.RTC_AIE
-    live.driver.run_until(lambda: live.driver.edges() == 1)
+    assert go(live, SECOND // 20) == 1
     assert live[r.RTC_REG_C] & r.RTC_AF
 
 
 def test_the_periodic_interrupt(live: Cmos) -> None:
     live[r.RTC_REG_B] = r.RTC_24H | r.RTC_PIE  # 1024 Hz
     for _ in range(10):
-        live.driver.run_until(lambda: live.driver.edges() == 1)
+        assert go(live, SECOND // 1024 + 1) == 1
         assert live[r.RTC_REG_C] & r.RTC_PF
     live[r.RTC_REG_B] = r.RTC_24H
     live[r.RTC_REG_C]
     live.driver.run()
     live.driver.edges()
-    live.driver.loop.run_once(0.01)
-    assert live.driver.edges() == 0
+    assert go(live, SECOND) == 0
 
 
 def test_an_event_of_before_interrupts_when_the_guest_comes_to_want_it(cmos: Cmos) -> None:
@@ -359,9 +359,9 @@ def test_accesses_and_the_timer_at_once() -> None:
         thread.start()
         _write(driver, r.RTC_REG_B, r.RTC_24H | r.RTC_PIE | r.RTC_UIE | r.RTC_AIE)
         seen = 0
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while seen < 50 and time.monotonic() < deadline:
-            driver.irq.wait(5)
+            driver.irq.wait(1)
             seen += bool(_read(driver, r.RTC_REG_C) & r.RTC_PF)
             _read(driver, r.RTC_SECONDS)
         driver.loop.stop()
@@ -386,10 +386,11 @@ def test_where_line_8_is_taken_it_is_a_clock_all_the_same() -> None:
     class WithoutLine(Rtc):
         placements = (second,)
 
-    with PortDriver(WithoutLine()) as driver:
+    now = 0
+    with PortDriver(WithoutLine(lambda: now)) as driver:
         _write(driver, r.RTC_REG_B, r.RTC_24H | r.RTC_PIE)
         driver.run()
-        time.sleep(0.002)
+        now += SECOND
         assert _read(driver, r.RTC_REG_C) & r.RTC_PF
         assert driver.edges() == 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyvmm.bus import BusDevice
 from pyvmm.host.eventfd import EventFd
+from pyvmm.testing.waiting import PATIENCE
 from pyvmm_serial.registers import (
     UART_DLL,
     UART_DLM,
@@ -212,7 +213,7 @@ class Linux8250:
         if self.xmit and not self.ier & UART_IER_THRI:
             self.set_ier(self.ier | UART_IER_THRI)
 
-    def serve_interrupt(self, timeout: float | None = 10) -> bool:
+    def serve_interrupt(self, timeout: float | None = PATIENCE) -> bool:
         """Wait for one interrupt and handle it, as serial8250_interrupt() does; False where none came in time."""
         if not self.irq.wait(timeout):
             return False

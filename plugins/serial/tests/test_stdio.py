@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from pyvmm.chardev.escape import EscapeKeys
 from pyvmm.chardev.stdio import Stdio
 from pyvmm.errors import UsageError
+from pyvmm.testing.waiting import PATIENCE, wait_until, wait_until_asleep
 
 PROGRAM = Path(__file__).with_name("program.py")
 FLOOD = f"flood={400 << 10}"  # more than pipe and line can hold
@@ -56,16 +56,15 @@ class Terminal:
 
     def expect(self, text: bytes) -> None:
         """Read the screen until ``text`` is there."""
-        end = time.monotonic() + 30
         while text not in self.screen:
-            ready, _, _ = select.select([self.master], [], [], max(0.0, end - time.monotonic()))
+            ready, _, _ = select.select([self.master], [], [], PATIENCE)
             assert ready, f"{text!r} did not come, but {self.screen[-200:]!r}"
             self.screen += os.read(self.master, 65536)
 
     def read_all(self, size: int) -> bytes:
         """The next ``size`` bytes of the screen."""
         data = bytearray(self.screen)
-        while len(data) < size and select.select([self.master], [], [], 30)[0]:
+        while len(data) < size and select.select([self.master], [], [], PATIENCE)[0]:
             data += os.read(self.master, 65536)
         return bytes(data)
 
@@ -107,7 +106,7 @@ def test_terminal_is_raw_and_every_key_is_the_guests(terminal: Terminal) -> None
 def test_ctrl_a_x_ends_the_machine_and_restores_the_terminal(terminal: Terminal) -> None:
     terminal.type(b"\x01x")
 
-    assert terminal.process.wait(30) == 3
+    assert terminal.process.wait(PATIENCE) == 3
     assert termios.tcgetattr(terminal.slave) == terminal.before
 
 
@@ -121,7 +120,7 @@ def test_ctrl_a_twice_is_one_and_ctrl_a_h_helps(terminal: Terminal) -> None:
 def test_guests_end_restores_the_terminal(terminal: Terminal) -> None:
     terminal.type(b"q")
 
-    assert terminal.process.wait(30) == 0
+    assert terminal.process.wait(PATIENCE) == 0
     assert termios.tcgetattr(terminal.slave) == terminal.before
 
 
@@ -129,7 +128,7 @@ def test_vmms_failure_restores_the_terminal() -> None:
     terminal = Terminal("crash")
     terminal.expect(b"the VMM failed")
 
-    assert terminal.process.wait(30) == 1
+    assert terminal.process.wait(PATIENCE) == 1
     assert termios.tcgetattr(terminal.slave) == terminal.before
     terminal.close()
 
@@ -154,7 +153,7 @@ def test_terminal_in_front_of_a_guest_that_does_not_read_still_hears_ctrl_a() ->
 
     terminal.type(b"\x01x")
 
-    assert terminal.process.wait(30) == 3
+    assert terminal.process.wait(PATIENCE) == 3
     terminal.close()
 
 
@@ -162,14 +161,12 @@ def test_terminal_stays_cooked_when_output_goes_elsewhere(tmp_path: Path) -> Non
     with open(tmp_path / "log", "wb") as log:
         terminal = Terminal("echo", stdout=log.fileno())
         terminal.type(b"line\n")
-        while b"<e>" not in (tmp_path / "log").read_bytes():
-            assert terminal.process.poll() is None
-            time.sleep(0.01)
+        wait_until(lambda: b"<e>" in (tmp_path / "log").read_bytes(), terminal.process.poll)
         assert not terminal.is_raw
 
         terminal.type(b"\x03")
 
-        assert terminal.process.wait(30) != 0
+        assert terminal.process.wait(PATIENCE) != 0
     terminal.close()
 
 
@@ -201,16 +198,9 @@ def test_piped_input_is_the_guests_to_the_last_byte_and_its_end_ends_nothing() -
 
 
 def assert_idle(process: subprocess.Popen[bytes]) -> None:
-    """Half a second of a process that lives and does nothing."""
-    before = cpu_seconds(process.pid)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(0.5)
-    assert cpu_seconds(process.pid) - before < 0.1
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """The process has dealt with what came, lives, and does nothing."""
+    wait_until_asleep(process.pid)
+    assert process.poll() is None
 
 
 @pytest.mark.parametrize("kind", ["/dev/null", "file", "closed"])
@@ -223,7 +213,7 @@ def test_input_that_epoll_refuses(kind: str, tmp_path: Path) -> None:
     assert process.stdout and process.stderr
     assert process.stdout.read(7) == b"ready\r\n"
     if kind == "file":
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
         assert b"<f><r>" in process.stdout.read()
     assert process.poll() in (None, 0)
     process.kill()
@@ -236,7 +226,7 @@ def test_input_that_epoll_refuses(kind: str, tmp_path: Path) -> None:
 def test_a_mebibyte_loses_no_byte() -> None:
     process = start(f"flood={1 << 20}", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
 
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE)
 
     assert not difference(output, b"ready\r\n" + bytes(range(256)) * 4096)
 
@@ -245,17 +235,17 @@ def test_a_mebibyte_loses_no_byte() -> None:
 def test_flood_loses_no_byte(kind: str, tmp_path: Path) -> None:
     if kind == "file":
         with open(tmp_path / "out", "wb") as out:
-            assert start(FLOOD, stdin=subprocess.DEVNULL, stdout=out.fileno()).wait(120) == 0
+            assert start(FLOOD, stdin=subprocess.DEVNULL, stdout=out.fileno()).wait(PATIENCE) == 0
         assert not difference((tmp_path / "out").read_bytes(), FLOODED)
         return
     if kind == "terminal":
         terminal = Terminal(FLOOD)
         assert not difference(terminal.read_all(len(FLOODED)), FLOODED)
-        assert terminal.process.wait(30) == 0
+        assert terminal.process.wait(PATIENCE) == 0
         terminal.close()
         return
     process = start(FLOOD, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert not difference(output, FLOODED)
     assert process.returncode == 0
 
@@ -264,9 +254,8 @@ def test_reader_that_pauses_loses_no_byte() -> None:
     process = start(FLOOD, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     assert process.stdout
     first = process.stdout.read(7)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(2)  # the pipe and the line are full, and the guest waits for the transmitter
-    output, _ = process.communicate(timeout=120)
+    wait_until_asleep(process.pid)  # the pipe and the line are full, and the guest waits for the transmitter
+    output, _ = process.communicate(timeout=PATIENCE)
 
     assert not difference(first + output, FLOODED)
 
@@ -276,7 +265,7 @@ def test_reader_that_leaves_ends_nothing_and_is_told_in_one_line() -> None:
     assert process.stdout and process.stderr
     process.stdout.close()
 
-    assert process.wait(120) == 0
+    assert process.wait(PATIENCE) == 0
     assert process.stderr.read() == b"serial0: Broken pipe; output is lost\n"
     process.stderr.close()
 

@@ -74,8 +74,11 @@ class Running:
 
     device: Serial
     driver: Linux8250
-    on_loop: Callable[[Callable[[], object]], object]
-    """Runs a function on the event loop's thread and returns what it does."""
+    loop: EventLoop
+
+    def on_loop(self, function: Callable[[], object]) -> object:
+        """Run ``function`` on the event loop's thread and return what it does."""
+        return self.loop.call(function)
 
     stops: list[ExitReason] = field(default_factory=list)
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -88,7 +91,7 @@ def running(options: SerialOptions) -> Iterator[Running]:
     loop, irq = EventLoop(), EventFd()
     errors: list[BaseException] = []
     scope = LoopScope(loop, errors.append)
-    machine = Running(device, Linux8250(device, irq), loop.call)
+    machine = Running(device, Linux8250(device, irq), loop)
 
     def stop(reason: ExitReason) -> None:
         machine.stops.append(reason)

@@ -10,7 +10,6 @@ import shutil
 import signal
 import struct
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,10 @@ from pyvmm.options import parse_device
 from pyvmm.plugins import Plugins
 from pyvmm.testing.mmio_driver import FAILED, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC
 from pyvmm.testing.virtio_driver import VirtioDriver
+from pyvmm.testing.waiting import wait_until
 from pyvmm.vhost_user.front_end import VhostUserDevice
+
+from tests.system.listening import is_listening
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("qemu-storage-daemon"), reason="no qemu-storage-daemon: tests/system/require test"
@@ -53,7 +55,7 @@ class StorageDaemon:
     def start(self) -> None:
         """Start it, and wait until it listens."""
         self.sock.unlink(missing_ok=True)
-        self.process = subprocess.Popen(
+        self.process = process = subprocess.Popen(
             [
                 "qemu-storage-daemon",
                 *("--blockdev", f"driver=file,node-name=file,filename={self.image}"),
@@ -63,10 +65,8 @@ class StorageDaemon:
                 f"num-queues={self.queues}",
             ]
         )
-        deadline = time.monotonic() + 20
-        while not self.sock.exists():
-            assert self.process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: is_listening(self.sock) or process.poll() is not None)
+        assert process.poll() is None, f"the daemon ended with status {process.returncode}"
 
     def kill(self) -> None:
         """End it as a crash does."""

@@ -127,7 +127,7 @@ def test_readers_share_and_keep_writers_out(image: Path) -> None:
 
 
 def test_lock_ends_with_the_process_that_has_it(image: Path) -> None:
-    code = OPEN + "\nimport time\nprint('open', flush=True)\ntime.sleep(60)\n"
+    code = OPEN + "\nimport signal\nprint('open', flush=True)\nsignal.pause()\n"
     with subprocess.Popen([sys.executable, "-c", code, str(image), "rw"], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline()
         assert "is used by another" in refusal(image)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pyvmm.limits import MAX_CPUS
 from pyvmm.testing.virtio_driver import VIRTIO_F_EVENT_IDX
+from pyvmm.testing.waiting import PATIENCE
 from pyvmm_virtio_block import constants as c
 
 from .conftest import Disk
@@ -67,13 +68,13 @@ def test_a_queue_hears_of_what_is_found_finished_at_another_ones_turn(
     serve = second.serve
 
     def serve_late() -> Any:
-        select.select([disk.device.engine.fd], [], [], 10)  # the first queue's turn is over, its write is not
+        select.select([disk.device.engine.fd], [], [], PATIENCE)  # the first queue's turn is over, its write is not
         return serve()
 
     monkeypatch.setattr(second, "serve", serve_late)
     add(disk, 0, c.VIRTIO_BLK_T_OUT, 0, [os.urandom(512)])
     disk.driver.rings[0].kick()
-    disk.driver.loop.run_once(10)
+    disk.driver.loop.run_once(PATIENCE)
 
     (used,) = disk.driver.rings[0].take_used()
     assert disk.answer(used) == (0, b"")

@@ -17,6 +17,7 @@ from pyvmm.options import parse_device
 from pyvmm.plugins import Plugins
 from pyvmm.testing.driver_ring import DriverChain
 from pyvmm.testing.virtio_driver import VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VirtioDriver
+from pyvmm.testing.waiting import PATIENCE
 
 SECTOR = 512
 SECTORS = 4096
@@ -26,8 +27,6 @@ IN, OUT, FLUSH = 0, 1, 4
 DEPTH = 24
 KILLS = (60, 7, 0, 31)
 """How many requests a process has done when it is killed; 0: as soon as there is one, which has not started yet."""
-PATIENCE = 30
-"""Seconds after which a request is stuck."""
 
 
 class Writer:

@@ -12,6 +12,7 @@ from pyvmm.device_context import DeviceContext
 from pyvmm.exit_reason import ExitReason
 from pyvmm.testing.driver_ring import DriverRing
 from pyvmm.testing.virtio_driver import VirtioDriver
+from pyvmm.testing.waiting import PATIENCE
 from pyvmm_virtio_console import ConsoleOptions
 from pyvmm_virtio_console.device import Console
 
@@ -85,15 +86,15 @@ class Guest(VirtioDriver):
         while len(data) < size:
             self.post(*[4096] * (32 - self.receiveq.in_flight))
             got = self.typed()
-            assert got or self.loop.run_once(10), "nothing comes"
+            assert got or self.loop.run_once(PATIENCE), "nothing comes"
             data += got
         return data
 
 
 def read(fd: int, size: int) -> bytes:
-    """``size`` bytes, or less where nothing comes for 10 seconds or the end does."""
+    """``size`` bytes, or less where nothing comes for a long time or the end does."""
     data = bytearray()
-    while len(data) < size and select.select([fd], [], [], 10)[0]:
+    while len(data) < size and select.select([fd], [], [], PATIENCE)[0]:
         if not (chunk := os.read(fd, size - len(data))):
             break
         data += chunk

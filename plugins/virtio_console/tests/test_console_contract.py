@@ -7,6 +7,7 @@ import socket
 from pyvmm.testing.contract import VirtioDeviceContract
 from pyvmm.testing.queue_driver import QueueDriver
 from pyvmm.testing.virtio_driver import VirtioDriver
+from pyvmm.testing.waiting import PATIENCE
 from pyvmm_virtio_console import ConsoleOptions
 from pyvmm_virtio_console.constants import RECEIVEQ, TRANSMITQ
 from pyvmm_virtio_console.device import Console
@@ -43,6 +44,6 @@ class TestConsole(VirtioDeviceContract):
 
     def _connect(self) -> socket.socket:
         client = socket.socket(socket.AF_UNIX)
-        client.settimeout(10)
+        client.settimeout(PATIENCE)
         client.connect(str(self.tmp_path / "socket"))
         return client

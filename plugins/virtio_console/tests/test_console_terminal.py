@@ -10,11 +10,11 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyvmm.testing.waiting import PATIENCE
 
 PROGRAM = Path(__file__).with_name("console_program.py")
 
@@ -47,9 +47,8 @@ class Terminal:
 
     def expect(self, text: bytes) -> None:
         """Read the screen until ``text`` is there."""
-        end = time.monotonic() + 30
         while text not in self.screen:
-            ready, _, _ = select.select([self.master], [], [], max(0.0, end - time.monotonic()))
+            ready, _, _ = select.select([self.master], [], [], PATIENCE)
             assert ready, f"{text!r} did not come, but {self.screen[-200:]!r}"
             self.screen += os.read(self.master, 65536)
 
@@ -93,7 +92,7 @@ def test_keys_are_the_guests_and_ctrl_a_x_ends_the_machine(terminal: Terminal) -
 
     terminal.type(b"\x01x")
 
-    assert terminal.process.wait(30) == 3
+    assert terminal.process.wait(PATIENCE) == 3
     assert termios.tcgetattr(terminal.slave) == terminal.before
 
 
@@ -111,7 +110,7 @@ def test_guest_that_breaks_its_rings_does_not_take_the_way_out() -> None:
 
     terminal.type(b"\x01x")
 
-    assert terminal.process.wait(30) == 3
+    assert terminal.process.wait(PATIENCE) == 3
     assert termios.tcgetattr(terminal.slave) == terminal.before
     terminal.close()
 
@@ -120,7 +119,7 @@ def test_output_that_goes_elsewhere_has_no_size(tmp_path: Path) -> None:
     with open(tmp_path / "log", "wb") as log:
         terminal = Terminal(stdout=log.fileno())
         terminal.type(b"q\n")
-        assert terminal.process.wait(30) == 0
+        assert terminal.process.wait(PATIENCE) == 0
     terminal.close()
 
     assert (tmp_path / "log").read_bytes() == b"ready\r\n<q><\n>"

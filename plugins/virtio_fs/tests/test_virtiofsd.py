@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from pyvmm.errors import HostError, UsageError
 from pyvmm.options import parse_options
 from pyvmm.testing.mmio_driver import FAILED
 from pyvmm.testing.virtio_driver import VirtioDriver
+from pyvmm.testing.waiting import wait_until
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -64,23 +64,17 @@ def mount(tree: Path, virtiofsd: Path, caplog: pytest.LogCaptureFixture) -> Iter
         driver.close()
 
 
-def processes() -> set[int]:
-    """Those that are called virtiofsd."""
+def daemons_of(tree: Path) -> set[int]:
+    """The processes of virtiofsd that export ``tree``: others on this machine may have some as well."""
     found = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if b"virtiofsd\0" in path.read_bytes():
-                found.add(int(path.parent.name))
+            command = path.read_bytes()
         except OSError:
-            pass
+            continue
+        if b"virtiofsd\0" in command and bytes(tree.parent) in command:
+            found.add(int(path.parent.name))
     return found
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.02)
 
 
 @needs_root
@@ -172,35 +166,34 @@ def test_daemon_that_dies_fails_the_device(mount: Callable[..., Fuse], caplog: p
 
 
 @needs_root
-def test_nothing_is_left(mount: Callable[..., Fuse], tree: Path, virtiofsd: Path) -> None:
-    before = processes(), set(os.listdir(tempfile.gettempdir())), len(os.listdir("/proc/self/fd"))
+def test_nothing_is_left(tree: Path, virtiofsd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = set(os.listdir(tmp_path)), len(os.listdir("/proc/self/fd"))
     device = Fs(FsOptions(tree, virtiofsd=virtiofsd))
-    assert processes() - before[0]
+    assert daemons_of(tree)
     with VirtioDriver(device, name="fs0") as driver:
         driver.start()
         Fuse(driver)
-    wait_until(lambda: not processes() - before[0])
-    assert not {name for name in set(os.listdir(tempfile.gettempdir())) - before[1] if name.startswith("pyvmm-fs")}
-    assert len(os.listdir("/proc/self/fd")) == before[2]
+    wait_until(lambda: not daemons_of(tree))
+    assert (set(os.listdir(tmp_path)), len(os.listdir("/proc/self/fd"))) == before
 
 
 @needs_root
 def test_daemon_dies_with_its_machine(tree: Path, virtiofsd: Path) -> None:
-    before = processes()
     program = f"""
-import time
+import signal
 from pathlib import Path
 from pyvmm_virtio_fs import FsOptions
 from pyvmm_virtio_fs.device import Fs
 device = Fs(FsOptions(Path({str(tree)!r}), virtiofsd=Path({str(virtiofsd)!r})))
 print("ready", flush=True)
-time.sleep(60)
+signal.pause()
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as machine:
         assert machine.stdout is not None and machine.stdout.readline() == b"ready\n"
-        assert processes() - before
+        assert daemons_of(tree)
         machine.kill()
-    wait_until(lambda: not processes() - before)
+    wait_until(lambda: not daemons_of(tree))
 
 
 # --- What is wrong is one line

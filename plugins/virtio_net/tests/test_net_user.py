@@ -16,6 +16,7 @@ from net_frames import checksum
 from net_guest import Card, Guest
 from net_host import ip
 from pyvmm.errors import HostError, UsageError
+from pyvmm.testing.waiting import PATIENCE
 from pyvmm_virtio_net import NetOptions, passt
 from pyvmm_virtio_net import constants as net
 from pyvmm_virtio_net.passt_card import UserNet
@@ -130,11 +131,11 @@ def test_guest_connects_to_the_hosts_loopback_and_data_goes_both_ways(make: Make
         _, seq, ack, _ = station.get_tcp(40000, SYN | ACK)
         assert ack == 101
         station.tcp(ports, ACK, 101, seq + 1)
-        server.settimeout(10)
+        server.settimeout(PATIENCE)
         connection = server.accept()[0]
         with closing(connection):
             station.tcp(ports, ACK | PSH, 101, seq + 1, b"from the guest")
-            connection.settimeout(10)
+            connection.settimeout(PATIENCE)
             assert connection.recv(100) == b"from the guest"
             sent = bytes(range(256)) * 200
             connection.sendall(sent)
@@ -171,7 +172,7 @@ def test_port_of_the_host_leads_to_the_guest(make: Make) -> None:
         source, seq, _, _ = station.get_tcp(80, SYN)
         station.tcp((80, source), SYN | ACK, 500, seq + 1)
         client.setblocking(True)
-        client.settimeout(10)
+        client.settimeout(PATIENCE)
         client.sendall(b"hello")
         data = b""
         while not data:

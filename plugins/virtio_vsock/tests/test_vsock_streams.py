@@ -422,46 +422,43 @@ def read_all(sock: socket.socket) -> bytes:
         return file.read()
 
 
-def test_guest_that_never_answers_is_given_up(
-    make_guest: Callable[..., Guest], host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(muxer, "ANSWER_TIMEOUT", 0.05)
+def test_guest_that_never_answers_is_given_up(make_guest: Callable[..., Guest], host: Host) -> None:
     guest = make_guest()
     guest.up()
     client = host.connect(b"CONNECT 52\n")
+    guest.run()
+    assert guest.muxer.streams == 1
 
-    guest.run_until(lambda: has_ended(client))
+    guest.loop.advance(muxer.ANSWER_TIMEOUT)
 
+    assert has_ended(client)
     assert [packet.op for packet in guest.packets()] == [REQUEST, RST]
     assert guest.muxer.streams == 0
 
 
-def test_guest_that_answers_in_time_is_not_given_up(
-    make_guest: Callable[..., Guest], host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(muxer, "ANSWER_TIMEOUT", 0.05)
+def test_guest_that_answers_in_time_is_not_given_up(make_guest: Callable[..., Guest], host: Host) -> None:
     guest = make_guest()
     guest.up()
     stream, client = host.open(guest, 52)
 
-    guest.loop.run_once(0.1)
+    guest.loop.advance(muxer.ANSWER_TIMEOUT)
 
     client.sendall(b"x")
     assert stream.read(guest.packets()) == b"x"
 
 
-def test_guest_that_does_not_let_go_of_a_stream_is_reset(
-    make_guest: Callable[..., Guest], host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(muxer, "CLOSE_TIMEOUT", 0.05)
+def test_guest_that_does_not_let_go_of_a_stream_is_reset(make_guest: Callable[..., Guest], host: Host) -> None:
     guest = make_guest()
     guest.up()
     _, client = host.open(guest, 52)
     client.close()
     assert guest.packet().op == SHUTDOWN
 
-    guest.run_until(lambda: guest.muxer.streams == 0)
+    guest.loop.advance(muxer.CLOSE_TIMEOUT / 2)
+    assert guest.muxer.streams == 1
+    guest.loop.advance(muxer.CLOSE_TIMEOUT / 2)
 
+    assert guest.muxer.streams == 0
     assert guest.packet().op == RST
 
 

@@ -82,6 +82,9 @@ class EventLoop:
     in :meth:`run`, or any one before that.
     """
 
+    _now = staticmethod(time.monotonic)
+    """The clock that timers go by."""
+
     def __init__(self) -> None:
         self._epoll = select.epoll(-1)
         self._callbacks: dict[int, Callable[[int], None]] = {}
@@ -124,7 +127,7 @@ class EventLoop:
 
     def call_later(self, seconds: float, function: Callable[[], object]) -> Timer:
         """Call ``function`` once, in ``seconds`` or as soon after as the loop is free."""
-        timer = Timer(self, time.monotonic() + seconds, function)
+        timer = Timer(self, self._now() + seconds, function)
         insort_left(self._timers, timer, key=lambda other: -other.deadline)
         return timer
 
@@ -172,7 +175,7 @@ class EventLoop:
     def run_once(self, timeout: float | None = None) -> int:
         """Wait up to ``timeout`` seconds (for ever when None) and serve what is ready or due; how many were."""
         if self._timers:
-            due = max(self._timers[-1].deadline - time.monotonic(), 0)
+            due = max(self._timers[-1].deadline - self._now(), 0)
             timeout = due if timeout is None else min(timeout, due)
         ready = self._epoll.poll(timeout)
         self._removed.clear()
@@ -205,7 +208,7 @@ class EventLoop:
 
     def _run_timers(self) -> int:
         """Make the calls that are due, but for what they ask for in turn."""
-        count, now = 0, time.monotonic()
+        count, now = 0, self._now()
         for _ in range(len(self._timers)):
             if not self._timers or self._timers[-1].deadline > now:
                 break

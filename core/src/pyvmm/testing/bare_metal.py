@@ -16,6 +16,7 @@ from pyvmm.kvm.ioctl import ioctl
 from pyvmm.limits import MAX_CPUS
 from pyvmm.machine import Machine, MachineConfig
 from pyvmm.plugins import DeviceRequest
+from pyvmm.testing.waiting import PATIENCE
 from pyvmm.x86_64.boot.registers import RFLAGS_FIXED, RFLAGS_IOPL3, set_boot_state
 
 __all__ = ["FREE_MEMORY", "MEMORY", "PARAMETERS", "PROGRAMS", "REPORT_PORT", "BareMachine", "Report", "compile_program"]
@@ -35,9 +36,6 @@ STACKS: Final = FREE_MEMORY - (MAX_CPUS - 1) * STACK_SIZE
 """The end of the first vCPU's stack, behind which those of the others are, up to the free memory."""
 
 REPORT_PORT: Final = 0x510
-PATIENCE: Final = 30.0
-"""Seconds after which a program that has not ended is stopped, and the test fails."""
-
 FLAGS: Final = (
     *("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"),
     *("-ffreestanding", "-nostdlib", "-static", "-no-pie", "-fno-pic"),
@@ -143,13 +141,20 @@ class BareMachine(Machine):
         super()._start_vcpus()
 
     def run(self) -> ExitReason:
-        """As any machine; one that does not end is stopped, and the run fails."""
-        watchdog = threading.Timer(PATIENCE, self.stop, [ExitReason(End.QUIT, "the program does not end")])
+        """As any machine; one that does not end in :data:`~pyvmm.testing.waiting.PATIENCE` seconds is stopped, and the
+        run fails, whatever else it was to end for."""
+        hangs = threading.Event()
+
+        def stop() -> None:
+            hangs.set()
+            self.stop(ExitReason(End.QUIT, "the program does not end"))
+
+        watchdog = threading.Timer(PATIENCE, stop)
         watchdog.start()
         try:
             reason = super().run()
         finally:
             watchdog.cancel()
             watchdog.join()
-        assert reason.end is not End.QUIT or "does not end" not in reason.detail, reason
+        assert not hangs.is_set(), f"the program did not end in {PATIENCE:.0f} s: {reason}"
         return reason

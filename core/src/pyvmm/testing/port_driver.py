@@ -12,6 +12,7 @@ from pyvmm.host.eventfd import EventFd
 from pyvmm.host.eventloop import LoopScope
 from pyvmm.memory import GuestMemory
 from pyvmm.testing.stepping_loop import SteppingLoop
+from pyvmm.testing.waiting import PATIENCE
 from pyvmm.x86_64.layout import MMIO_BASE
 
 __all__ = ["PortDriver"]
@@ -108,7 +109,7 @@ class PortDriver:
                 return
         raise AssertionError("the loop does not come to rest")
 
-    def run_until(self, condition: Callable[[], bool], *, timeout: float = 10.0) -> None:
+    def run_until(self, condition: Callable[[], bool], *, timeout: float = PATIENCE) -> None:
         """Let the loop run until ``condition`` holds; raises AssertionError."""
         deadline = time.monotonic() + timeout
         while not condition():

@@ -10,6 +10,7 @@ from typing import Final
 from pyvmm.memory import GuestAddress, GuestMemory
 from pyvmm.testing.driver_ring import DriverRing, GuestHeap, UsedChain
 from pyvmm.testing.mmio_driver import VIRTIO_F_EVENT_IDX, MmioDriver, Window
+from pyvmm.testing.waiting import PATIENCE
 
 __all__ = ["RING_HEAP_SIZE", "QueueDriver"]
 
@@ -75,13 +76,13 @@ class QueueDriver(MmioDriver):
         """Tell the device of queue ``index``."""
         self.notify(index)
 
-    def exchange(self, queue: int = 0, *, timeout: float = 10.0) -> list[UsedChain]:
+    def exchange(self, queue: int = 0, *, timeout: float = PATIENCE) -> list[UsedChain]:
         """Kick, and wait until the device has given back all that is in ``queue``."""
         ring = self.rings[queue]
         ring.kick()
         return self.wait_used(queue, ring.in_flight, timeout=timeout)
 
-    def wait_used(self, queue: int = 0, count: int = 1, *, timeout: float = 10.0) -> list[UsedChain]:
+    def wait_used(self, queue: int = 0, count: int = 1, *, timeout: float = PATIENCE) -> list[UsedChain]:
         """Wait until the device has given back ``count`` chains of ``queue``; raises AssertionError."""
         ring = self.rings[queue]
         deadline = time.monotonic() + timeout

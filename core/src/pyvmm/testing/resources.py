@@ -7,6 +7,8 @@ import os
 import time
 from dataclasses import dataclass
 
+from pyvmm.testing.waiting import PATIENCE
+
 __all__ = ["Resources"]
 
 
@@ -31,7 +33,7 @@ class Resources:
                 pass  # the one of the folder itself
         return cls(descriptors, len(os.listdir("/proc/self/task")))
 
-    def assert_no_more_now(self, *, timeout: float = 5.0) -> None:
+    def assert_no_more_now(self, *, timeout: float = PATIENCE) -> None:
         """Raise AssertionError where the process has more than this; threads that are about to end may."""
         deadline = time.monotonic() + timeout
         while (now := Resources.now()).threads > self.threads and time.monotonic() < deadline:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pyvmm.host.eventloop import EventLoop
+from pyvmm.testing.waiting import PATIENCE
 
 __all__ = ["SteppingLoop"]
 
@@ -17,6 +18,11 @@ _MANY: Final = 100_000
 class SteppingLoop(EventLoop):
     """An :class:`~pyvmm.host.eventloop.EventLoop` that runs turn by turn, on the test's own thread."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._ahead = 0.0
+        """Seconds by which the clock of the timers is ahead of the host's."""
+
     def settle(self) -> int:
         """Serve what is ready or due, until nothing is: how many turns that took; raises AssertionError."""
         for turns in range(_MANY):
@@ -24,8 +30,13 @@ class SteppingLoop(EventLoop):
                 return turns
         raise AssertionError("the loop does not come to rest")
 
+    def advance(self, seconds: float) -> int:
+        """Let ``seconds`` pass for the timers, without waiting, and :meth:`settle`."""
+        self._ahead += seconds
+        return self.settle()
+
     def run_until(
-        self, condition: Callable[[], bool], *, timeout: float = 10.0, longest_wait: float | None = None
+        self, condition: Callable[[], bool], *, timeout: float = PATIENCE, longest_wait: float | None = None
     ) -> None:
         """Serve until ``condition`` holds; raises AssertionError after ``timeout`` seconds.
 
@@ -36,3 +47,6 @@ class SteppingLoop(EventLoop):
             left = deadline - time.monotonic()
             assert left > 0, f"it did not come true in {timeout} s"
             self.run_once(left if longest_wait is None else min(left, longest_wait))
+
+    def _now(self) -> float:
+        return time.monotonic() + self._ahead

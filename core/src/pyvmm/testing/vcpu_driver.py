@@ -16,6 +16,7 @@ from pyvmm.exit_reason import End, ExitReason
 from pyvmm.memory import GuestAddress, GuestMemory
 from pyvmm.testing.bare_metal import FREE_MEMORY, PARAMETERS, BareMachine
 from pyvmm.testing.queue_driver import QueueDriver
+from pyvmm.testing.waiting import PATIENCE, wait_until
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.x86_64.layout import IRQ_BASE
 
@@ -62,9 +63,6 @@ _COMMAND: Final = struct.Struct("<QQ")  # address, value; the result is behind t
 _PIC: Final = 0x20
 _PIC_READ_IRR: Final = 0x0A
 _PIC_RESET: Final = ((0, 0x11), (1, 0x20), (1, 0x04), (1, 0x01), (1, 0xFF))
-
-_PATIENCE: Final = 30.0
-"""Seconds that one access may take."""
 
 _POLL: Final = 0.0005
 
@@ -165,7 +163,7 @@ class SteeredGuest:
         return self.memory.read_u64(PARAMETERS + _COMMAND.size)
 
     def _wait(self) -> None:
-        assert self._commands.done.get(timeout=_PATIENCE), f"the machine has ended: {self._error or self.reason}"
+        assert self._commands.done.get(timeout=PATIENCE), f"the machine has ended: {self._error or self.reason}"
 
     def __enter__(self) -> SteeredGuest:
         return self
@@ -205,12 +203,9 @@ class VcpuDriver(QueueDriver):
         """Let some time pass: the device has a thread of its own."""
         time.sleep(min(timeout, _POLL))
 
-    def wait_until(self, condition: Callable[[], bool], *, timeout: float = 10.0) -> None:
+    def wait_until(self, condition: Callable[[], bool], *, timeout: float = PATIENCE) -> None:
         """Wait until ``condition`` holds; raises AssertionError."""
-        deadline = time.monotonic() + timeout
-        while not condition():
-            assert time.monotonic() < deadline, f"it did not come true in {timeout} s"
-            self.wait(timeout)
+        wait_until(condition, timeout=timeout)
 
     def take_interrupt(self) -> bool:
         self._out(0, _PIC_READ_IRR)

@@ -10,6 +10,7 @@ from pyvmm.testing.driver_ring import DriverRing
 from pyvmm.testing.mmio_driver import VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC
 from pyvmm.testing.queue_driver import QueueDriver
 from pyvmm.testing.stepping_loop import SteppingLoop
+from pyvmm.testing.waiting import PATIENCE
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.mmio import MmioDevice
 
@@ -66,7 +67,7 @@ class VirtioDriver(QueueDriver):
         """Let the loop serve what is ready, until nothing is; how often something was."""
         return self.loop.settle()
 
-    def run_until(self, condition: Callable[[], bool], *, timeout: float = 10.0) -> None:
+    def run_until(self, condition: Callable[[], bool], *, timeout: float = PATIENCE) -> None:
         """Let the loop run until ``condition`` holds; raises AssertionError."""
         self.loop.run_until(condition, timeout=timeout, longest_wait=self._longest_wait)
 
