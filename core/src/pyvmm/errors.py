@@ -10,24 +10,24 @@ __all__ = ["HostError", "PluginError", "PyvmmError", "UsageError", "cause_of", "
 
 
 class PyvmmError(Exception):
-    """Something that the user or the host's owner can fix.
+    """An error that the user or the host's administrator can fix.
 
-    The message is one line: it names the thing, says what is wrong with it and what to do.
-    ``exit_status`` is what the command ends with: 2 for what the user typed, 1 for what the host lacks.
-    Any other exception that reaches the command is a bug and keeps its traceback.
+    The message is one line: it names the thing, and says what is wrong with it and what to do. ``exit_status`` is the
+    command's exit status: 2 for a mistake of the user, 1 for something that the host lacks. Any other exception that
+    reaches the command is a bug and keeps its traceback.
     """
 
     exit_status = 1
 
 
 class UsageError(PyvmmError):
-    """The user's mistake: an option, a file or a name that cannot be what was meant."""
+    """The user's mistake: an option, a file or a name that does not fit."""
 
     exit_status = 2
 
 
 class PluginError(UsageError):
-    """A kind of device or a command was asked for that no plugin offers, or whose plugin does not work."""
+    """No plugin offers the kind of device or the command that the user named, or its plugin does not work."""
 
 
 class HostError(PyvmmError):
@@ -35,7 +35,7 @@ class HostError(PyvmmError):
 
 
 def cause_of(error: BaseException) -> str:
-    """Any exception in one line, for the message of a :class:`PyvmmError`."""
+    """One line that says what an exception is, for the message of a :class:`PyvmmError`."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

@@ -12,7 +12,7 @@ __all__ = ["End", "ExitReason"]
 
 
 class End:
-    """A way in which a run ends. There are six of them, the attributes of this class."""
+    """A way in which a run ends. The six ways are attributes of this class."""
 
     POWEROFF: ClassVar[End]
     REBOOT: ClassVar[End]
@@ -29,7 +29,7 @@ class End:
 
     @classmethod
     def called(cls, name: str) -> End:
-        """The one of this name; raises ValueError where there is none."""
+        """The way with this name. Raises ValueError if there is none."""
         end = vars(cls).get(name)
         if not isinstance(end, cls):
             raise ValueError(f"{name!r} is no way in which a run ends")
@@ -55,7 +55,7 @@ for _end in (
 
 @record
 class ExitReason:
-    """How a run ended, with what is known beyond that: a crash's registers, a failure's traceback."""
+    """How a run ended, and details: a crash's registers, or a failure's traceback."""
 
     end: End
     detail: str = ""
@@ -63,7 +63,7 @@ class ExitReason:
 
     @property
     def status(self) -> int:
-        """The exit status; 128 and the signal's number for a signal, as shells say it."""
+        """The command's exit status. For a signal it is 128 plus the signal's number, as in shells."""
         return self.end.status + self.signal
 
     def __str__(self) -> str:

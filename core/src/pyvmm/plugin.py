@@ -1,4 +1,4 @@
-"""What a plugin needs to offer devices: the hook marker and the records that its hooks return."""
+"""All that a plugin needs to offer devices: the marker of hooks, and the records that hooks return or are given."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ else:
     O = None  # noqa: E741
 
     class Generic:
-        """typing's, as much of it as is used here."""
+        """Stands for typing.Generic."""
 
         __class_getitem__ = classmethod(GenericAlias)
 
@@ -59,36 +59,36 @@ def hookimpl(function: Any = None, **options: Any) -> Any:
 
 @record
 class CmdlineRequest(Generic[O]):
-    """What a kind is told when it may add to the kernel's command line."""
+    """The argument of :attr:`DeviceKind.cmdline`."""
 
     options: Sequence[O]
     """The options of all devices of this kind, in the order that the guest finds them."""
 
     user: str
-    """What the user gave with --cmdline."""
+    """The text that the user gave with --cmdline."""
 
     has_initrd: bool
-    """Whether there is an initrd, which may look for the root file system by itself."""
+    """Whether there is an initrd. It may look for the root file system by itself."""
 
 
 @record
 class AcpiRequest(Generic[O]):
-    """What a kind is told when it may describe one of its devices to ACPI."""
+    """The argument of :attr:`DeviceKind.acpi`."""
 
     options: O
-    """The device's."""
+    """The device's options."""
 
     path: str
-    r"""The name of its object, ``\_SB.D002``, for AML elsewhere that refers to it."""
+    r"""The name of the device's object, such as ``\_SB.D002``, for AML that refers to it."""
 
     mmio: BusRange | None
-    """Its physical addresses, where it has some."""
+    """The device's window of physical addresses, if it has one."""
 
     ports: Sequence[BusRange]
-    """Its ports."""
+    """The device's ranges of ports."""
 
     irq: int | None
-    """Its interrupt line (GSI)."""
+    """The device's interrupt line (GSI), if it has one."""
 
 
 @record
@@ -102,46 +102,45 @@ class DeviceKind(Generic[O]):
     """A record that :func:`options` made; :func:`option` says more of its fields than their types."""
 
     make: Callable[[O], BusDevice | VirtioDevice]
-    """Makes one device from its options; often the device's class. Raises :class:`PyvmmError` for what the user
-    can mend."""
+    """Makes one device from its options; often the device's class. Raises :class:`PyvmmError` if the user can fix
+    what is wrong."""
 
     help: str
     """One line for ``--device help``."""
 
     kernel_config: str = ""
-    """The kernel option of the driver that a guest needs, ``CONFIG_…``; named when no driver came up. Of several, a
-    text that names them: ``CONFIG_SCSI_VIRTIO and CONFIG_BLK_DEV_SD``."""
+    """The kernel option of the driver that a guest needs, ``CONFIG_…``, or a text that names several:
+    ``CONFIG_SCSI_VIRTIO and CONFIG_BLK_DEV_SD``. The log names it if no driver came up."""
 
     cmdline: Callable[[CmdlineRequest[Any]], str] | None = None
-    """What this kind's devices add to the kernel's command line, if anything."""
+    """Returns the text that this kind's devices add to the kernel's command line; it may be empty."""
 
     process: bool = True
-    """Whether its devices can have processes of their own, as virtio devices do. No for a kind of
-    :class:`~pyvmm.bus.BusDevice`, and for devices that another process serves anyhow."""
+    """Whether each of its devices can have a process of its own, as virtio devices do. False for a kind of
+    :class:`~pyvmm.bus.BusDevice`, and for devices that another program serves."""
 
     gil_free: bool = False
-    """Whether its devices hold the interpreter's lock for a few microseconds at a time: native code or a system call
-    moves their data, and Python has next to nothing to do for a request. Such a device lives in the VMM's process where
-    pyvmm may use one CPU only, unless ``process=on`` is given: a process of its own would cost it two changes of
-    processes a request."""
+    """Whether its devices hold the GIL for a few microseconds at most: native code or a system call moves their data,
+    and Python does next to nothing for a request. If pyvmm may use one CPU only, such a device lives in the VMM's
+    process unless ``process=on`` is given, since a process of its own would cost two context switches a request."""
 
     needs_memfd: bool = False
-    """Whether its devices need the guest's memory to be a memfd: they hand it on to another program, as those do that
-    speak vhost-user, or give single pages of it back to the host. A machine none of whose devices does, and none of
-    which has a process of its own, may have memory without a descriptor."""
+    """Whether its devices need the guest's memory to be a memfd. They do if they hand it on to another program, as with
+    vhost-user, or give single pages of it back to the host. If no device of a machine needs a memfd and none has a
+    process of its own, the machine may have anonymous memory."""
 
     modules: Sequence[str] = ()
-    """Modules that ``make`` imports: imported once, before the processes of a machine's devices are made, which share
-    them. The device's own is enough, for what a module imports comes with it; not so what it imports in a function."""
+    """Modules that ``make`` imports. They are imported once, before the processes of a machine's devices are made, so
+    that these share them. The device's own module is enough, unless it imports others within functions."""
 
     acpi: Callable[[AcpiRequest[Any]], bytes] | None = None
-    """What a device's object in ACPI's name space has besides its ``_HID``, ``_UID``, ``_CCA`` and ``_CRS``: AML, as
-    :mod:`pyvmm.x86_64.aml` makes it or iasl compiles it. Asked once for each device, before the guest runs, in the
-    VMM's process. A device whose placement has no ``acpi_hid`` has an object if this gives it some AML. Not asked for
-    virtio devices that the guest is told of on its command line (``--discovery cmdline``)."""
+    """Returns the AML that a device's object in ACPI's name space has besides its ``_HID``, ``_UID``, ``_CCA`` and
+    ``_CRS``, as :mod:`pyvmm.x86_64.aml` makes it or iasl compiles it. Called once for each device, before the guest
+    runs, in the VMM's process. A device whose placement has no ``acpi_hid`` has an object only if this returns some
+    AML. Not called for virtio devices that the guest finds on its command line (``--discovery cmdline``)."""
 
     restartable: bool = True
-    """Whether a device goes on where another was whose process has died, for the option ``restart``: it is made anew
-    from its options and gets features, configuration writes, rings and requests in flight, and no attribute of the
-    other's. No for one that has what a guest relies on in its process alone, such as the contents of a disk in memory;
-    ``restart=on`` is then an error of the command line."""
+    """Whether a device can replace one whose process has died (the option ``restart``). The new device is made from the
+    same options and gets the features, configuration writes, rings and requests in flight, but no attribute of the old
+    one. False if the process alone holds something that the guest relies on, such as the contents of a disk in memory;
+    ``restart=on`` is then a usage error."""

@@ -69,7 +69,7 @@ class DeviceSpec:
     kind: str
 
     text: str = ""
-    """What follows the kind: ``ARG,key=value…``; empty or starting with a comma where ARG was left out."""
+    """The text after the kind: ``ARG,key=value…``. It is empty or starts with a comma if there is no ARG."""
 
     @property
     def asks_for_help(self) -> bool:
@@ -84,7 +84,7 @@ class DeviceSpec:
 
 @record
 class OptionInfo:
-    """What is known of one option: for help, for documentation and for errors."""
+    """All that is known of one option, as help, documentation and errors need it."""
 
     name: str
     """The key on the command line."""
@@ -99,6 +99,8 @@ class OptionInfo:
     """The field's default, or :data:`REQUIRED`."""
 
     help: str
+    """One line, or empty."""
+
     primary: bool
     """Whether it takes the ARG of ``KIND:ARG``."""
 
@@ -106,13 +108,13 @@ class OptionInfo:
     """Whether the key may be given more than once; the field is then a tuple."""
 
     flag: bool
-    """Whether the bare key is a value: true."""
+    """Whether the key without a value means true."""
 
     choices: tuple[str, ...]
-    """All values, where they can be listed."""
+    """All values, if they can be listed; else empty."""
 
     parse: Callable[[str], Any]
-    """From the command line's text to one value; raises ValueError with a phrase such as ``is not a number``."""
+    """Makes one value of the command line's text. Raises ValueError with a phrase such as ``is not a number``."""
 
     @property
     def required(self) -> bool:
@@ -123,8 +125,8 @@ class OptionInfo:
 def parse_device(text: str) -> DeviceSpec:
     """Split ``KIND[:ARG][,key=value…]`` at its first ``:``, or at the first comma where one comes before it.
 
-    Raises :class:`UsageError` where there is no kind. The options are read later, by :func:`parse_options`, when
-    the kind's record is known.
+    Raises :class:`UsageError` if there is no kind. :func:`parse_options` reads the options later, when the kind's
+    record is known.
     """
     kind = text.partition(",")[0].partition(":")[0]
     rest = text[len(kind) :]
@@ -143,11 +145,11 @@ def parse_options(options_type: type[O], kind: str, text: str) -> O:
 
 
 def parse_records(types: Sequence[type[Any]], kind: str, text: str) -> list[Any]:
-    """A record of each of ``types``, whose options have different names, from ``ARG,key=value…``, as
-    :class:`DeviceSpec` holds it in ``text``.
+    """Read ``ARG,key=value…``, which is the ``text`` of a :class:`DeviceSpec`, into a record of each of ``types``.
 
-    A doubled comma stands for one that belongs to a value. Raises :class:`UsageError`, naming ``kind`` and the
-    option, for a key that is unknown, empty, given twice or missing and for a value that does not fit.
+    The options of different types must have different names. A doubled comma stands for a comma within a value.
+    Raises :class:`UsageError`, which names ``kind`` and the option, if a key is unknown, empty, given twice or missing,
+    or if a value does not fit.
     """
     options = {info.name: info for type_ in types for info in describe(type_)}
     values: dict[str, Any] = {}
@@ -174,7 +176,7 @@ def parse_records(types: Sequence[type[Any]], kind: str, text: str) -> list[Any]
 
 
 def format_options(record: object) -> str:
-    """The text that :func:`parse_options` makes ``record`` of; options that have their default are left out."""
+    """The text from which :func:`parse_options` makes ``record``. Options that have their default are left out."""
     first, rest = "", []
     for info in describe(type(record)):
         value = getattr(record, info.field)
@@ -254,7 +256,7 @@ def _value(info: OptionInfo, kind: str, text: str) -> Any:
 
 
 def _looks_like_key(item: str) -> bool:
-    """Whether ``item`` is ``key=…`` rather than a value, such as a path, that has an ``=`` in it."""
+    """Whether ``item`` is ``key=…``, and not a value that contains ``=``, such as a path."""
     key, equals, _ = item.partition("=")
     letters = key.replace("_", "").replace("-", "")
     return bool(equals) and (not key or (key.isascii() and key[0].isalpha() and letters.isalnum()))

@@ -1,4 +1,4 @@
-"""The types of options: how a value of each is read from the command line and written to it."""
+"""The types of options: how the command line's text becomes a value, and a value becomes text."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _SIZE_END: Final = 1 << 63
 
 
 class _Path:
-    """Path, where an options' module has imported it for a checker only."""
+    """Stands for Path, if a module imports that for type checkers only."""
 
 
 class _Choice:
-    """What ``Literal["a", "b"]`` is made of, where an options' module has imported it for a checker only."""
+    """Stands for ``Literal["a", "b"]``, if a module imports Literal for type checkers only."""
 
     values: tuple[str, ...]
 
@@ -36,17 +36,18 @@ class _Literal:
 
 
 class Size(int):
-    """A number of bytes, 0 to 2⁶³−1; on the command line with K, M, G or T for powers of 1024."""
+    """A number of bytes, 0 to 2⁶³−1. The command line takes K, M, G or T behind it, for powers of 1024."""
 
 
 STAND_INS: Final[Mapping[str, Any]] = {"Path": _Path, "Literal": _Literal(), "Size": Size}
-"""Types of options by names that a module need not have at run time."""
+"""Types of options by name, for annotations of modules that do not have these names at run time."""
 
 
 def parse_size(text: str) -> Size:
-    """Bytes from ``256M``, ``5G``, ``4096`` or ``16KiB``: K, M, G and T are powers of 1024, in either case.
+    """The bytes of a size such as ``256M``, ``5G``, ``4096`` or ``16KiB``. K, M, G and T, or k, m, g and t, are powers
+    of 1024.
 
-    Raises ValueError with a phrase for what is not a whole number, negative, or 2⁶³ and more.
+    Raises ValueError with a phrase if ``text`` is no whole number from 0 to 2⁶³−1.
     """
     upper = text.upper() if text.isascii() else ""
     digits = upper.removesuffix("IB")
@@ -63,7 +64,7 @@ def parse_size(text: str) -> Size:
 
 
 def format_size(size: int) -> str:
-    """``size`` bytes as :func:`parse_size` reads them, with the largest suffix that leaves it whole: ``256M``."""
+    """The text that :func:`parse_size` reads as ``size`` bytes, with the largest suffix that is exact: ``256M``."""
     suffix = ""
     for larger in _SUFFIXES:
         if size == 0 or size % 1024:
@@ -85,7 +86,7 @@ def int_between(minimum: int, maximum: int) -> Callable[[str], int]:
 
 
 def format_value(value: Any) -> str:
-    """One option's value as the command line takes it, but for the commas: ``on``, ``256M``, ``raw``."""
+    """One value as the command line takes it: ``on``, ``256M``, ``raw``. Commas in it are not doubled yet."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, Size):
@@ -106,7 +107,7 @@ def item_type(hint: Any) -> tuple[Any, bool]:
 
 
 def parser(item: Any) -> tuple[str, Callable[[str], Any], tuple[str, ...]] | None:
-    """For a type that is known: its shape, how it is read, and its choices."""
+    """The metavar, the ``parse`` and the choices of a type; None for a type that is not known."""
     if item is bool:
         return "on|off", _parse_bool, ("on", "off")
     if item is int:
@@ -136,12 +137,12 @@ def parser(item: Any) -> tuple[str, Callable[[str], Any], tuple[str, ...]] | Non
 
 
 def _known(module: str, name: str) -> Any:
-    """An attribute of a module that takes time to import; where nobody has, nothing is it."""
+    """An attribute of a module that takes long to import; if nobody has imported it, a class that no value has."""
     return getattr(sys.modules.get(module), name, _Unknown)
 
 
 class _Unknown:
-    """What is nothing else."""
+    """A class that is no option's type."""
 
 
 def _is_enum(type_: Any) -> bool:

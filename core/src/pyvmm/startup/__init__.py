@@ -1,8 +1,8 @@
-"""Stand-ins for slow modules of the standard library, imported by every start; and ``--trace-startup``.
+"""Stand-ins for slow modules of the standard library, which every start imports; and ``--trace-startup``.
 
-The modules that are replaced import each other (re, enum, functools, collections, inspect), so the stand-ins save time
-as a set: one of these modules back in a start costs most of what the set saves. ``tests/test_start.py`` names each
-module that a start must not import.
+The slow modules import each other (re, enum, functools, collections, inspect), so the stand-ins save time as a set: one
+slow module back in a start costs most of what the set saves. ``tests/test_start.py`` names the modules that a start
+must not import.
 
 Milliseconds of CPU time (user and system), the least of 15 runs in turn of ``python -I -c 'import …'``, less those of
 ``python -I -c pass``; Debian 12's Python 3.11, two CPUs, 2026-12-01:
@@ -24,17 +24,9 @@ importlib.metadata                 29.1
 all of these, no class made        47.4
 =================================  ====
 
-A start of a machine with a serial port takes 23 ms there in all, to the guest's first instruction and out.
+A whole start of a machine with a serial port takes 23 ms there, to the guest's first instruction and out.
 
-as a set: one of these modules back in a start costs most of what the set saves. ``tests/test_start.py`` names each
-stand-ins save time
-as a set: one of these modules back in a start costs most of what the set saves. ``tests/test_start.py`` names each
-module that a start must not import.
-
-Milliseconds of CPU time (user and system), the least of 15 runs in turn of ``python -I -c 'import …'``, less those of
-``python -I -c pass``; Debian 12's Python 3.11, two CPUs, 2026-12-01:
-
-========================================  =============================  ================================  =====================
+=====================  =============================  ================================  =====================
 stand-in               in place of                    what it lacks                     test (core/tests)
 =====================  =============================  ================================  =====================
 startup.record         dataclass(frozen=True)         field(), slots, order             startup/test_record

@@ -1,5 +1,5 @@
-"""Threads of the machine's own, without the module ``threading``, which brings functools and collections: with what
-those import in turn a tenth of a start. What devices do with ``threading`` is their affair."""
+"""The machine's own threads, without the module ``threading``: its imports take a tenth of a start. Devices may use
+``threading`` all the same."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 __all__ = ["Crew", "begin"]
 
 alone = False
-"""Whether the process is the command's and ends as that does. In any other ``threading`` is imported before there are
-threads, since to it the one that imports it first is the main thread: the one that the interpreter's end waits for."""
+"""Whether the process is the command's own, which ends without waiting for threads. Any other process imports
+``threading`` before there are threads: it takes the thread that imports it first for the main thread."""
 
 
 def begin(function: Callable[[], object], name: str) -> Callable[[], None]:
     """Run ``function`` on a thread that top(1), gdb and perf know by the first 15 bytes of ``name``.
 
-    What is returned waits for its end. The process's end does not. What ``function`` raises is printed as the bug that
-    it is, but for SystemExit.
+    Returns a function that waits for the thread's end. The process's end does not wait for it. An error that
+    ``function`` raises is a bug, and is printed; SystemExit is ignored.
 
     Raises :class:`HostError` where the host has no thread left.
     """
@@ -62,7 +62,7 @@ def begin(function: Callable[[], object], name: str) -> Callable[[], None]:
 
 
 class Crew:
-    """Threads at work on something that lasts until the last of them has left it, and which nobody enters later."""
+    """Threads that share a resource. The last one to leave releases it; after :meth:`close`, no thread can enter."""
 
     def __init__(self) -> None:
         self._lock = allocate_lock()
@@ -71,7 +71,7 @@ class Crew:
         self._count = 0
 
     def enter(self) -> bool:
-        """Take part, where it is not too late."""
+        """Enter; False if :meth:`close` was called before."""
         with self._lock:
             if self._closed:
                 return False
@@ -81,7 +81,7 @@ class Crew:
             return True
 
     def leave(self, last: Callable[[], object]) -> None:
-        """Take part no more; who is the last one there calls ``last`` on leaving."""
+        """Leave. The thread that is the last one to leave calls ``last``."""
         with self._lock:
             self._count -= 1
             if self._count == 0:
@@ -91,7 +91,7 @@ class Crew:
                     self._nobody.release()
 
     def close(self) -> None:
-        """Let nobody in, and wait for those who are."""
+        """Let no more threads enter, and wait until all have left."""
         with self._lock:
             self._closed = True
         with self._nobody:

@@ -1,4 +1,4 @@
-"""Where the time of a start goes: ``--trace-startup``. What is off costs a call a step, and no import."""
+"""``--trace-startup``: how long each step of a start takes. When it is off, a step costs one call, and no import."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ _began_cpu = time.process_time_ns()
 
 
 steps: list[tuple[str, int, int]] | None = None
-"""The steps so far: what ended, when, and the CPU time of all threads until then, in nanoseconds since the process was
-made; None when nobody wants to know."""
+"""The steps so far: the step's name, when it ended in nanoseconds after the process was made, and the CPU time of all
+threads until then in nanoseconds. None when the trace is off."""
 
 _made = 0
 
 
 def begin() -> None:
-    """Keep account from now on, and of what was before pyvmm's first line, which is known to 10 ms."""
+    """Turn the trace on. Its first step is the time before pyvmm's first line, which is known to 10 ms."""
     global steps, _made
     _made = min(_process_made(), _began)
     steps = [("Python, and what it imports by itself", _began - _made, _began_cpu)]
 
 
 def ended(what: str) -> None:
-    """``what`` has ended just now."""
+    """Note that the step ``what`` has just ended."""
     if steps is not None:
         steps.append((what, time.clock_gettime_ns(time.CLOCK_BOOTTIME) - _made, time.process_time_ns()))
 
 
 def table() -> str:
-    """The steps, with what each took and when it ended, in milliseconds."""
+    """The steps: how long each took, its CPU time, and when it ended, in milliseconds."""
     lines = [f"{'start-up':<44}{'ms':>8}{'CPU ms':>8}{'at':>8}"]
     before = cpu_before = 0
     for what, at, cpu in steps or ():
@@ -40,7 +40,7 @@ def table() -> str:
 
 
 def report() -> None:
-    """Print the table on stderr, and keep account no longer."""
+    """Print the table on stderr, and turn the trace off."""
     global steps
     if steps is not None:
         import sys
