@@ -10,6 +10,7 @@ from net_frames import NO_OFFLOAD, plain
 from net_guest import Guest
 from net_host import Wire, ip
 from pyvmm.errors import PyvmmError
+from pyvmm.limits import MAX_CPUS
 from pyvmm_virtio_net import constants as net
 from pyvmm_virtio_net.tap import Tap
 
@@ -20,8 +21,8 @@ CONTROL = 2 * PAIRS
 
 
 @pytest.fixture
-def guest(make_guest: MakeGuest) -> Guest:
-    return make_guest(queues=PAIRS)
+def guest(make_guest: MakeGuest, request: pytest.FixtureRequest) -> Guest:
+    return make_guest(queues=getattr(request, "param", PAIRS))
 
 
 def set_pairs(guest: Guest, count: int, queue: int = CONTROL) -> bool:
@@ -153,6 +154,24 @@ def test_all_pairs_run_where_somebody_else_has_the_control_queue(guest: Guest, w
     for pair in range(PAIRS):
         send(guest, pair, plain(60, pair))
     assert [frame for _, frame in wire.receive()] == [plain(60, pair) for pair in range(PAIRS)]
+
+
+@pytest.mark.parametrize("guest", [MAX_CPUS], indirect=True)
+def test_as_many_pairs_as_a_machine_can_have_cpus_send_and_receive(guest: Guest, wire: Wire) -> None:
+    guest.start(FEATURES)
+    assert guest.read_config(8, 2) == bytes([MAX_CPUS, 0])
+    assert set_pairs(guest, MAX_CPUS, queue=2 * MAX_CPUS)
+
+    for pair in range(MAX_CPUS):
+        send(guest, pair, plain(60, pair))
+        post(guest, pair, 100)
+    assert sorted(frame for _, frame in wire.receive()) == sorted(plain(60, pair) for pair in range(MAX_CPUS))
+    for number in range(100):
+        wire.send(flow(number))
+    guest.run()
+    counts = [len(received(guest, pair)) for pair in range(MAX_CPUS)]
+    assert sum(counts) == 100
+    assert any(counts[PAIRS:])
 
 
 def test_existing_tap_with_many_queues(namespace: None, make_guest: MakeGuest) -> None:
