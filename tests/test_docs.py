@@ -20,6 +20,7 @@ from pyvmm.cli.subcommands import OWN, find
 from pyvmm.device_process.options import records_of
 from pyvmm.options import describe, parse_device, parse_records
 from pyvmm.plugins import Plugins
+from pyvmm.testing.waiting import PATIENCE
 
 from tests import first_device
 from tests.documentation import DOCS, DOWNSTREAM, blocks, commands, pages
@@ -249,7 +250,7 @@ def test_the_reference_has_nothing_of_the_machine_that_builds_it(tmp_path: Path)
     ]
     environment = {**os.environ, "NOBODY_S_BUSINESS": "but its own"}
 
-    built = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    built = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=5 * PATIENCE, check=False)
 
     assert built.returncode == 0, built.stderr
     text = (tmp_path / "out/index.txt").read_text()

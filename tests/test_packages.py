@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from pyvmm import __version__
+from pyvmm.testing.waiting import PATIENCE
 
 from tests.system.prepared import CACHE, TOP, key_of, prepared_directory
 from tests.test_bad_input import program
@@ -90,7 +91,7 @@ class Environment:
     def pyvmm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [str(self.path / "bin/pyvmm"), *arguments]
         return subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False
         )
 
     def files(self) -> set[Path]:

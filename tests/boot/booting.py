@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import select
 import subprocess
-import time
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +15,9 @@ from tests.guest import artefacts
 from tests.system.prepared import TOP
 
 PYVMM = TOP / ".venv/bin/pyvmm"
-TIMEOUT = 300
-"""Seconds for one boot: an emulated machine takes long."""
+SILENCE = 600
+"""Seconds without a word of the guest after which a boot hangs. An emulated machine takes long, and longer on a busy
+host."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,6 @@ class Boot:
     """What the guest said on its console."""
     errors: str
     """What pyvmm said on stderr."""
-    seconds: float
 
     def value(self, name: str) -> str:
         """What the guest's script printed as ``NAME=value``."""
@@ -40,16 +42,38 @@ class Boot:
         assert self.status == 0, self.errors
 
 
-def run(arguments: Sequence[str], *, timeout: float = TIMEOUT) -> Boot:
+def run(arguments: Sequence[str]) -> Boot:
     """Run ``pyvmm`` with ``arguments`` to its end."""
-    started = time.monotonic()
-    result = subprocess.run(
-        [str(PYVMM), *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False
-    )
-    seconds = time.monotonic() - started
-    return Boot(
-        result.returncode, result.stdout.decode(errors="replace"), result.stderr.decode(errors="replace"), seconds
-    )
+    output = b""
+    with tempfile.TemporaryFile() as errors:
+
+        def complaints() -> str:
+            errors.seek(0)
+            return errors.read().decode(errors="replace")
+
+        def seen() -> str:
+            return f"{output[-4000:].decode(errors='replace')}\n{complaints()}"
+
+        process = subprocess.Popen(
+            [str(PYVMM), *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
+        )
+        with process:
+            assert process.stdout is not None
+            try:
+                while data := read_some(process.stdout.fileno(), seen):
+                    output += data
+                status = process.wait(SILENCE)
+            finally:
+                process.kill()
+        return Boot(status, output.decode(errors="replace"), complaints())
+
+
+def read_some(fd: int, seen: Callable[[], object]) -> bytes:
+    """What a guest says next at ``fd``, or nothing at its end; raises AssertionError, with what was ``seen``, where
+    it says nothing for long."""
+    ready, _, _ = select.select([fd], [], [], SILENCE)
+    assert ready, f"the guest has said nothing for {SILENCE} s: {seen()}"
+    return os.read(fd, 65536)
 
 
 def boot(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.boot.booting import TIMEOUT
+from tests.boot.booting import SILENCE
 from tests.system.hardware import why_no_linux_guest
 
 
@@ -12,7 +12,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         raise pytest.UsageError(f"{reason}; run tests/lab/with-kvm .venv/bin/python -m pytest tests/boot")
     for item in items:
         boots = max(3, config.getoption("--boots"))
-        item.add_marker(pytest.mark.timeout(boots * TIMEOUT))  # each boot has a limit of its own
+        # A boot that says nothing has a limit of its own; this one is for a guest that says the same for ever.
+        item.add_marker(pytest.mark.timeout(2 * boots * SILENCE))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.boot.booting import PYVMM, TIMEOUT, Boot
+from tests.boot.booting import PYVMM, SILENCE, Boot
 
 
 class Running:
@@ -17,7 +17,6 @@ class Running:
     def __init__(self, process: subprocess.Popen[bytes], scratch: Path) -> None:
         self.process = process
         self.scratch = scratch
-        self.started = time.monotonic()
 
     @property
     def output(self) -> str:
@@ -29,18 +28,21 @@ class Running:
         """What pyvmm has said until now."""
         return (self.scratch / "errors").read_text(errors="replace")
 
-    def wait_until(self, condition: Callable[[], bool], what: str, timeout: float = TIMEOUT) -> None:
-        """Until ``condition`` holds, while pyvmm runs: it has no event on this side."""
-        deadline = time.monotonic() + timeout
+    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        """Until ``condition`` holds, while pyvmm runs: it has no event on this side. Raises AssertionError where the
+        guest says nothing meanwhile, for :data:`SILENCE` seconds."""
+        said, since = self.output, time.monotonic()
         while not condition():
             assert self.process.poll() is None, f"pyvmm ended:\n{self.output[-3000:]}\n{self.errors}"
-            if time.monotonic() > deadline:
-                raise AssertionError(f"not in {timeout} s: {what}\n{self._standing()}")
+            if self.output != said:
+                said, since = self.output, time.monotonic()
+            if time.monotonic() > since + SILENCE:
+                raise AssertionError(f"no word for {SILENCE} s, and not yet: {what}\n{self._standing()}")
             time.sleep(0.05)
 
-    def wait_for(self, text: str, timeout: float = TIMEOUT) -> None:
+    def wait_for(self, text: str) -> None:
         """Until the guest has said ``text``."""
-        self.wait_until(lambda: text in self.output, text, timeout)
+        self.wait_until(lambda: text in self.output, text)
 
     def type(self, line: str) -> None:
         """A line for the guest's console."""
@@ -50,11 +52,15 @@ class Running:
 
     def finish(self) -> Boot:
         """Wait for the end."""
-        try:
-            status = self.process.wait(timeout=TIMEOUT)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"it does not end\n{self._standing()}") from None
-        return Boot(status, self.output, self.errors, time.monotonic() - self.started)
+        said = ""
+        while True:
+            try:
+                status = self.process.wait(timeout=SILENCE)
+                return Boot(status, self.output, self.errors)
+            except subprocess.TimeoutExpired:
+                if self.output == said:
+                    raise AssertionError(f"no word for {SILENCE} s, and no end\n{self._standing()}") from None
+                said = self.output
 
     def _standing(self) -> str:
         """What it has said, and what the kernel counts of its vCPUs, twice: whether the guest sleeps or works."""

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.boot.booting import PYVMM, TIMEOUT, boot
+from tests.boot.booting import PYVMM, SILENCE, boot
 from tests.guest import artefacts
 
 SIZE = 2 << 20
@@ -97,7 +97,7 @@ class Host:
         self.output = b""
         self.uploads: dict[int, bytes] = {}
         self.echoes: dict[int, bytes] = {}
-        self._deadline = time.monotonic() + TIMEOUT
+        self._deadline = time.monotonic() + SILENCE
         self._finish = self._listen(2000)
         self._threads: list[threading.Thread] = []
         self._run(self._use_console)
@@ -109,7 +109,7 @@ class Host:
 
     def join(self) -> None:
         for thread in self._threads:
-            thread.join(30)
+            thread.join(SILENCE)
             assert not thread.is_alive(), "a program of the host still waits"
 
     def _run(self, function: Callable[[], None]) -> threading.Thread:
@@ -122,7 +122,7 @@ class Host:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(f"{self.vsock_path}_{port}")
         listener.listen()
-        listener.settimeout(TIMEOUT)
+        listener.settimeout(SILENCE)
         return listener
 
     def _connect(self, path: Path) -> socket.socket:
@@ -191,11 +191,11 @@ exec 3<>/dev/hvc0
 stty raw -echo <&3
 echo the guest is up >&3
 i=0
-until stty size <&3 2>/dev/null | grep '^[1-9]' >/tmp/size; do i=$((i + 1)); [ $i -lt 300 ] || exit 1; sleep 0.1; done
+until stty size <&3 2>/dev/null | grep '^[1-9]' >/tmp/size; do i=$((i + 1)); [ $i -lt 6000 ] || exit 1; sleep 0.1; done
 echo SIZE=$(cat /tmp/size)
 echo the guest is ready >&3
 i=0
-while [ "$(stty size <&3)" != "50 132" ]; do i=$((i + 1)); [ $i -lt 300 ] || exit 1; sleep 0.1; done
+while [ "$(stty size <&3)" != "50 132" ]; do i=$((i + 1)); [ $i -lt 6000 ] || exit 1; sleep 0.1; done
 echo RESIZED=$(stty size <&3)
 echo "<1>the kernel says so" >/dev/kmsg
 echo KEYS=$(head -c 3 <&3 | od -An -tx1)
@@ -250,7 +250,7 @@ def resize(terminal: int, columns: int, rows: int) -> None:
 
 def expect(master: int, what: bytes, screen: bytes) -> bytes:
     """Read until ``what`` is on the screen, or once."""
-    end = time.monotonic() + TIMEOUT
+    end = time.monotonic() + SILENCE
     while True:
         if select.select([master], [], [], 0.2)[0]:
             screen += os.read(master, 65536)

@@ -15,7 +15,7 @@ def test_debian_boots_to_its_login_prompt(tmp_path: Path) -> None:
     arguments += ["--memory", "512M", "--cmdline", "quiet", "--device", f"block:{image},root"]
 
     with running(tmp_path, arguments) as guest:
-        guest.wait_for("pyvmm-guest login:", timeout=600)
+        guest.wait_for("pyvmm-guest login:")
         guest.type("root")
         guest.wait_for("root@pyvmm-guest:")
         guest.type("findmnt -no SOURCE /; systemctl poweroff")

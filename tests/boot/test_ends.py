@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import pty
-import select
 import signal
 import subprocess
 import termios
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.boot.booting import PYVMM, boot
+from tests.boot.booting import PYVMM, SILENCE, boot, read_some
 from tests.guest import artefacts
 
 
@@ -37,14 +35,12 @@ def test_a_signal_ends_the_machine_with_all_cpus_busy(tmp_path: Path, number: si
                 if line.strip() == b"BUSY":
                     break
 
-            started = time.monotonic()
             process.send_signal(number)
-            status = process.wait(timeout=60)
+            status = process.wait(timeout=SILENCE)
         finally:
             process.kill()
 
     assert status == 128 + number
-    assert time.monotonic() - started < 20
 
 
 def test_ctrl_a_x_ends_the_machine_and_the_terminal_is_as_it_was(tmp_path: Path) -> None:
@@ -63,7 +59,7 @@ def test_ctrl_a_x_ends_the_machine_and_the_terminal_is_as_it_was(tmp_path: Path)
             _read_until(leader, b"GOT=word")
 
             os.write(leader, b"\x01x")
-            status = process.wait(timeout=60)
+            status = process.wait(timeout=SILENCE)
         finally:
             process.kill()
 
@@ -92,16 +88,15 @@ def test_a_device_without_a_driver_is_named(tmp_path: Path) -> None:
     initrd = artefacts.with_script(guest.initramfs, "true", tmp_path / "initrd")
     command = [str(PYVMM), "-v", "--kernel", str(guest.vmlinuz), "--initrd", str(initrd)]
     command += ["--cmdline", "quiet rdinit=/nothing init=/nothing", "--device", f"block:{image}"]
-    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False)
+    result = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=2 * SILENCE, check=False
+    )
 
     assert "block0: no driver came up for it; the guest's kernel needs CONFIG_VIRTIO_BLK" in result.stderr
 
 
-def _read_until(fd: int, wanted: bytes, timeout: float = 200) -> bytes:
-    seen = b""
-    deadline = time.monotonic() + timeout
+def _read_until(fd: int, wanted: bytes) -> bytes:
+    seen = bytearray()
     while wanted not in seen:
-        ready, _, _ = select.select([fd], [], [], max(deadline - time.monotonic(), 0))
-        assert ready, seen.decode(errors="replace")[-2000:]
-        seen += os.read(fd, 65536)
-    return seen
+        seen += read_some(fd, seen.decode)
+    return bytes(seen)

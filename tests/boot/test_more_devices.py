@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.boot.booting import guest_arguments
+from tests.boot.booting import SILENCE, guest_arguments
 from tests.boot.running import Running, running
 
 MIB = 1 << 20
@@ -63,10 +63,23 @@ def as_arguments(devices: Sequence[str]) -> list[str]:
 def ask(path: Path, line: str) -> dict[str, Any]:
     """A command at a control socket, and its answer."""
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(60)
+        client.settimeout(SILENCE)
         client.connect(os.fspath(path))
         client.sendall(line.encode() + b"\n")
         return dict(json.loads(client.makefile().readline()))
+
+
+def stats(machine: Running, path: Path) -> dict[str, Any]:
+    """What the guest says of its memory: a busy one may not do so at once."""
+    answers = [ask(path, "stats")]
+
+    def is_answered() -> bool:
+        if "error" in answers[-1]:
+            answers.append(ask(path, "stats"))
+        return "error" not in answers[-1]
+
+    machine.wait_until(is_answered, "the balloon's statistics")
+    return answers[-1]
 
 
 def test_rng_rtc_keyboard_and_a_balloon_until_ctrl_alt_del(tmp_path: Path) -> None:
@@ -74,22 +87,23 @@ def test_rng_rtc_keyboard_and_a_balloon_until_ctrl_alt_del(tmp_path: Path) -> No
     devices = ["rng", "rtc", "pvpanic", f"i8042,socket={keys}", f"balloon,socket={balloon},reporting=off"]
     script = f"{LOOK}{FILL}echo STATE=small\nread go\nsleep 600\n"
     arguments = ["-v", "--memory", "256M", *as_arguments(devices)]
+    begin = time.time()
     with running(tmp_path, guest_arguments(tmp_path, script, *arguments, cmdline="quiet reboot=k")) as machine:
         machine.wait_for("STATE=full")
-        host_time = time.time()
+        end = time.time()
         full = held_for(machine)
         machine.type("")
         machine.wait_for("STATE=emptied")
         # What the guest has freed costs the host as much as before, until the balloon takes it.
         held, resident = held_for(machine), resident_in(machine)
-        before = ask(balloon, "stats")
+        before = stats(machine, balloon)
         assert ask(balloon, "size 120M") == {"target": 120 * MIB, "actual": 0}
         machine.wait_until(lambda: ask(balloon, "size")["actual"] == 120 * MIB, "the balloon's size")
         inflated, inflated_resident = held_for(machine), resident_in(machine)
-        after = ask(balloon, "stats")
+        after = stats(machine, balloon)
         ask(balloon, "size 0")
         machine.wait_until(lambda: ask(balloon, "size")["actual"] == 0, "the balloon is empty")
-        deflated = ask(balloon, "stats")
+        deflated = stats(machine, balloon)
         machine.type("")
         machine.wait_for("STATE=small")
         assert ask(keys, "ctrl-alt-del") == {"sent": "ctrl-alt-del"}
@@ -102,8 +116,8 @@ def test_rng_rtc_keyboard_and_a_balloon_until_ctrl_alt_del(tmp_path: Path) -> No
     assert result.value("RNG") == "virtio_rng.0"
     assert result.value("ENTROPY") == "4096"
     assert result.value("NAME").startswith("rtc_cmos")
-    assert abs(int(result.value("RTC")) - host_time) < 120
-    assert abs(int(result.value("TIME")) - host_time) < 120
+    assert begin - 120 < int(result.value("RTC")) < end + 120  # the guest's clock in a lab is not exact
+    assert begin - 120 < int(result.value("TIME")) < end + 120
     assert result.value("SET") == result.value("ALARMS") == "1"
     assert result.value("KEYBOARD") == "AT Translated Set 2 keyboard"
     assert result.value("I8042") == "1"

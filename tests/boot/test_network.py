@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot.booting import TIMEOUT, boot
+from tests.boot.booting import SILENCE, boot
 from tests.guest import passt
 from tests.guest.tap import tap
 
@@ -59,7 +59,7 @@ def test_tcp_over_a_tap_over_vhost_with_two_queues_and_over_passt(tmp_path: Path
         passt.way_out(outside),
         iperf_server(plain.host),
         iperf_server(queues.host),
-        passt.host(forwarded, TIMEOUT) as (port, met),
+        passt.host(forwarded, SILENCE) as (port, met),
     ):
         script = passt.script("eth2", port) + FIELD + QUEUES
         for device, interface, streams in (("eth0", plain, 1), ("eth1", queues, 4)):

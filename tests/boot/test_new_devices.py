@@ -4,10 +4,8 @@ guest."""
 from __future__ import annotations
 
 import os
-import select
 import shlex
 import subprocess
-import time
 import tomllib
 from pathlib import Path
 from typing import Final
@@ -16,7 +14,7 @@ from pyvmm.cli.new_device import names_of, write
 
 from core.tests.distributions import SitePackages
 from tests import first_device
-from tests.boot.booting import PYVMM, TIMEOUT
+from tests.boot.booting import PYVMM, SILENCE, read_some
 from tests.documentation import DOWNSTREAM, commands
 from tests.guest import artefacts
 from tests.system import kernels, modules
@@ -49,11 +47,13 @@ class Console:
     def wait_for(self, wanted: bytes) -> bytes:
         """What the guest says before ``wanted``."""
         assert self.process.stdout is not None
-        deadline = time.monotonic() + TIMEOUT
+
+        def seen() -> str:
+            return self.seen.decode(errors="replace")[-3000:]
+
         while wanted not in self.seen:
-            ready, _, _ = select.select([self.process.stdout], [], [], max(deadline - time.monotonic(), 0))
-            data = os.read(self.process.stdout.fileno(), 65536) if ready else b""
-            assert data, f"no {wanted!r}: {self.seen.decode(errors='replace')[-3000:]}"
+            data = read_some(self.process.stdout.fileno(), seen)
+            assert data, f"no {wanted!r}: {seen()}"
             self.seen += data
         before, _, self.seen = self.seen.partition(wanted)
         return before
@@ -115,7 +115,7 @@ def test_devices_that_are_none_of_ours(tmp_path: Path) -> None:
             console.run("echo 3 >/proc/sys/vm/drop_caches")
             kept = console.run("cmp -n $(stat -c %s /copy) /copy /dev/vda && echo same")
             console.type(end)
-            status = process.wait(timeout=TIMEOUT)
+            status = process.wait(timeout=SILENCE)
         finally:
             process.kill()
 

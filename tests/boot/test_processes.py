@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.boot.booting import TIMEOUT, guest_arguments
+from tests.boot.booting import SILENCE, guest_arguments
 from tests.boot.running import Running, running
 from tests.guest import artefacts
 from tests.guest.tap import tap
@@ -43,7 +43,7 @@ def requests_in_flight(pid: int) -> int:
 
 def stop_with_requests_in_flight(pid: int) -> None:
     """Stop the process at a moment when it has taken requests and not given them back."""
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + SILENCE
     for turn in range(1 << 20):
         os.kill(pid, signal.SIGSTOP)
         while Path(f"/proc/{pid}/stat").read_text().rsplit(") ")[-1][0] != "T":
@@ -61,8 +61,11 @@ def test_block_process_is_killed_under_load_and_the_machine_goes_on(tmp_path: Pa
         script = f"""
 ip addr add {interface.guest}/{interface.prefix} dev eth0 && ip link set eth0 up || exit 1
 ping -c 2 -W 5 {interface.host} >/dev/null || exit 2
-( while :; do dd if=/dev/vda of=/dev/null bs=64k iflag=direct 2>/dev/null || break; done; echo READER-ENDED ) &
+read_all() {{ dd if=/dev/vda of=/dev/null bs=64k iflag=direct 2>/dev/null; }}
+( while read_all; do >/tmp/once; done; echo READER-ENDED ) &
+until [ -e /tmp/once ]; do sleep 0.1; done
 echo LOADED=yes
+read killed
 i=0; while [ $i -lt 15 ]; do
     ping -c 1 -W 5 {interface.host} >/dev/null || exit 3
     i=$((i+1)); sleep 0.2
@@ -76,8 +79,9 @@ echo NET=works
             machine.wait_for("LOADED=yes")
             processes = children(machine)
             assert sorted(processes) == ["pyvmm:block0", "pyvmm:net0"]
-            time.sleep(1)
             os.kill(processes["pyvmm:block0"], signal.SIGKILL)
+            machine.wait_until(lambda: "was killed by SIGKILL" in machine.errors, "the death of the process is seen")
+            machine.type("killed")
             result = machine.finish()
 
     result.assert_passed()

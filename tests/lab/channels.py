@@ -88,11 +88,11 @@ class Channels:
             file.write(data)
         return f"/proc/self/fd/{fd}"
 
-    def supervise(self, qemu: list[str], timeout: int, silence: int) -> tuple[int | None, str]:
+    def supervise(self, qemu: list[str], timeout: int | None, silence: int) -> tuple[int | None, str]:
         """Run QEMU until the command has ended.
 
         Returns the command's exit status, None if the machine died before, and
-        what QEMU said. Raises ``TimedOut`` after ``timeout`` seconds, ``Silent``
+        what QEMU said. Raises ``TimedOut`` after ``timeout`` seconds, if there is a limit, ``Silent``
         after ``silence`` seconds without a sign of life.
         """
         with _Alarm(timeout), open(os.memfd_create("qemu-errors"), "w+b") as errors:
@@ -269,10 +269,10 @@ def _has_input() -> bool:
 
 
 class _Alarm:
-    """Raises ``TimedOut`` in the block after ``seconds``."""
+    """Raises ``TimedOut`` in the block after ``seconds``, if there is such a limit."""
 
-    def __init__(self, seconds: int) -> None:
-        self._seconds = seconds
+    def __init__(self, seconds: int | None) -> None:
+        self._seconds = seconds or 0
 
     def __enter__(self) -> None:
         def expire(_signum: int, _frame: object) -> None:

@@ -94,10 +94,10 @@ def _run(command: list[str]) -> int:
 
 
 def _run_once(command: list[str]) -> int:
-    timeout = _positive_number("PYVMM_LAB_TIMEOUT", 1500)
+    timeout = _positive_number("PYVMM_LAB_TIMEOUT", 1) if "PYVMM_LAB_TIMEOUT" in os.environ else None
     memory = _positive_number("PYVMM_LAB_MEMORY", 4096)
     cpus = _positive_number("PYVMM_LAB_CPUS", 1)
-    silence = _positive_number("PYVMM_LAB_SILENCE", 180)
+    silence = _positive_number("PYVMM_LAB_SILENCE", 300)
     if shutil.which("qemu-system-x86_64") is None:
         raise PreparationError("qemu-system-x86_64 is not installed (tests/system/require lab)")
 

@@ -10,6 +10,7 @@ import select
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -30,13 +31,13 @@ class Served:
     def __init__(self, device: str, path: Path) -> None:
         self.device = device
         self.path = path
-        self.log = b""
+        self._log = tempfile.TemporaryFile()
         self.start()
 
     def start(self) -> None:
         """Start the process, again if it has ended."""
         command = [str(PYVMM), "serve", self.device, "--socket", str(self.path), "-v"]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=self._log)
         wait_until(lambda: self._listens() or self.process.poll() is not None)
         if self.process.poll() is not None:
             self._end()
@@ -61,16 +62,18 @@ class Served:
 
     @property
     def errors(self) -> str:
-        """What it has said on stderr, when it has ended."""
-        return self.log.decode(errors="replace")
+        """What it has said on stderr until now, each time that it was started."""
+        if self._log.closed:
+            return self._last_words
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
 
     def _end(self) -> None:
         try:
-            self.log += self.process.communicate(timeout=PATIENCE)[1]
-        except subprocess.TimeoutExpired:
+            self.process.wait(PATIENCE)
+        finally:
             self.process.kill()
-            self.log += self.process.communicate()[1]
-            raise
+            self.process.wait()
 
     def __enter__(self) -> Served:
         return self
@@ -78,9 +81,11 @@ class Served:
     def __exit__(
         self, exception: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self.process.stderr is not None and not self.process.stderr.closed:
-            self.stop()
-        print(self.errors)  # pytest shows it where a test fails
+        with self._log:
+            if self.process.poll() is None:
+                self.stop()
+            self._last_words = self.errors
+            print(self._last_words)  # pytest shows it where a test fails
 
 
 class Qemu:

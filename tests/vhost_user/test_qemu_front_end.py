@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyvmm.testing.waiting import wait_until
 
 from tests.guest import artefacts, disk
 from tests.guest.tap import tap
@@ -168,14 +169,24 @@ def test_fio_verifies_while_the_machine_is_paused_and_the_back_end_killed(tmp_pa
             with contextlib.suppress(OSError, ValueError):  # where it has ended just now
                 machine.command("stop", "cont")
             served.kill()
+            taken_up = served.errors.count(": active, features")
             served.start()
-            time.sleep(1.5)  # QEMU looks for it once a second
-            if machine.has_said("VERIFIED"):
+            wait_until_taken_up(served, machine, taken_up + 1)  # QEMU looks for it once a second
+            if machine.has_said("PYVMM-SCRIPT-EXIT"):
                 break
         machine.wait()
-    assert served.errors.count(": active, features") > 1
+        assert served.errors.count(": active, features") > 1
 
     assert machine.value("VERIFIED") == "yes"
+
+
+def wait_until_taken_up(served: Served, machine: Qemu, times: int) -> None:
+    """Wait until the device was active so many times, or the guest's script has ended."""
+    wait_until(
+        lambda: served.errors.count(": active, features") >= times or machine.has_said("PYVMM-SCRIPT-EXIT"),
+        machine.describe,
+        timeout=SILENCE,
+    )
 
 
 @contextlib.contextmanager
