@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
 
 import pytest
+from pyvmm.cli.new_device import names_of, write
+from pyvmm.errors import PyvmmError
 
 from tests import first_device
 from tests.first_device import install, run
@@ -113,3 +116,24 @@ def test_the_tutorial_s_files_take_the_place_of_some_or_are_the_guest_s(tmp_path
     for name in ("init", "keeper", "guest.sh"):
         (tmp_path / name).write_text(tutorial[name])
         run("sh", "-n", name, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+def test_a_disk_that_is_full_has_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was_there: bool
+) -> None:
+    directory = tmp_path / "lamp"
+    if was_there:
+        directory.mkdir()
+    write_text = Path.write_text
+
+    def full(path: Path, text: str, **more: str) -> int:
+        if path.name == "device.py":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write_text(path, text, **more)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(PyvmmError, match=r"lamp cannot be written: No space left on device$"):
+        write(directory, "virtio", names_of("lamp"))
+    assert list(tmp_path.iterdir()) == [directory] * was_there
+    assert not was_there or not any(directory.iterdir())

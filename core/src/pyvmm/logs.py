@@ -71,9 +71,14 @@ def configure(verbosity: int, stream: TextIO | None = None) -> None:
         import logging  # noqa: F401 - now somebody wants to see the messages
 
 
-def _send(verbosity: int, stream: TextIO) -> None:
+def _send(verbosity: int, stream: TextIO | None) -> None:
     import logging
 
+    root = logging.getLogger()
+    root.setLevel({0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG))
+    if stream is None:  # it was closed when Python started
+        root.addHandler(logging.NullHandler())
+        return
     # A guest's console may have put the terminal into raw mode, where a newline alone does not return the carriage.
     newline = "\r\n" if stream.isatty() else "\n"
 
@@ -86,12 +91,32 @@ def _send(verbosity: int, stream: TextIO) -> None:
             finally:
                 record.name = name
 
-    handler = logging.StreamHandler(stream)
+    class Handler(logging.StreamHandler):  # type: ignore[type-arg]  # logging is imported late
+        """Drops what cannot be written now: a full disk or a reader that does not read must not hold a device up."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if has_room(self.stream):
+                super().emit(record)
+
+        def handleError(self, record: logging.LogRecord) -> None:
+            pass
+
+    handler = Handler(stream)
     handler.terminator = newline
     handler.setFormatter(Formatter("pyvmm: %(name)s: %(message)s"))
-    root = logging.getLogger()
     root.addHandler(handler)
-    root.setLevel({0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG))
+
+
+def has_room(stream: TextIO) -> bool:
+    """Whether a line can be written to ``stream`` without waiting for its reader."""
+    import select
+
+    try:
+        poll = select.poll()
+        poll.register(stream, select.POLLOUT)
+        return bool(poll.poll(0))
+    except (OSError, ValueError):  # it is no file, or a closed one
+        return True
 
 
 def level() -> int:

@@ -10,6 +10,7 @@ from pyvmm.chardev.backend import Backend
 from pyvmm.chardev.descriptors import DescriptorInput, DescriptorOutput
 from pyvmm.errors import HostError
 from pyvmm.host.eventloop import READABLE
+from pyvmm.host.standard_streams import write_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Pty(Backend):
         line.connect(self.output)
         self.input = _PtyInput(self._reader, line, events=READABLE | select.EPOLLET)
         self.input.start(context.loop)
-        print(f"{context.name}: {self.path}", file=sys.stderr, flush=True)
+        write_line(sys.stderr, f"{context.name}: {self.path}")
 
     def close(self) -> None:
         super().close()

@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     """``PARENT LEVEL ID MACHINE``: as :func:`serve`, in a program of its own."""
     parent, level, id_, machine = arguments
     child.enter(id_, int(parent))
-    os.closerange(REQUEST_FD + 1, max(map(int, os.listdir("/proc/self/fd"))) + 1)
+    child.close_from(REQUEST_FD + 1)
     for fd in (SOCKET_FD, TELL_FD, REQUEST_FD):
         os.set_inheritable(fd, False)
     try:

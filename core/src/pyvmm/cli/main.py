@@ -12,6 +12,7 @@ import sys
 
 from pyvmm.cli.output import complain
 from pyvmm.errors import PyvmmError
+from pyvmm.host.standard_streams import write_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,23 +32,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from pyvmm.cli import run
 
         if "_PYVMM_COMPLETE" not in os.environ:
+            from pyvmm.cli import environment
             from pyvmm.cli.arguments import read
+
+            environment.check()
 
             known = read(words)
             if known is not None:
                 return run.run(known)
         return _main_by_click(words)
-    except PyvmmError as error:
-        if _is_verbose(words):
+    except (PyvmmError, OSError) as error:
+        # An error of the host that nobody has put into words is one line, too; -v says where it was.
+        if _is_verbose(words) and sys.stderr is not None:
             import traceback
 
-            traceback.print_exc()
-        complain(str(error))
-        return error.exit_status
+            write_line(sys.stderr, traceback.format_exc(), end="")
+        if isinstance(error, PyvmmError):
+            complain(str(error))
+            return error.exit_status
+        complain(_refusal(error))
+        return 1
     except KeyboardInterrupt:
         return 130
     finally:
         gc.enable()
+
+
+def _refusal(error: OSError) -> str:
+    """One line for what the host refuses."""
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is not None and last.tb_frame.f_globals.get("__name__") == "click.utils":  # click.echo()
+        return f"standard output cannot be written: {reason}"
+    if error.filename is None:
+        return f"the host refuses something: {reason}; -v says where"
+    return f"{os.fsdecode(error.filename)!r}: {reason}; -v says what needs it"
 
 
 def _main_by_click(words: list[str]) -> int:

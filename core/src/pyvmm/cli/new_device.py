@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
@@ -95,9 +96,10 @@ def names_of(kind: str) -> Mapping[str, str]:
 def write(directory: Path, form: str, names: Mapping[str, str]) -> list[Path]:
     """Write a package of ``form``, ``virtio`` or ``bus``, to ``directory``: the files.
 
-    Raises :class:`PyvmmError` where something is there or it cannot be written.
+    Raises :class:`PyvmmError` where something is there or it cannot be written; then nothing of it is left.
     """
-    written = []
+    written: list[Path] = []
+    was_there = directory.exists()
     try:
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise UsageError(f"new-device: {directory} is there and not an empty directory; give --directory another")
@@ -111,5 +113,10 @@ def write(directory: Path, form: str, names: Mapping[str, str]) -> list[Path]:
                 path.write_text(Template(template.read_text(encoding="utf-8")).substitute(names), encoding="utf-8")
                 written.append(path)
     except OSError as error:
+        if written:  # it was empty, or not there
+            for entry in directory.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        if not was_there and directory.is_dir():
+            directory.rmdir()
         raise PyvmmError(f"new-device: {directory} cannot be written: {error.strerror}") from error
     return written

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+
+from pyvmm.errors import HostError
+from pyvmm.host.standard_streams import null, write_line
 
 __all__ = ["complain", "show"]
 
 
 def show(text: str) -> None:
-    """Print ``text``, as much as somebody reads of it."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
+    """Print ``text`` on stdout. Raises :class:`HostError` where it cannot be written; a reader that has enough is no
+    error."""
+    if error := write_line(sys.stdout, text):
         # What is left in the buffer would raise once more at the end of the process.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(null(), sys.stdout.fileno())
+        if error.errno != errno.EPIPE:
+            raise HostError(f"standard output cannot be written: {error.strerror}")
 
 
 def complain(message: str) -> None:
-    """Print ``pyvmm: MESSAGE`` on stderr, where that can be written to."""
-    # Where stderr is closed or full, the exit status has to say it.
-    try:
-        print(f"pyvmm: {message}", file=sys.stderr, flush=True)
-    except OSError:
-        pass
+    """Print ``pyvmm: MESSAGE`` on stderr. Where that cannot be written, the exit status has to say it."""
+    write_line(sys.stderr, f"pyvmm: {message}")

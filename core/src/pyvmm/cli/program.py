@@ -9,6 +9,7 @@ import os
 import sys
 
 from pyvmm.cli import signals
+from pyvmm.host import standard_streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["script"]
 
 signals.take()
+standard_streams.complete()
 
 
 def script() -> NoReturn:
@@ -28,11 +30,10 @@ def script() -> NoReturn:
     from pyvmm.cli import main, run
 
     run.process_is_ours = True
+    if sys.stdout is not None and sys.stdout.encoding != "utf-8":
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that lacks a character
     status = main.main()
-    try:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
-    except OSError:
-        sys.exit(status)  # the interpreter knows what to say of that
+    standard_streams.flush(sys.stderr)
+    if standard_streams.flush(sys.stdout):
+        status = status or 1
     os._exit(status)

@@ -18,8 +18,9 @@ import termios
 import time
 
 from pyvmm._native import lib
-from pyvmm.host import leftovers
+from pyvmm.host import leftovers, standard_streams
 from pyvmm.host.child_log import LogRelay
+from pyvmm.host.standard_streams import flush
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -114,8 +115,7 @@ def fork(name: str, body: Callable[[], int], fds: Sequence[int] = ()) -> Child:
     reading, writing = _log_pipe()
     ours = os.getpid()
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
+        flush(stream)  # what is in their buffers is not the fork's to write
     with leftovers.Making():
         pid = os.fork()
         if pid == 0:
@@ -130,13 +130,15 @@ def spawn(
 ) -> Child:
     """Another program, from any thread. It has to call :func:`enter` first, with our process's number."""
     reading, writing = _log_pipe()
-    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for fd in (writing, *fds)]
+    null = standard_streams.null()
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for fd in (writing, *fds, null)]
     os.close(writing)
+    os.close(null)
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_DUP2, moved[-1], 0),
         (os.POSIX_SPAWN_DUP2, moved[0], 1),
         (os.POSIX_SPAWN_DUP2, moved[0], 2),
-        *((os.POSIX_SPAWN_DUP2, fd, FIRST_FD + i) for i, fd in enumerate(moved[1:])),
+        *((os.POSIX_SPAWN_DUP2, fd, FIRST_FD + i) for i, fd in enumerate(moved[1:-1])),
     ]
     try:
         with leftovers.Making():
@@ -269,16 +271,25 @@ def _run(name: str, parent: int, body: Callable[[], int], fds: list[int], log_fd
 def _keep(log_fd: int, fds: list[int]) -> None:
     """Close all descriptors but ``fds``, which move to 3 and up, and the log, which is stdout and stderr."""
     moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for fd in (log_fd, *fds)]
-    null = os.open(os.devnull, os.O_RDONLY)
+    null = standard_streams.null()
     os.dup2(null, 0)
     os.dup2(moved[0], 1)
     os.dup2(moved[0], 2)
     for i, fd in enumerate(moved[1:]):
         os.dup2(fd, FIRST_FD + i, inheritable=False)
-    os.closerange(FIRST_FD + len(fds), max(map(int, os.listdir("/proc/self/fd"))) + 1)
+    close_from(FIRST_FD + len(fds))
     # Those there were may be anybody's: a test's, a notebook's.
     sys.stdin = open(0, closefd=False)
     sys.stdout = sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+
+
+def close_from(first: int) -> None:
+    """Close all descriptors from number ``first`` on."""
+    try:
+        last = max(map(int, os.listdir("/proc/self/fd")))
+    except OSError:  # a jail without /proc
+        last = os.sysconf("SC_OPEN_MAX")
+    os.closerange(first, last + 1)
 
 
 def _outcome(result: os.waitid_result | None) -> str:

@@ -9,6 +9,7 @@ import stat
 
 from pyvmm.errors import UsageError
 from pyvmm.host import leftovers
+from pyvmm.host.standard_streams import null
 from pyvmm.logs import logger
 
 TYPE_CHECKING = False
@@ -91,7 +92,7 @@ class UnixListener:
         self._identity: tuple[int, int] | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         # When no descriptor is left, this one is given up for as long as it takes to turn a client away.
-        self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._reserve = null()
         try:
             with leftovers.Making():
                 listen(self._socket, path, what, backlog=backlog)
@@ -141,7 +142,7 @@ class UnixListener:
             client.close()
         except OSError:
             pass
-        self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._reserve = null()
 
     def _remove(self) -> None:
         leftovers.discard(self._remove)

@@ -42,7 +42,11 @@ def begin(function: Callable[[], object], name: str) -> Callable[[], None]:
         except SystemExit:
             pass
         except BaseException:
-            print(f"Exception in thread {name}:", file=sys.stderr)
+            if sys.stderr is not None:
+                try:
+                    print(f"Exception in thread {name}:", file=sys.stderr)
+                except OSError:
+                    pass
             sys.excepthook(*sys.exc_info())
         finally:
             over.release()

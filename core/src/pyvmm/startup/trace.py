@@ -46,15 +46,23 @@ def report() -> None:
         import sys
 
         text, steps = table(), None
+        if sys.stderr is None:
+            return
         # A guest's console may have put the terminal into raw mode, where a newline alone does not return the carriage.
         newline = "\r\n" if sys.stderr.isatty() else "\n"
-        print(text.replace("\n", newline), end=newline, file=sys.stderr, flush=True)
+        try:
+            print(text.replace("\n", newline), end=newline, file=sys.stderr, flush=True)
+        except OSError:
+            pass
 
 
 def _process_made() -> int:
     """When this process was made, by CLOCK_BOOTTIME in nanoseconds: field 22 of proc_pid_stat(5)."""
     import os
 
-    with open("/proc/self/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return _began  # a jail without /proc
     return int(fields[22 - 3]) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")

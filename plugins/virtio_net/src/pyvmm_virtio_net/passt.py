@@ -134,7 +134,13 @@ class Passt:
 def _own_directory() -> Iterator[str]:
     """A directory that is gone at the end, also where a signal ends the process."""
     with leftovers.Making():
-        directory = tempfile.TemporaryDirectory(prefix="pyvmm-passt-")
+        try:
+            directory = tempfile.TemporaryDirectory(prefix="pyvmm-passt-")
+        except OSError as error:
+            raise HostError(
+                f"net: passt needs a directory for a moment, and none can be made: {error.strerror}; "
+                "set TMPDIR to one that can be written"
+            ) from error
         leftovers.add(directory.cleanup)
     try:
         yield directory.name

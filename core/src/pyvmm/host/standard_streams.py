@@ -1,0 +1,60 @@
+"""The standard streams of a process: closed, full, or unable to say a character. Nothing of that ends a machine."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
+
+__all__ = ["complete", "flush", "null", "write_line"]
+
+
+def complete() -> None:
+    """Open descriptors 0, 1 and 2 where they are closed, so that no other file gets their numbers."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            opened = null()
+            if opened != fd:
+                os.dup2(opened, fd)
+                os.close(opened)
+
+
+def null() -> int:
+    """A new descriptor of an empty file: /dev/null, or an anonymous file where there is no /dev."""
+    try:
+        return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return os.memfd_create("null", os.MFD_CLOEXEC)
+
+
+def write_line(stream: TextIO | None, text: str, end: str = "\n") -> OSError | None:
+    """Write ``text`` and ``end`` to ``stream``; why that could not be, or None.
+
+    A character that the stream's encoding does not have is replaced. A stream that Python closed or never had is no
+    error: nobody wants the text.
+    """
+    if stream is None or stream.closed:
+        return None
+    try:
+        try:
+            stream.write(text + end)
+        except UnicodeEncodeError:
+            encoding = stream.encoding or "ascii"
+            stream.write((text + end).encode(encoding, "replace").decode(encoding))
+    except OSError as error:
+        return error
+    return flush(stream)
+
+
+def flush(stream: TextIO | None) -> OSError | None:
+    """Write what is in the buffer of ``stream``; why that could not be, or None."""
+    try:
+        if stream is not None and not stream.closed:
+            stream.flush()
+    except OSError as error:
+        return error
+    return None
