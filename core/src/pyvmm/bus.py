@@ -63,19 +63,19 @@ class Placement:
     """Fixed ports, below 65536."""
 
     more_ports: Sequence[BusRange] = ()
-    """Further ones, behind ``ports`` and not next to them; to the device, offsets count from the start of ``ports``."""
+    """More ports, after ``ports`` and not adjacent to them. The device sees offsets from the start of ``ports``."""
 
     mmio_size: int = 0
-    """Bytes of physical address space, wherever the machine has room: whole pages of 4 KiB."""
+    """Bytes of physical address space, in whole pages of 4 KiB. The machine chooses the address."""
 
     irq: int | None = None
-    """The fixed interrupt line (GSI) that it needs."""
+    """The interrupt line (GSI) that the device needs."""
 
     any_irq: bool = False
-    """Whether it needs an interrupt line, whichever is free."""
+    """Whether the device needs an interrupt line, and any free one will do."""
 
     acpi_hid: str = ""
-    """The ACPI hardware ID by which the guest finds it, such as ``PNP0501``; none when empty."""
+    """The ACPI hardware ID by which the guest finds the device, such as ``PNP0501``; empty for none."""
 
     @property
     def all_ports(self) -> Sequence[BusRange]:
@@ -104,15 +104,15 @@ class BusDevice:
     name: str = "device"
 
     placements: Sequence[Placement] = ()
-    """Where a machine may put it: the first one that is free is taken. None for a device that somebody else
-    puts on a bus."""
+    """The places where a machine may put the device; the machine takes the first free one. Empty for a device that
+    other code puts on a bus."""
 
     context: DeviceContext
 
     _service: _Service | None = None
 
     def attach(self, context: DeviceContext) -> None:
-        """Take the place in the machine."""
+        """Store the device's place in the machine. Called once, before the first access."""
         self.context = context
         self.name = context.name
 
@@ -122,7 +122,7 @@ class BusDevice:
     def read(self, offset: int, data: memoryview) -> None:
         """Answer a read of ``len(data)`` bytes (1, 2, 4 or 8) at ``offset`` from the (first) range's start.
 
-        ``data`` is writable and holds all ones: what is left alone reads as if nobody answered.
+        ``data`` is writable and holds all ones. Bytes that the device does not set read as if no device had answered.
         """
 
     def write(self, offset: int, data: memoryview) -> None:
@@ -140,8 +140,8 @@ class BusDevice:
 Answer: TypeAlias = (
     "tuple[Callable[[int, memoryview], object], int, memoryview, Callable[[], object], Callable[[], object]]"
 )
-"""What a device does for an access: its handler, the offset and the data to call it with, and what takes the device's
-lock before and releases it after."""
+"""How to answer an access: the device's handler, the offset and the data for its call, and the functions that take the
+device's lock before the call and release it after."""
 
 
 class _Slot:
@@ -161,22 +161,22 @@ class _Slot:
 class Bus:
     """Devices by address.
 
-    An access that nobody claims, or that straddles the end of a range, reads all ones and writes nothing, as
+    An access to an address without a device, or across the end of a range, reads all ones and writes nothing, as
     on a PC. A device whose handler raises is logged once, with its name and the traceback, marked failed, and
     answers all ones from then on.
     """
 
     changing: Final = allocate_lock()
-    """Held, for all buses, while somebody comes or fails."""
+    """A lock for all buses, held while a device is added or fails."""
 
     def __init__(self, name: str, end: int = ADDRESS_SPACE_END) -> None:
         self.name = name
         self.end = end
         # vCPU threads look up without a lock, so the two lists are replaced together and never changed.
         self.map: tuple[list[int], list[_Slot]] = ([], [])
-        """Where who is; another object when that changes."""
+        """The first addresses, and their slots. A change makes a new object."""
         self.remembered: list[dict[int, Answer]] = []
-        """Where an :meth:`answer` is kept: emptied when somebody comes to the bus, or fails."""
+        """Dicts that keep :meth:`answer` results. The bus empties them when a device is added or fails."""
 
     def insert(self, device: BusDevice, base: int, size: int, *, offset: int = 0) -> BusRange:
         """Put ``device`` at ``size`` addresses from ``base`` on, of which the first is ``offset`` to the device.
@@ -225,11 +225,10 @@ class Bus:
         return self._access(address, data, True)
 
     def answer(self, address: int, data: memoryview, is_write: bool) -> Answer:
-        """What :meth:`write` or :meth:`read` do with ``data``, which all ones are in already where it is read.
+        """How :meth:`write` or :meth:`read` would answer with ``data``, which holds all ones already for a read.
 
-        It can be done more than once, as long as nobody comes to the bus or fails: so put it into a dict of
-        :attr:`remembered`, with :attr:`changing` held from before this call. What it raises is for
-        :meth:`fail_access`.
+        The result can be used again until a device is added or fails. So keep it in a dict of :attr:`remembered`, and
+        hold :attr:`changing` from before this call. Pass an exception of the handler to :meth:`fail_access`.
         """
         slot = self._find(address, len(data))
         if slot is None or slot.service.failed:

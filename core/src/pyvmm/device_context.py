@@ -1,4 +1,4 @@
-"""What a machine gives to a device of any sort when it takes it in."""
+"""The things that a machine gives to a device of any kind: its name, the event loop, the other devices' names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DeviceInfo:
     kind: str
 
     package: str
-    """The distribution that it is of and its version: ``pyvmm-lamp 1.2``; empty where it is of none."""
+    """The device's distribution and version: ``pyvmm-lamp 1.2``; empty if it has no distribution."""
 
 
 class MachineView:
@@ -44,44 +44,44 @@ class MachineView:
         self.devices = devices
         """All devices that the machine was asked to have, by id, in their order on the command line."""
         self.files = files or HostFiles()
-        """Where the devices' files on the host are; gone with the machine."""
+        """The devices' directories on the host; removed with the machine."""
 
     @classmethod
     def from_text(cls, text: str) -> MachineView:
-        """What :meth:`to_text` made a text of."""
+        """The view from which :meth:`to_text` made ``text``."""
         path, *lines = text.split("\n")
         devices = (line.split("\t") for line in lines)
         return cls({id_: DeviceInfo(kind, package) for id_, kind, package in devices}, HostFiles(path))
 
     def to_text(self) -> str:
-        """All of it in a text without NULs, for another program."""
+        """The whole view as a text without NULs, for another program."""
         lines = ("\t".join((id_, info.kind, info.package)) for id_, info in self.devices.items())
         return "\n".join((os.fspath(self.files), *lines))
 
     def label(self, id: str) -> str:
-        """A device for messages of its failure, with the package that is to blame: ``lamp0 (pyvmm-lamp 1.2)``."""
+        """A device's name for messages about its failure, with its package: ``lamp0 (pyvmm-lamp 1.2)``."""
         info = self.devices.get(id)
         return f"{id} ({info.package})" if info and info.package else id
 
 
 @record
 class DeviceContext:
-    """A device's place in a machine, handed to ``attach`` before anything else is asked of the device.
+    """A device's place in a machine. The machine passes it to ``attach``, the first call of a device's method.
 
-    The same in the VMM's process, in a device's own and in ``pyvmm serve``.
+    It is the same in the VMM's process, in a device's own process and in ``pyvmm serve``.
     """
 
     name: str
-    """The device's id: unique in the machine, first in its log lines."""
+    """The device's id. It is unique in the machine, and the device's log lines begin with it."""
 
     loop: LoopScope
     """The event loop that the device lives on."""
 
     stop: Callable[[ExitReason], None]
-    """Ends the machine; from any thread, returns at once."""
+    """Ends the machine. Any thread may call it; it returns immediately."""
 
     irq: EventFd | None = None
-    """A BusDevice's interrupt line, as an irqfd: each signal is one edge. None where it asked for no line."""
+    """A BusDevice's interrupt line, as an irqfd: each signal is one edge. None if the device asked for no line."""
 
     fast_port: Callable[[int], FastPort | None] = lambda offset: None
     """For a BusDevice at ports, before the machine runs: makes the port at this offset one whose bytes need not

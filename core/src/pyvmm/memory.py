@@ -1,4 +1,4 @@
-"""The guest's physical memory: a memfd, mapped here and in whatever process serves a device, or this process's own."""
+"""Guest physical memory: one memfd that the VMM and the devices' processes map, or anonymous memory of this process."""
 
 from __future__ import annotations
 
@@ -90,13 +90,13 @@ class GuestMemory:
 
     @property
     def fd(self) -> int:
-        """The memfd; -1 when closed, and of memory that is this process's alone."""
+        """The memfd; -1 when closed, and for anonymous memory."""
         return self.fds[0] if self.fds else -1
 
     def replace(self, fds: Sequence[int], regions: Sequence[GuestRegion]) -> None:
-        """Map other regions, each of the descriptor at its place, in place of what there was.
+        """Replace all mappings by those of other regions; each region is in the descriptor with the same index.
 
-        Who holds a slice of the old mappings keeps them; native code that was given addresses must ask anew. The
+        A slice of an old mapping keeps that mapping. Native code that holds addresses must ask for them again. The
         descriptors are taken over as by the constructor; on failure the memory is as before.
         """
         old = self.fds, self._views
@@ -173,7 +173,7 @@ class GuestMemory:
         return self.regions[-1].end
 
     def host_address(self, region: GuestRegion) -> int:
-        """Where ``region`` is mapped in this process, for the kernel and for native code."""
+        """The address of ``region`` in this process, for the kernel and for native code."""
         # The buffer is let go at once: holding it would keep the mapping from closing.
         with self._views[self.regions.index(region)][:] as view:
             return int(ffi.cast("uintptr_t", ffi.from_buffer(view)))
@@ -201,7 +201,7 @@ class GuestMemory:
         return at >= 0 and 0 <= length <= self.regions[at].end - address
 
     def address_of(self, view: memoryview) -> GuestAddress:
-        """Where in the guest's memory ``view`` begins, which is a slice of it; raises ValueError for any other."""
+        """The guest address of ``view``, a slice of guest memory; raises ValueError for any other view."""
         at = int(ffi.cast("uintptr_t", ffi.from_buffer(view)))
         for region in self.regions:
             offset = at - self.host_address(region)
@@ -282,7 +282,7 @@ class GuestMemory:
         self.slice(address, 8).cast("Q")[0] = value
 
     def close(self) -> None:
-        """Unmap and close. A mapping that somebody still holds a slice of goes when the slice does."""
+        """Unmap and close. A mapping with a slice in use is unmapped when the slice is released."""
         self._release(self.fds, self._views)
         self.fds, self._region_fds, self._views = (), [], []
 
@@ -355,7 +355,7 @@ def _unmap(host: Any, length: int) -> None:
 
 
 def _huge_page_flags(size: int) -> int:
-    """What memfd_create(2) is told: the pages' size as a power of two, in the bits from MFD_HUGE_SHIFT on."""
+    """The flags for memfd_create(2): the page size as a power of two, in the bits from MFD_HUGE_SHIFT on."""
     return os.MFD_HUGETLB | (size.bit_length() - 1) << os.MFD_HUGE_SHIFT if size else 0
 
 

@@ -15,7 +15,7 @@ __all__ = ["Line", "Output"]
 
 
 class Output(Protocol):
-    """Where the guest's output goes."""
+    """The destination of the guest's output."""
 
     def write(self, data: bytes) -> int:
         """Write without blocking: how many bytes were taken, 0 for none just now. On any thread.

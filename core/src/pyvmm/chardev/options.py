@@ -16,7 +16,7 @@ __all__ = ["ChardevOptions", "open_backend"]
 
 @options
 class ChardevOptions:
-    """What is at the host's end of the line: one of them, stdio when none is given. A kind's own record may be this
+    """The host's end of a line: at most one of these, stdio when none is given. A kind's own record may be this
     one, or derive from it."""
 
     backend: Literal["stdio", "pty"] | None = option(

@@ -25,7 +25,7 @@ ENVIRONMENT: Final = "PYVMM_AIO"
 
 BACKENDS: Final = ("io_uring", "threads")
 MAX_DEPTH: Final[int] = lib.PYVMM_AIO_MAX_DEPTH
-"""Requests that an engine can have under way."""
+"""The most requests that an engine can have in flight."""
 
 _READ: Final[int] = lib.PYVMM_AIO_READ
 _WRITE: Final[int] = lib.PYVMM_AIO_WRITE
@@ -39,17 +39,17 @@ _BATCH: Final = 64
 """Results taken by one native call."""
 
 _REFUSED: Final = (errno.ENOSYS, errno.EPERM, errno.EACCES, errno.ENOMEM)
-"""What io_uring_setup(2) says where a kernel, a sysctl, a seccomp filter or a limit forbids it."""
+"""The errors of io_uring_setup(2) if a kernel, a sysctl, a seccomp filter or a limit forbids it."""
 
 _told = False
 
 
 class IoEngineFullError(Exception):
-    """As many requests as the engine has room for are under way."""
+    """The engine is full: as many requests as it has room for are in flight."""
 
 
 class IoFile:
-    """A file descriptor as an :class:`IoEngine` sees it. The descriptor stays its owner's to close."""
+    """A file descriptor for an :class:`IoEngine`. The owner of the descriptor closes it."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class IoFile:
 
 
 class IoEngine:
-    """Runs file requests in the background, many at a time, in no order.
+    """Runs file requests in the background, many at a time, in no particular order.
 
     A request is readied by :meth:`preadv` and its like, started with all others by :meth:`submit`, and finished by
     a call of its ``on_done(result)``, from within :meth:`submit` where the answer is there at once, else from within
@@ -110,7 +110,7 @@ class IoEngine:
 
         ``backend``: ``io_uring`` or ``threads``; by default what $PYVMM_AIO says, else io_uring where the kernel
         (5.6 and later) lets us, else up to ``threads`` threads, each started when it is first needed.
-        Raises :class:`HostError` where the backend that was asked for cannot be had.
+        Raises :class:`HostError` if the requested backend is not available.
         """
         backend = backend or os.environ.get(ENVIRONMENT) or None
         if backend not in (None, *BACKENDS):
@@ -129,12 +129,12 @@ class IoEngine:
 
     @property
     def in_use(self) -> int:
-        """How many requests are readied or under way."""
+        """The number of requests that are prepared or in flight."""
         return int(self._native.in_use) if self._native is not None else 0
 
     @property
     def pending(self) -> int:
-        """Of these, how many have an ``on_done`` to be called."""
+        """The number of these whose ``on_done`` is still to be called."""
         return len(self._under_way)
 
     @property

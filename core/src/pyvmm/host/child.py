@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["FIRST_FD", "Child", "default_signals", "enter", "fork", "spawn"]
 
 FIRST_FD: Final = 3
-"""What the first of the descriptors becomes that a process is given."""
+"""The number that the first of a process's given descriptors gets."""
 
 _PIPE_SIZE: Final = 1 << 18
 _OUT_OF_THE_WAY: Final = 64
@@ -41,7 +41,7 @@ _ERRNO_INSTEAD: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 """Signals that end a process where, without them, one write fails: with EPIPE, or with EFBIG."""
 
 _END: Final = signal.SIGUSR1
-"""What the parent sends to have the process remove what it made and end at once."""
+"""The signal by which the parent makes the process remove its files and end immediately."""
 
 _NAME_SIZE: Final = 15
 
@@ -88,7 +88,7 @@ class Child:
         return True
 
     def kill(self) -> None:
-        """End it at once, if it has not ended."""
+        """End the process immediately, if it has not ended."""
         if not self.outcome:
             try:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
@@ -96,7 +96,7 @@ class Child:
                 pass
 
     def close(self) -> None:
-        """End it at once, reap it, relay the rest of its log; closing twice does nothing."""
+        """End the process immediately, reap it, relay the rest of its log; closing twice does nothing."""
         if self.pidfd >= 0:
             self.kill()
             # A process that the kernel holds (state D) is left to it: it is gone when the kernel is done.
@@ -219,7 +219,7 @@ def _end(_number: int, _frame: object) -> None:
 
 
 def set_title(title: str) -> None:
-    """What ps(1) shows of this process, as far as its arguments have room for it."""
+    """Set the name that ps(1) shows for this process, as far as its arguments have room."""
     try:
         with open("/proc/self/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()

@@ -1,4 +1,4 @@
-"""What a process of ours logs, and writes to stderr, as log records of this one: both ends of a pipe.
+"""Log records and stderr of a process of pyvmm, relayed to this process: both ends of a pipe.
 
 A log record is one line of level, logger and message, marked by control characters that are in no other; any other
 line is what it is. The reader believes none of it: it bounds how much comes, and lets no control characters through
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["LogRelay"]
 
 RECORD: Final = b"\x1e"
-"""What a line begins with that is a log record."""
+"""The beginning of a line that is a log record."""
 
 FIELD: Final = b"\x1f"
-"""What is between its fields."""
+"""The separator of its fields."""
 
 _CONTROLS: Final = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if n not in (9, 10)}
 
@@ -49,7 +49,7 @@ class LogRelay:
     """The reading end."""
 
     def __init__(self, fd: int, name: str) -> None:
-        """Take over ``fd``. Each line begins with ``name``, if it does not by itself."""
+        """Take over ``fd``. Each line gets ``name`` as its beginning, unless it begins with it already."""
         os.set_blocking(fd, False)
         self._fd = fd
         self.name = name
@@ -63,7 +63,7 @@ class LogRelay:
         """Lines that are not worth relaying."""
 
     def expect_end(self) -> None:
-        """What the process says from now on it says because it was told to end: of no interest to most."""
+        """Later lines come from a process that was told to end: log them at a lower level."""
         self._expected_to_end = True
 
     def watch(self, loop: EventLoop | LoopScope) -> None:

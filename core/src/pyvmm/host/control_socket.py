@@ -1,4 +1,4 @@
-"""A device's control socket: who connects says a command on a line, and gets a line of JSON for each."""
+"""A device's control socket: a client sends one command a line, and gets one line of JSON for each."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ __all__ = ["Answer", "Command", "ControlSocket"]
 log = logger(__name__)
 
 Answer: TypeAlias = "Callable[[Mapping[str, object]], None]"
-"""Takes the answer to a command, once: what JSON can say."""
+"""Takes the answer to a command, once. The answer is a value that JSON can express."""
 
 Command: TypeAlias = "Callable[[str, Answer], None]"
-"""Carries out a command: is given what follows its name on the line, and answers now or later.
+"""Carries out a command. It gets the rest of the line after the command's name, and answers now or later.
 
-Raises ValueError with a phrase that says to the user what is wrong.
+It raises ValueError with a phrase that tells the user what is wrong.
 """
 
 _MAX_LINE: Final = 4096
@@ -35,7 +35,7 @@ _MAX_LINE: Final = 4096
 
 
 class ControlSocket:
-    """Commands to a device, by a Unix socket.
+    """Takes commands to a device at a Unix socket.
 
     ::
 
@@ -49,7 +49,7 @@ class ControlSocket:
     def __init__(self, path: Path, what: str) -> None:
         """``what`` begins an error's message, such as ``balloon: socket=/run/vm.sock``.
 
-        Raises :class:`UsageError` where no socket can be made at ``path``.
+        Raises :class:`UsageError` if no socket can be made at ``path``.
         """
         self._listener = UnixListener(path, what, backlog=8)
         self._clients: set[_Client] = set()
@@ -57,13 +57,13 @@ class ControlSocket:
         self._loop: LoopScope | None = None
 
     def attach(self, loop: LoopScope, commands: Mapping[str, Command]) -> None:
-        """Listen from now on; ``commands`` are what can be asked for, by name."""
+        """Start to listen. ``commands`` has the commands by name."""
         self._loop = loop
         self._commands = commands
         loop.add(self._listener.fileno(), self._accept)
 
     def close(self) -> None:
-        """Let go of all clients and remove the socket; closing twice does nothing."""
+        """Disconnect all clients and remove the socket; closing twice does nothing."""
         if self._loop is not None and self._listener.fileno() >= 0:
             self._loop.remove(self._listener.fileno())
         for client in list(self._clients):
@@ -78,7 +78,7 @@ class ControlSocket:
 
 
 class _Client:
-    """One that is connected."""
+    """A connected client."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""An eventfd: what kicks a queue and what raises an interrupt (eventfd(2))."""
+"""An eventfd, which kicks a queue or raises an interrupt (eventfd(2))."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class EventFd:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if fd is None else fd
 
     def signal(self) -> None:
-        """Add one: wakes who waits for it."""
+        """Add one to the counter, which wakes all waiting threads."""
         try:
             os.eventfd_write(self.fd, 1)
         except BlockingIOError:
             pass  # the counter is at its limit: it is signalled already
 
     def drain(self) -> int:
-        """Take the count and set it to 0; 0 where nothing was signalled."""
+        """Return the count and set it to 0. The count is 0 if nothing was signalled."""
         try:
             return os.eventfd_read(self.fd)
         except BlockingIOError:

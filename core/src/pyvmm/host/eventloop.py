@@ -26,10 +26,10 @@ _LONGEST_WAIT: Final = 10_000_000_000
 """Nanoseconds."""
 
 READABLE: Final = select.EPOLLIN
-"""To wait until a descriptor can be read."""
+"""Wait until a descriptor can be read."""
 
 WRITABLE: Final = select.EPOLLOUT
-"""To wait until a descriptor can be written."""
+"""Wait until a descriptor can be written."""
 
 
 class _Call:
@@ -71,15 +71,15 @@ class Timer:
         self.function = function
 
     def cancel(self) -> None:
-        """Have it not made; one that was made or cancelled stays as it is. On the loop's thread."""
+        """Cancel the call. It does nothing if the call was made or cancelled before. On the loop's thread."""
         self._loop.forget(self)
 
 
 class EventLoop:
-    """Calls a function when a file descriptor is ready, or when its time has come.
+    """Calls a function when a file descriptor is ready, or at a given time.
 
-    All methods but :meth:`call`, :meth:`post` and :meth:`stop` belong to the loop's own thread: the one that is
-    in :meth:`run`, or any one before that.
+    Any thread may call :meth:`call`, :meth:`post` and :meth:`stop`. All other methods belong to the loop's own thread:
+    the thread in :meth:`run`, or any one thread before :meth:`run` is called.
     """
 
     _now = staticmethod(time.monotonic)
@@ -108,12 +108,11 @@ class EventLoop:
         self._callbacks[fd] = callback
 
     def fileno(self) -> int:
-        """An epoll descriptor, which is readable while something is ready: for native code that is to know when to
-        return."""
+        """An epoll descriptor that is readable while something is ready, so that native code knows when to return."""
         return self._epoll.fileno()
 
     def modify(self, fd: int, events: int) -> None:
-        """Wait for other ``events``; 0 pauses the descriptor, but for hang-up and errors."""
+        """Wait for other ``events``; 0 pauses the descriptor, except for hang-up and errors."""
         self._epoll.modify(fd, events)
 
     def remove(self, fd: int) -> None:
@@ -142,9 +141,9 @@ class EventLoop:
         self._wake.signal()
 
     def call(self, function: Callable[[], T]) -> T:
-        """Run ``function`` on the loop's thread and return or raise what it does. From any thread.
+        """Run ``function`` on the loop's thread, and return its result or raise its exception. From any thread.
 
-        Where no thread is in :meth:`run`, it runs at once, here.
+        While no thread is in :meth:`run`, ``function`` runs on the calling thread.
         """
         with self._lock:
             direct = self._thread is None or self._thread == get_ident()

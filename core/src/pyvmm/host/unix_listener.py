@@ -1,4 +1,4 @@
-"""A Unix socket that a device listens on: made where nothing is in the way, and gone when the device is (unix(7))."""
+"""A Unix socket on which a device listens. It replaces no other file, and is removed with the device (unix(7))."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["MAX_PATH", "UnixListener", "identity", "listen"]
 log = logger(__name__)
 
 MAX_PATH = 107
-"""Bytes that a socket's path may have: sun_path in <linux/un.h>, without its NUL."""
+"""The most bytes in a socket's path: sun_path in <linux/un.h>, without its NUL."""
 
 
 def listen(sock: socket.socket, path: str | os.PathLike[str], what: str, *, backlog: int = 1) -> None:
-    """Make ``sock`` listen at ``path``, in the place of a socket there that nobody listens on any more.
+    """Make ``sock`` listen at ``path``. It replaces a leftover socket there, on which no process listens.
 
-    Raises :class:`UsageError`, which begins with ``what``, where no socket can be made or something else is there.
+    Raises :class:`UsageError`, which begins with ``what``, if no socket can be made or another file is there.
     """
     try:
         try:
@@ -44,7 +44,7 @@ def listen(sock: socket.socket, path: str | os.PathLike[str], what: str, *, back
 
 
 def identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
-    """What tells the file at ``path`` from one that takes its place; None where there is none."""
+    """The device and inode that identify the file at ``path``; None if there is no file."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -53,7 +53,7 @@ def identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
 
 
 def _remove_dead(path: str | os.PathLike[str], what: str) -> None:
-    """Remove the socket at ``path`` if nobody listens there; raises :class:`UsageError` for anything else."""
+    """Remove the socket at ``path`` if no process listens there; raises :class:`UsageError` for any other file."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise UsageError(f"{what}: something that is no socket is there; give another path")
@@ -74,16 +74,15 @@ def _remove_dead(path: str | os.PathLike[str], what: str) -> None:
 class UnixListener:
     """A non-blocking stream socket that listens at a path.
 
-    A socket there that nobody listens on any more, as a process that was killed leaves it, is replaced; anything
-    else is left alone. The path is removed by :meth:`close`, and at the interpreter's exit at the latest, where it is
-    still the same socket.
+    A leftover socket there, such as one of a killed process, is replaced. Any other file is left alone. :meth:`close`
+    removes the path, or the interpreter's exit does, if it is still the same socket.
     """
 
     def __init__(self, path: Path, what: str, *, backlog: int = 1) -> None:
         """``what`` begins an error's message, such as ``vsock: /run/vm.sock``. ``backlog``: how many clients wait,
         more or less, before the next one is made to.
 
-        Raises :class:`UsageError` for a path where no socket can be made, or where something else is.
+        Raises :class:`UsageError` if no socket can be made at the path, or if another file is there.
         """
         self.path = path
         self._what = what
@@ -107,10 +106,10 @@ class UnixListener:
         return self._socket.fileno()
 
     def accept(self) -> socket.socket | None:
-        """The next client, its socket non-blocking; None where there is none after all.
+        """The next client's socket, non-blocking; None if there is no client after all.
 
-        With no descriptor left for it, a client is turned away, so that it does not wait for nothing and its waiting
-        keeps no loop busy.
+        If no descriptor is left for a client, the client is turned away. Otherwise it would wait in vain and keep the
+        loop busy.
         """
         try:
             client, _ = self._socket.accept()
@@ -125,7 +124,7 @@ class UnixListener:
         return client
 
     def close(self) -> None:
-        """Listen no more, and remove the path. Closing twice does nothing."""
+        """Stop listening, and remove the path. Closing twice does nothing."""
         self._socket.close()
         if self._reserve >= 0:
             os.close(self._reserve)

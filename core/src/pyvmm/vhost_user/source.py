@@ -1,4 +1,4 @@
-"""Where the back end of a device comes from, and what became of it."""
+"""The source of a device's back end, and the back end's fate."""
 
 from __future__ import annotations
 

@@ -42,16 +42,16 @@ MAX_POLL: Final = 50_000
 
 @record
 class TransferFormat:
-    """What requests look like: a header, data to write; data to read, a status byte. Numbers are little-endian."""
+    """The layout of requests: a header and data to write; data to read and a status byte. Numbers are little-endian."""
 
     header_size: int
     """Bytes, up to 64."""
 
     type_offset: int
-    """Where in the header the request's type is: 32 bits."""
+    """The offset of the request's type in the header; the type has 32 bits."""
 
     position_offset: int
-    """Where in the header the position in the file is: 64 bits."""
+    """The offset of the file position in the header; the position has 64 bits."""
 
     unit: int
     """Bytes that a position counts. Data that is not a multiple of it is no plain transfer."""

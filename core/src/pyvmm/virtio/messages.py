@@ -44,7 +44,7 @@ class Stop:
     """The descriptor would block."""
 
     BUDGET: Final[int] = lib.PYVMM_MESSAGES_BUDGET
-    """Nothing: there may be more to do at once."""
+    """The call has done its share; there may be more to do now."""
 
     ERROR: Final[int] = lib.PYVMM_MESSAGES_ERROR
     """The descriptor cannot be read; ``error`` says why."""
@@ -75,7 +75,7 @@ class Stream:
 
 
 class _Messages:
-    """What both directions have in common."""
+    """The common part of both directions."""
 
     def __init__(self, queue: Queue, channel: int | Stream, min_size: int, max_size: int) -> None:
         self.queue = queue

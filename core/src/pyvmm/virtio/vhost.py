@@ -89,7 +89,7 @@ class Vhost:
             self.fd = -1
 
     def _address(self, address: GuestAddress) -> int:
-        """Where this process has ``address``, which is that of a checked ring."""
+        """The address in this process of ``address``, a guest address of a checked ring."""
         for region, host in self._regions:
             if region.base <= address < region.end:
                 return host + address - region.base
