@@ -185,6 +185,11 @@ class EventLoop:
                 callback(events)
         return len(ready) + self._run_timers()
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the calling thread is the loop's, or none is in :meth:`run`."""
+        return self._thread is None or self._thread == get_ident()
+
     def idle_until(self) -> int:
         """Until when nobody needs the loop's thread, unless its descriptor (:meth:`fileno`) is readable: nanoseconds
         by time.monotonic_ns(), 0 where no thread is in :meth:`run`. For native code that waits in the loop's place."""
@@ -224,11 +229,28 @@ class EventLoop:
         call_all(functions)
 
 
-class LoopScope:
-    """One device's share of an event loop: what it added goes when the scope is closed.
+class _Registration:
+    """A descriptor that a scope has added."""
 
-    A callback that raises does not end the loop: ``on_error`` hears of it. After each callback ``after`` is
-    called, when given.
+    __slots__ = ("callback", "ends_with_reset", "events", "fd", "suspended")
+
+    def __init__(self, fd: int, callback: Callable[[int], None], events: int, ends_with_reset: bool) -> None:
+        self.fd = fd
+        self.callback = callback
+        self.events = events
+        self.ends_with_reset = ends_with_reset
+        self.suspended = False
+
+
+class LoopScope:
+    """One device's share of an event loop.
+
+    Descriptors, timers and posted functions of a device end with its scope, at :meth:`close`. Those that are added
+    during a call of :meth:`until_reset` end earlier, at :meth:`reset` or :meth:`fail`. What a callback adds lasts as
+    long as what the callback was added for.
+
+    A callback that raises does not end the loop: ``on_error`` is called with the exception. ``after``, when given, is
+    called after each callback.
     """
 
     def __init__(
@@ -240,17 +262,19 @@ class LoopScope:
         self.loop = loop
         self._on_error = on_error
         self._after = after
-        self._fds: set[int] = set()
-        self._closings = 0
+        self._registrations: dict[int, _Registration] = {}
+        self._running: _Registration | None = None
+        """The one whose callback runs now."""
+        self._ends_with_reset = False
+        """Whether what is added now ends with a reset."""
+        self._closed = self._reset = 0
+        """How often that was done: timers and posted functions compare it with the time when they were added."""
 
     def add(self, fd: int, callback: Callable[[int], None], events: int = READABLE) -> None:
         """As :meth:`EventLoop.add`."""
-
-        def guarded(ready: int) -> None:
-            self.guard(lambda: callback(ready))
-
-        self.loop.add(fd, guarded, events)
-        self._fds.add(fd)
+        registration = _Registration(fd, callback, events, self._ends_with_reset)
+        self._listen(registration)
+        self._registrations[fd] = registration
 
     def fileno(self) -> int:
         """As :meth:`EventLoop.fileno`."""
@@ -262,34 +286,99 @@ class LoopScope:
 
     def modify(self, fd: int, events: int) -> None:
         """As :meth:`EventLoop.modify`."""
-        self.loop.modify(fd, events)
+        registration = self._registrations.get(fd)
+        if registration is None or not registration.suspended:
+            self.loop.modify(fd, events)
+        if registration is not None:
+            registration.events = events
 
     def remove(self, fd: int) -> None:
         """As :meth:`EventLoop.remove`."""
         self.loop.remove(fd)
-        self._fds.discard(fd)
+        self._registrations.pop(fd, None)
 
     def call_later(self, seconds: float, function: Callable[[], object]) -> Timer:
-        """As :meth:`EventLoop.call_later`; what a :meth:`close` comes before is not called."""
-        closings = self._closings
-        return self.loop.call_later(seconds, lambda: self.guard(function) if closings == self._closings else None)
+        """As :meth:`EventLoop.call_later`."""
+        return self.loop.call_later(seconds, self._unless_ended(function, self._ends_with_reset))
 
     def post(self, function: Callable[[], object]) -> None:
-        """As :meth:`EventLoop.post`; what a :meth:`close` comes before is not run."""
-        closings = self._closings
-        self.loop.post(lambda: self.guard(function) if closings == self._closings else None)
+        """As :meth:`EventLoop.post`. What another thread posts is dropped by a reset."""
+        self.loop.post(self._unless_ended(function, self._ends_with_reset or not self.loop.is_here))
 
     def guard(self, function: Callable[[], object]) -> None:
         """Run ``function`` as a callback of this scope is run."""
+        self._run(function, self._ends_with_reset, self._running)
+
+    def until_reset(self, function: Callable[[], T]) -> T:
+        """Run ``function`` and return or raise what it does. What it adds ends at the next :meth:`reset`."""
+        return self._adding(function, ends_with_reset=True)
+
+    def until_close(self, function: Callable[[], T]) -> T:
+        """Run ``function`` and return or raise what it does. What it adds lasts until :meth:`close`."""
+        return self._adding(function, ends_with_reset=False)
+
+    def reset(self) -> None:
+        """Remove what ends with a reset. Callbacks that :meth:`fail` has suspended are called again."""
+        self._reset += 1
+        for registration in list(self._registrations.values()):
+            if registration.ends_with_reset:
+                self.remove(registration.fd)
+            elif registration.suspended:
+                registration.suspended = False
+                self._listen(registration)
+
+    def fail(self) -> None:
+        """For ``on_error``, when the device has failed: remove what ends with a reset.
+
+        A callback that lasts and that has just raised is suspended until :meth:`reset`. Otherwise a descriptor that
+        stays ready would keep the loop busy for ever.
+        """
+        self._reset += 1
+        for registration in list(self._registrations.values()):
+            if registration.ends_with_reset:
+                self.remove(registration.fd)
+            elif registration is self._running and not registration.suspended:
+                self.loop.remove(registration.fd)
+                registration.suspended = True
+
+    def close(self) -> None:
+        """Remove everything that was added or posted."""
+        self._closed += 1
+        for fd in list(self._registrations):
+            self.remove(fd)
+
+    def _adding(self, function: Callable[[], T], *, ends_with_reset: bool) -> T:
+        before, self._ends_with_reset = self._ends_with_reset, ends_with_reset
+        try:
+            return function()
+        finally:
+            self._ends_with_reset = before
+
+    def _listen(self, registration: _Registration) -> None:
+        callback, ends_with_reset = registration.callback, registration.ends_with_reset
+
+        def guarded(ready: int) -> None:
+            self._run(lambda: callback(ready), ends_with_reset, registration)
+
+        self.loop.add(registration.fd, guarded, registration.events)
+
+    def _unless_ended(self, function: Callable[[], object], ends_with_reset: bool) -> Callable[[], None]:
+        closed, reset = self._closed, self._reset
+
+        def run() -> None:
+            if self._closed == closed and not (ends_with_reset and self._reset != reset):
+                self._run(function, ends_with_reset, None)
+
+        return run
+
+    def _run(self, function: Callable[[], object], ends_with_reset: bool, running: _Registration | None) -> None:
+        before = self._ends_with_reset, self._running
+        self._ends_with_reset, self._running = ends_with_reset, running
         try:
             function()
             if self._after is not None:
                 self._after()
         except Exception as error:
             self._on_error(error)
-
-    def close(self) -> None:
-        """Remove everything that was added or posted."""
-        self._closings += 1
-        for fd in list(self._fds):
-            self.remove(fd)
+        finally:
+            self._ends_with_reset, self._running = before

@@ -89,7 +89,8 @@ def save_and_load(driver: VirtioDriver, make: Callable[[], VirtioDevice]) -> Vir
             del queue.activate  # the class's own again
             ring.force_kick()
     transport.config_generation = generation
-    transport.interrupt_event.signal()
+    for event in transport.interrupt_events:
+        event.signal()
     return driver.device
 
 

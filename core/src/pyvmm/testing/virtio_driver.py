@@ -75,7 +75,7 @@ class VirtioDriver(QueueDriver):
         self.loop.run_once(timeout if self._longest_wait is None else min(timeout, self._longest_wait))
 
     def take_interrupt(self) -> bool:
-        return self.transport.interrupt_event.drain() > 0
+        return sum(event.drain() for event in self.transport.interrupt_events) > 0
 
     @property
     def _longest_wait(self) -> float | None:

@@ -266,19 +266,13 @@ class Backend:
 
     def _get_config(self, message: Message) -> Answer:
         wanted = ConfigSpace.unpack(message.payload)
-        try:
-            data = self._served.read_config(wanted.offset, len(wanted.data))
-        except Exception as error:
-            self._served.fail(f"reading its configuration space failed: {error}", error=error)
-            return b""  # "zero length of payload to indicate an error"
-        return ConfigSpace(wanted.offset, data, wanted.flags).pack()
+        data = self._served.get_config(wanted.offset, len(wanted.data))
+        # "zero length of payload to indicate an error"
+        return ConfigSpace(wanted.offset, data, wanted.flags).pack() if data or not wanted.data else b""
 
     def _set_config(self, message: Message) -> Answer:
         config = ConfigSpace.unpack(message.payload)
-        try:
-            self._served.device.write_config(config.offset, memoryview(config.data))
-        except Exception as error:
-            self._served.fail(f"writing its configuration space failed: {error}", error=error)
+        self._served.set_config(config.offset, config.data)
         return None
 
     def _tell_config_change(self) -> None:

@@ -238,7 +238,7 @@ class VhostUserDevice(VirtioDevice):
                 self._inflight = session.get_inflight(len(self.queues), max(queue.size for queue in rings))
             session.set_inflight(self._inflight)
         for queue in rings:
-            call = (queue.interrupt or self.interrupt).event.fd
+            call = self._call_event(queue).fd
             # What a lost back end had given back is done; with an inflight buffer the next one knows better.
             base = queue.used_idx() if resumed else 0
             session.start_ring(queue, base, call, self._err.fd)
@@ -246,6 +246,10 @@ class VhostUserDevice(VirtioDevice):
 
     def _ready_queues(self) -> list[Queue]:
         return [queue for queue in self.queues if queue.ready]
+
+    def _call_event(self, queue: Queue) -> EventFd:
+        """What the back end signals for used buffers of ``queue``; several queues may have the same."""
+        return (queue.interrupt or self.interrupt).event
 
     # What becomes of the session.
 
@@ -310,9 +314,11 @@ class VhostUserDevice(VirtioDevice):
         self._read_config(session)
         if self._active:
             self._start(session, resumed=True)
-            for queue in self._ready_queues():
+            rings = self._ready_queues()
+            for queue in rings:
                 queue.event.signal()  # the lost one may have taken the kick, and not what it was for
-            self.interrupt.event.signal()  # and may have owed an interrupt
+            for call in {self._call_event(queue) for queue in rings}:
+                call.signal()  # and may have owed an interrupt
 
     def _close_session(self) -> None:
         session, self._session = self._session, None

@@ -65,7 +65,7 @@ class Vring:
         """SET_VRING_ENABLE."""
         self.resumed = False
         """Whether the ring was served before, by us or by another."""
-        self._interrupt = VringInterrupt(self)
+        self.interrupt = VringInterrupt(self)
         self._account: bytearray | None = None
 
     @property
@@ -111,7 +111,7 @@ class Vring:
             if self._account is None or len(self._account) != inflight_size(self.size):
                 self._account = bytearray(inflight_size(self.size))
             inflight = memoryview(self._account)
-        queue.activate(table.memory, self._interrupt, event_idx, indirect, base=self.base, inflight=inflight)
+        queue.activate(table.memory, self.interrupt, event_idx, indirect, base=self.base, inflight=inflight)
         queue.ready = True
         self.resumed = queue.used_idx() != 0
 
