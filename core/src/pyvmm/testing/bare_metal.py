@@ -22,11 +22,11 @@ from pyvmm.x86_64.boot.registers import RFLAGS_FIXED, RFLAGS_IOPL3, set_boot_sta
 __all__ = ["FREE_MEMORY", "MEMORY", "PARAMETERS", "PROGRAMS", "REPORT_PORT", "BareMachine", "Report", "compile_program"]
 
 PROGRAMS: Final = Path(__file__).parent / "programs"
-"""Where ``guest.h`` is, for programs to include."""
+"""The directory of ``guest.h``, which programs include."""
 
 MEMORY: Final = 32 << 20
 PARAMETERS: Final = 0x300000
-"""Where the host leaves 64-bit words for the program; the program answers there in bulk."""
+"""The address of the 64-bit words that host and program leave for each other."""
 
 FREE_MEMORY: Final = 0x400000
 """From here on, memory is the program's."""
@@ -61,7 +61,7 @@ def compile_program(folder: Path, source: Path, *defines: str) -> Path:
 
 
 class Report(BusDevice):
-    """Takes the program's words, and knows when there are enough of them."""
+    """Collects the program's words, and waits for a number of them."""
 
     name = "report"
     placements = (Placement(ports=BusRange(REPORT_PORT, 4)),)
@@ -84,7 +84,7 @@ class Report(BusDevice):
 
 
 class BareMachine(Machine):
-    """A machine whose program is not a kernel."""
+    """A machine that runs a program instead of a kernel."""
 
     def __init__(
         self,

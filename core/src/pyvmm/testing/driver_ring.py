@@ -46,16 +46,16 @@ class GuestBuffer:
     length: int
 
     def read(self) -> bytes:
-        """A copy of what is in it."""
+        """A copy of the buffer's bytes."""
         return self.memory.read(self.address, self.length)
 
     def write(self, data: bytes) -> None:
-        """Copy ``data``, up to ``length`` bytes, to its start."""
+        """Copy ``data``, up to ``length`` bytes, to the buffer's start."""
         self.memory.write(self.address, data[: self.length])
 
 
 class GuestHeap:
-    """Hands out guest memory, from one end to the other; nothing comes back but by :meth:`reset`."""
+    """Hands out guest memory, from start to end. Only :meth:`reset` takes it back."""
 
     def __init__(self, memory: GuestMemory, start: GuestAddress, end: GuestAddress) -> None:
         self.memory = memory
@@ -72,7 +72,7 @@ class GuestHeap:
         return GuestBuffer(self.memory, address, length)
 
     def reset(self) -> None:
-        """Forget everything that was handed out."""
+        """Take back all memory that was handed out."""
         self._next = self.start
 
 
@@ -82,13 +82,13 @@ class DriverChain:
 
     head: int
     readable: Sequence[GuestBuffer]
-    """What the device may read."""
+    """The buffers that the device may read."""
 
     writable: Sequence[GuestBuffer]
-    """What the device may write."""
+    """The buffers that the device may write."""
 
     descriptors: Sequence[int]
-    """The entries of the descriptor table that it takes."""
+    """The chain's entries in the descriptor table."""
 
     def written(self) -> bytes:
         """All bytes of the writable buffers, end to end."""
@@ -100,15 +100,15 @@ class UsedChain:
     """A request that the device gave back."""
 
     chain: DriverChain | None
-    """None where the device gave back a head that was not available."""
+    """The chain; None if the device gave back a head that was not available."""
 
     head: int
     length: int
-    """Bytes that the device says it wrote."""
+    """The number of bytes that the device says it wrote."""
 
 
 class Descriptor(NamedTuple):
-    """An entry of a descriptor table, with anything in it."""
+    """An entry of a descriptor table, with any values."""
 
     address: GuestAddress = 0
     length: int = 0
@@ -146,7 +146,7 @@ class DriverRing:
         self.used_ring = heap.allocate(6 + 8 * size, 4).address
         self.queue: Queue | None = None
         self.notify: Callable[[], object] | None = None
-        """How the device is told: by the queue's event, unless set."""
+        """Tells the device of a kick. By default, by the queue's event."""
         self._free = list(range(size - 1, -1, -1))
         self._chains: dict[int, DriverChain] = {}
         self._avail_idx = 0
@@ -160,7 +160,7 @@ class DriverRing:
             self.memory.write(address, bytes(length))
 
     def connect(self, queue: Queue) -> None:
-        """Tell ``queue`` where this ring is and that it is ready, as a transport would."""
+        """Give this ring's addresses to ``queue`` and make it ready, like a transport."""
         self.queue = queue
         queue.size = self.size
         queue.descriptor_table = self.descriptor_table
@@ -169,7 +169,7 @@ class DriverRing:
         queue.ready = True
 
     def buffer(self, content: GuestBuffer | bytes | int) -> GuestBuffer:
-        """A buffer that is ``content``, has it, or is that many bytes long, filled with 0xA5."""
+        """A buffer: ``content`` itself, one with these bytes, or one of this length, filled with 0xA5."""
         if isinstance(content, GuestBuffer):
             return content
         if isinstance(content, int):
@@ -214,12 +214,12 @@ class DriverRing:
         return chain
 
     def make_available(self, head: int) -> None:
-        """Put ``head`` into the available ring, whatever it is."""
+        """Put ``head`` into the available ring, even if it is wrong."""
         self.write_available(self._avail_idx, head)
         self.avail_idx = self._avail_idx + 1
 
     def kick(self) -> bool:
-        """Signal the queue's event where the device wants to be told; whether it did."""
+        """Signal the queue's event if the device wants kicks; return whether it was signalled."""
         wanted = self.wants_kick
         self._kicked_idx = self._avail_idx
         if wanted:
@@ -227,7 +227,7 @@ class DriverRing:
         return wanted
 
     def force_kick(self) -> None:
-        """Tell the device, whether or not it wants that and there is something."""
+        """Kick the device, even if it wants no kick or there is no chain."""
         if self.notify is not None:
             self.notify()
         elif self.queue is not None:
@@ -245,7 +245,7 @@ class DriverRing:
         return (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF
 
     def take_used(self) -> list[UsedChain]:
-        """What the device has given back since the last time; its descriptors are free again."""
+        """The chains that the device has given back since the last call; their descriptors are free again."""
         used = []
         while self._last_used != self.used_idx:
             address = self.used_ring + 4 + 8 * (self._last_used % self.size)
@@ -261,22 +261,22 @@ class DriverRing:
 
     @property
     def in_flight(self) -> int:
-        """How many chains are available or in the device's hands."""
+        """The number of chains that are available, or taken and not given back."""
         return len(self._chains)
 
     @property
     def room(self) -> int:
-        """How many entries of the descriptor table are free."""
+        """The number of free entries in the descriptor table."""
         return len(self._free)
 
     @property
     def used_idx(self) -> int:
-        """How many chains the device has given back, modulo 2¹⁶."""
+        """The number of chains that the device has given back, modulo 2¹⁶."""
         return self.memory.read_u16(self.used_ring + 2)
 
     @property
     def avail_idx(self) -> int:
-        """How many chains were made available, modulo 2¹⁶."""
+        """The number of chains that were made available, modulo 2¹⁶."""
         return self._avail_idx
 
     @avail_idx.setter
@@ -311,7 +311,7 @@ class DriverRing:
         self.memory.write_u16(self.available_ring + 4 + 2 * (position % self.size), head)
 
     def submit(self, *descriptors: Descriptor, head: int = 0) -> None:
-        """Put ``descriptors`` at the start of the table, whatever is there, and make ``head`` available."""
+        """Put ``descriptors`` at the start of the table, unchecked, and make ``head`` available."""
         for index, descriptor in enumerate(descriptors):
             self.write_descriptor(index, *descriptor)
         self.make_available(head)

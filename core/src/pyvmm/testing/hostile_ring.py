@@ -31,10 +31,10 @@ __all__ = [
 ]
 
 MEMORY_SIZE: Final = 32 << 20
-"""Bytes of RAM from 0 on, with a hole behind them."""
+"""Bytes of RAM from 0 on, before the hole."""
 
 HOLE_END: Final = 1 << 32
-"""Where RAM goes on, behind the hole."""
+"""The address at which RAM continues after the hole."""
 
 _ABOVE: Final = 1 << 20
 _LAST_PAGE: Final = (1 << 64) - 4096
@@ -55,10 +55,10 @@ class Misbehaviour:
     """One way to break the rules."""
 
     name: str
-    """What is wrong, in a few words."""
+    """A short name for the mistake."""
 
     rule: str
-    """What the log says of it."""
+    """The log's words for it."""
 
     act: Callable[[DriverRing], None]
     """Does it: to a ring that the device has not been told of, or, once it is served, with what is in it."""
@@ -124,7 +124,7 @@ PLACEMENTS: Final = (
     Misbehaviour("used ring in the table", _OVERLAP, _move("used_ring", lambda ring: ring.descriptor_table)),
     Misbehaviour("used ring in the available ring", _OVERLAP, _move("available_ring", lambda ring: ring.used_ring)),
 )
-"""What can be wrong with a ring's size and place. Each is done to a ring before the device is told of it."""
+"""Mistakes in a ring's size and place. Each is made before the device is told of the ring."""
 
 
 def _buffer(ring: DriverRing, length: int = 64) -> int:

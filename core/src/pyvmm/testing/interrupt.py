@@ -9,7 +9,7 @@ __all__ = ["RecordingInterrupt"]
 
 
 class RecordingInterrupt(Interrupt):
-    """What a device tells its driver, counted.
+    """Counts a device's signals to its driver.
 
     ::
 
@@ -21,14 +21,14 @@ class RecordingInterrupt(Interrupt):
 
     def __init__(self) -> None:
         self.config_changes = 0
-        """How often the configuration space was said to have changed."""
+        """The number of configuration changes that the device reported."""
 
         self.failures: list[str] = []
-        """Why the device needs a reset, each time that it said so."""
+        """The reason of each failure that the device reported."""
         super().__init__(EventFd(), self._count_config_change, self.failures.append)
 
     def take(self) -> int:
-        """How many interrupts there were since the last call, for whatever reason."""
+        """The number of interrupts of any kind since the last call."""
         return self.event.drain()
 
     def close(self) -> None:

@@ -38,7 +38,7 @@ FAILED: Final[int] = lib.VIRTIO_CONFIG_S_FAILED
 
 
 class Window(Protocol):
-    """What answers accesses: a transport, or a whole :class:`~pyvmm.bus.Bus`."""
+    """An object that answers accesses: a transport, or a whole :class:`~pyvmm.bus.Bus`."""
 
     def read(self, address: int, data: memoryview, /) -> object:
         """Fill ``data``."""
@@ -48,7 +48,7 @@ class Window(Protocol):
 
 
 class MmioDriver:
-    """Does what a driver does at a device's registers, step by step, in order or not.
+    """Performs a driver's steps at a device's registers, in any order.
 
     ::
 
@@ -67,7 +67,7 @@ class MmioDriver:
         self.base = base
 
     def read(self, offset: int, length: int) -> bytes:
-        """One read of ``length`` bytes; all ones where nobody answers."""
+        """One read of ``length`` bytes; all ones if no device answers."""
         data = bytearray(b"\xff" * length)
         self.window.read(self.base + offset, memoryview(data))
         return bytes(data)
@@ -96,7 +96,7 @@ class MmioDriver:
 
     @property
     def config_generation(self) -> int:
-        """A number that is another one after the configuration has changed."""
+        """A number that changes when the configuration changes."""
         return self.read_register(lib.VIRTIO_MMIO_CONFIG_GENERATION)
 
     @property
@@ -115,7 +115,7 @@ class MmioDriver:
 
     @property
     def interrupt_status(self) -> int:
-        """Why there was an interrupt: ``VIRTIO_MMIO_INT_…``."""
+        """The causes of an interrupt: ``VIRTIO_MMIO_INT_…``."""
         return self.read_register(lib.VIRTIO_MMIO_INTERRUPT_STATUS)
 
     def acknowledge(self, causes: int) -> None:
@@ -172,7 +172,7 @@ class MmioDriver:
         return self.read_register(lib.VIRTIO_MMIO_QUEUE_NUM_MAX)
 
     def write_queue(self, index: int, size: int, descriptor_table: int, available_ring: int, used_ring: int) -> None:
-        """Tell the device of queue ``index``, whatever it is, without making it ready."""
+        """Write the registers of queue ``index`` with any values, without making the queue ready."""
         self.write_register(lib.VIRTIO_MMIO_QUEUE_SEL, index)
         self.write_register(lib.VIRTIO_MMIO_QUEUE_NUM, size)
         for low, address in (

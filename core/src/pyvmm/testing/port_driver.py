@@ -50,14 +50,14 @@ class PortDriver:
         self.loop = SteppingLoop()
         self.irq = EventFd()
         self.stops: list[ExitReason] = []
-        """What the device asked the machine to end for."""
+        """The reason for which the device asked the machine to end."""
         self.errors: list[BaseException] = []
-        """What the device has raised on the loop, which takes it out of service."""
+        """The exception that the device raised on the loop, which takes it out of service."""
         self._scope = LoopScope(self.loop, self._failed)
         self.bus = Bus("port", 0x10000)
         self.mmio = Bus("MMIO")
         self.places: list[tuple[Bus, BusRange]] = []
-        """Where the device is."""
+        """The device's place."""
         place = device.placements[placement]
         has_irq = place.any_irq or place.irq is not None
         irq = self.irq if has_irq else None
@@ -69,7 +69,7 @@ class PortDriver:
             self.places.append((self.mmio, self.mmio.insert(device, MMIO_BASE, place.mmio_size)))
 
     def read(self, port: int, length: int) -> bytes:
-        """One read of ``length`` bytes, 1, 2 or 4; all ones where nobody answers."""
+        """One read of ``length`` bytes, 1, 2 or 4; all ones if no device answers."""
         data = bytearray(length)
         self.bus.read(port, memoryview(data))
         return bytes(data)
@@ -97,11 +97,11 @@ class PortDriver:
         self.write(port, bytes([value]))
 
     def edges(self) -> int:
-        """How many interrupts there were since the last call."""
+        """The number of interrupts since the last call."""
         return self.irq.drain()
 
     def run(self) -> None:
-        """Let the loop serve what is ready, until nothing is."""
+        """Run the loop until nothing is ready."""
         for _ in range(100_000):
             ready = self.loop.run_once(0)
             self._raise()
@@ -110,7 +110,7 @@ class PortDriver:
         raise AssertionError("the loop does not come to rest")
 
     def run_until(self, condition: Callable[[], bool], *, timeout: float = PATIENCE) -> None:
-        """Let the loop run until ``condition`` holds; raises AssertionError."""
+        """Run the loop until ``condition`` holds; raises AssertionError if it does not come to hold."""
         deadline = time.monotonic() + timeout
         while not condition():
             left = deadline - time.monotonic()
@@ -128,7 +128,7 @@ class PortDriver:
             raise self.errors[0]
 
     def close(self) -> None:
-        """Close device and loop; remove what the device has put into its directory."""
+        """Close device and loop; remove the device's directory."""
         self._scope.close()
         self.device.close()
         self.irq.close()

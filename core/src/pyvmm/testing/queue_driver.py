@@ -1,4 +1,4 @@
-"""What every driver of a virtio device does, whether a test plays it or a guest on a vCPU: start it, and exchange."""
+"""The common part of all drivers of a virtio device, for a test's driver and for a guest's: start, and exchange."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pyvmm.testing.waiting import PATIENCE
 __all__ = ["RING_HEAP_SIZE", "QueueDriver"]
 
 RING_HEAP_SIZE: Final = 1 << 20
-"""Bytes of guest memory that rings are put into; buffers come behind them."""
+"""Bytes of guest memory for rings; buffers come after them."""
 
 
 class QueueDriver(MmioDriver):
-    """A driver with rings in guest memory; who derives from it says how kicks are made and how time goes on."""
+    """A driver with rings in guest memory. A subclass says how to kick, and how time passes."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class QueueDriver(MmioDriver):
         self.queue_sizes = tuple(queue_sizes)
         self._ring_heap = GuestHeap(memory, heap, heap + RING_HEAP_SIZE)
         self.heap = GuestHeap(memory, heap + RING_HEAP_SIZE, memory.regions[0].end)
-        """Where buffers come from."""
+        """The source of buffers."""
         self.rings: list[DriverRing] = []
         """One for each queue, while the device is started."""
 
@@ -77,7 +77,7 @@ class QueueDriver(MmioDriver):
         self.notify(index)
 
     def exchange(self, queue: int = 0, *, timeout: float = PATIENCE) -> list[UsedChain]:
-        """Kick, and wait until the device has given back all that is in ``queue``."""
+        """Kick, and wait until the device has given back every chain in ``queue``."""
         ring = self.rings[queue]
         ring.kick()
         return self.wait_used(queue, ring.in_flight, timeout=timeout)
@@ -100,5 +100,5 @@ class QueueDriver(MmioDriver):
         raise NotImplementedError
 
     def take_interrupt(self) -> bool:
-        """Whether the device has interrupted since the last time."""
+        """Whether the device has interrupted since the last call."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""What this process has of the host: descriptors and threads, to see that none is left behind."""
+"""The descriptors and threads of this process, so that a test can find leaks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Resources:
     """Descriptors and threads."""
 
     descriptors: dict[int, str]
-    """What each open descriptor is, as the kernel says it."""
+    """The kernel's description of each open descriptor."""
 
     threads: int
 
     @classmethod
     def now(cls) -> Resources:
-        """Of this process, without what is only waiting to be collected."""
+        """The resources of this process, after a garbage collection."""
         gc.collect()
         descriptors = {}
         for name in os.listdir("/proc/self/fd"):
@@ -34,7 +34,7 @@ class Resources:
         return cls(descriptors, len(os.listdir("/proc/self/task")))
 
     def assert_no_more_now(self, *, timeout: float = PATIENCE) -> None:
-        """Raise AssertionError where the process has more than this; threads that are about to end may."""
+        """Raise AssertionError if the process has more than this. It waits for threads that are about to end."""
         deadline = time.monotonic() + timeout
         while (now := Resources.now()).threads > self.threads and time.monotonic() < deadline:
             time.sleep(0.001)

@@ -1,4 +1,4 @@
-"""A device's state, saved and loaded: what is plain in ``vars(device)``.
+"""A device's state, saved and loaded: the plain values in ``vars(device)``.
 
 All state of a device is in plain attributes: numbers, texts, bytes, and tuples, lists, sets, dicts and dataclasses of
 them. What cannot be saved, such as files, sockets, threads, timers and chains that are in flight, is in other objects,
@@ -57,7 +57,7 @@ def save(device: VirtioDevice | BusDevice) -> bytes:
 
 
 def load(device: VirtioDevice | BusDevice, state: bytes) -> None:
-    """Put ``state`` into ``device``, which was made from the same options as the one that it is of."""
+    """Put ``state`` into ``device``, which was made from the same options as the saved device."""
     vars(device).update(pickle.loads(state))
 
 

@@ -1,4 +1,4 @@
-"""An event loop that does what a test says, when it says so."""
+"""An event loop that a test runs turn by turn."""
 
 from __future__ import annotations
 

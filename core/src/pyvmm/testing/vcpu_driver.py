@@ -106,16 +106,16 @@ class SteeredGuest:
         self.machine.add_device(self._commands, "commands")
         self._thread = threading.Thread(target=self._run, name="machine")
         self.reason: ExitReason | None = None
-        """Why the machine has ended."""
+        """The reason for which the machine ended."""
         self._error: BaseException | None = None
 
     @property
     def memory(self) -> GuestMemory:
-        """The guest's."""
+        """The guest's memory."""
         return self.machine.memory
 
     def run(self) -> None:
-        """Start the machine: returns when the guest waits for orders."""
+        """Start the machine; return when the guest waits for orders."""
         self._thread.start()
         self._wait()
 
@@ -136,7 +136,7 @@ class SteeredGuest:
         self._do(_OUT[len(data)], port, int.from_bytes(data, "little"))
 
     def close(self) -> None:
-        """End the machine; raises what its loop raised."""
+        """End the machine; raises the exception that its loop raised."""
         if self._thread.ident is not None:
             self._commands.orders.put(_END)
             self._thread.join()
@@ -173,7 +173,7 @@ class SteeredGuest:
 
 
 class VcpuDriver(QueueDriver):
-    """As :class:`~pyvmm.testing.virtio_driver.VirtioDriver`, but that the driver is a guest on a real vCPU.
+    """Like :class:`~pyvmm.testing.virtio_driver.VirtioDriver`, but the driver is a guest on a real vCPU.
 
     ::
 

@@ -54,7 +54,7 @@ class VirtioDriver(QueueDriver):
         return rings
 
     def replace_device(self, device: VirtioDevice) -> None:
-        """Put ``device`` behind fresh registers, in place of the one there was, which somebody closed."""
+        """Put ``device`` behind fresh registers. It replaces the previous device, which the caller has closed."""
         name = self.transport.name
         self._put_in(device, self.memory, name)
         self.window = self.transport
@@ -64,11 +64,11 @@ class VirtioDriver(QueueDriver):
         self.transport.queues[index].event.signal()  # as KVM does
 
     def run(self) -> int:
-        """Let the loop serve what is ready, until nothing is; how often something was."""
+        """Run the loop until nothing is ready; return the number of turns in which something was."""
         return self.loop.settle()
 
     def run_until(self, condition: Callable[[], bool], *, timeout: float = PATIENCE) -> None:
-        """Let the loop run until ``condition`` holds; raises AssertionError."""
+        """Run the loop until ``condition`` holds; raises AssertionError if it does not come to hold."""
         self.loop.run_until(condition, timeout=timeout, longest_wait=self._longest_wait)
 
     def wait(self, timeout: float) -> None:
@@ -92,7 +92,7 @@ class VirtioDriver(QueueDriver):
             ring.queue = queue
 
     def close(self) -> None:
-        """Close device, loop and memory; remove what the device has put into its directory."""
+        """Close device, loop and memory; remove the device's directory."""
         self.transport.close()
         self.loop.close()
         self.memory.close()

@@ -1,4 +1,4 @@
-"""What every device has to do, as tests that a plugin's own inherit by naming their device.
+"""The rules that every device has to obey, as tests. A plugin's test class inherits them and names its device.
 
 ::
 

@@ -1,4 +1,4 @@
-"""What a test class says of its virtio device, and how the suite's tests drive it."""
+"""A test class's description of its virtio device, and the helpers by which the suite drives the device."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from pyvmm.testing.virtio_driver import VirtioDriver
 from pyvmm.virtio.device import VirtioDevice
 
 NAME: Final = "dut0"
-"""The device's id in all tests: what its log lines begin with."""
+"""The device's id in all tests; its log lines begin with it."""
 
 
 class VirtioContractBase:
-    """What is to be said of a device: :meth:`make` by all, the rest where it is not as here."""
+    """The description of a device. Each class defines :meth:`make`, and overrides other members where needed."""
 
     idle_queues: Sequence[int] = ()
-    """Queues that the device takes nothing from at a kick, and that :meth:`provoke` does nothing for: broken rules in
-    them cannot be noticed."""
+    """Queues from which the device takes nothing at a kick or by :meth:`provoke`. The device cannot notice broken rules
+    in them."""
 
     writable_config: Sequence[int] = ()
-    """Offsets of those bytes of the configuration space that a driver may change."""
+    """The offsets of the bytes of the configuration space that a driver may change."""
 
     cycles: int = 1000
-    """How often a driver comes and goes in the test for what is left behind."""
+    """The number of drivers that come and go in the test for leaks."""
 
     tmp_path: Path
-    """A folder of the test's own, and so of the device's."""
+    """A folder of the test's own, for the device to use."""
 
     def make(self) -> VirtioDevice:
-        """A fresh device, always from the same options; the one before is closed by then."""
+        """Return a fresh device, always from the same options. The previous one is closed by then."""
         raise NotImplementedError(f"{type(self).__name__} has to say how its device is made: def make(self)")
 
     def exercise(self, driver: QueueDriver) -> None:
-        """Have a started device do its work, and check that it did: a request or two by ``driver.rings``.
+        """Make a started device do its work, and check the result: a request or two by ``driver.rings``.
 
         By default each queue gets a buffer to read and one to write, and the device has to take that calmly. ``driver``
         may be a guest on a real vCPU, so what is awaited is awaited by :meth:`QueueDriver.exchange` or
@@ -56,10 +56,10 @@ class VirtioContractBase:
         assert not driver.needs_reset
 
     def provoke(self, driver: VirtioDriver, queue: int) -> None:
-        """Have the host do what makes the device take a chain from ``queue``, where a kick alone does not."""
+        """Make the device take a chain from ``queue`` by an action of the host, if a kick alone does not."""
 
     def visible_state(self, driver: QueueDriver) -> object:
-        """What a driver can see of the device's state, to be the same after save and load: by default its
+        """The device's state as a driver sees it, which must be the same after save and load. By default, the
         configuration space."""
         return driver.read_config(0, 256, width=4)
 
@@ -84,7 +84,7 @@ class VirtioContractBase:
             yield driver
 
     def assert_works(self, driver: VirtioDriver) -> None:
-        """Whatever came before: after a reset the device works."""
+        """Assert that the device works after a reset, whatever came before."""
         driver.start()
         assert not driver.needs_reset, "a fresh start is needed after a fresh start"
         self.exercise(driver)

@@ -20,37 +20,37 @@ from pyvmm.testing.saved_state import load, save
 
 _ACCESSES: Final = 5000
 _FLOOD: Final = 1000
-"""Writes to each register in a flood: more than what any device has to remember."""
+"""Writes to each register in a flood: more than any device has to remember."""
 
 _ACPI_HID: Final = re.compile("([A-Z]{3}|[A-Z0-9]{4})[0-9A-F]{4}")
 """A hardware ID: EISA's or ACPI's (ACPI 6.5, section 6.1.5)."""
 
 
 class BusDeviceContract:
-    """What every :class:`~pyvmm.bus.BusDevice` has to do.
+    """The rules that every :class:`~pyvmm.bus.BusDevice` has to obey.
 
     A plugin's test class derives from it, is called ``Test…``, and says how its device is made.
     """
 
     cycles: int = 1000
-    """How many machines come and go in the test for what is left behind."""
+    """The number of machines that come and go in the test for leaks."""
 
     tmp_path: Path
-    """A folder of the test's own, and so of the device's."""
+    """A folder of the test's own, for the device to use."""
 
     def make(self) -> BusDevice:
-        """A fresh device, always from the same options; the one before is closed by then."""
+        """Return a fresh device, always from the same options. The previous one is closed by then."""
         raise NotImplementedError(f"{type(self).__name__} has to say how its device is made: def make(self)")
 
     def exercise(self, driver: PortDriver) -> None:
-        """Have the device do its work, and check that it did. By default each register is read and written."""
+        """Make the device do its work, and check the result. By default each register is read and written."""
         for bus, address in _addresses(driver):
             _write(bus, address, _read(bus, address, 1))
         driver.run()
 
     def visible_state(self, driver: PortDriver) -> object:
-        """What a guest can see of the device's state, to be the same after save and load: by default what each
-        register reads, one after the other."""
+        """The device's state as a guest sees it. It must be the same after save and load. By default, the value of each
+        register, one after the other."""
         return [_read(bus, address, 1) for bus, address in _addresses(driver)]
 
     @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ class BusDeviceContract:
 
     @contextmanager
     def driven(self, placement: int = 0, *, state: bytes | None = None) -> Iterator[PortDriver]:
-        """A fresh device with a driver, and with what was saved of another one; both are closed at the end."""
+        """A fresh device with a driver, and with the saved ``state`` of another device; both are closed at the end."""
         device = self.make()
         if state is not None:
             load(device, state)
@@ -185,7 +185,7 @@ class BusDeviceContract:
 
 
 def assert_answers(driver: PortDriver) -> None:
-    """The device is in service."""
+    """Assert that the device is in service."""
     for bus, place in driver.places:
         assert bus.read(place.base, memoryview(bytearray(1))), f"{place} answers no more"
 

@@ -1,4 +1,4 @@
-"""The device's configuration space: any offset and width, and what is past its end (virtio 1.2, section 2.5)."""
+"""The device's configuration space: any offset and width, also past its end (virtio 1.2, section 2.5)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LENGTH: Final = 256
 """Bytes of a configuration space that are looked at; none of virtio 1.2 has more."""
 
 END: Final[int] = MMIO_WINDOW_SIZE - lib.VIRTIO_MMIO_CONFIG
-"""Where the window ends."""
+"""The end of the window."""
 
 
 class ConfigSpaceContract(VirtioContractBase):

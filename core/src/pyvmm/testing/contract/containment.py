@@ -1,4 +1,4 @@
-"""A device that fails takes nobody with it: neither the machine nor another device, nor itself for good."""
+"""A device that fails harms neither the machine nor another device, and works again after a reset."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pyvmm.testing.contract.base import NAME, VirtioContractBase, error_lines, s
 
 
 class ContainmentContract(VirtioContractBase):
-    """What is made to fail are the device's own methods."""
+    """Each of the device's own methods raises."""
 
     @pytest.mark.parametrize("method", ["ack_features", "activate", "on_kick", "read_config", "write_config"])
     def test_a_failure_is_the_devices_own_and_a_reset_mends_it(

@@ -1,4 +1,4 @@
-"""The device's life: reset at any moment, and activation again; nothing of the host that is left behind."""
+"""The device's life: reset at any moment, and activation again; no resource of the host is leaked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _REQUESTS: Final = 8
 
 
 class LifeContract(VirtioContractBase):
-    """A driver comes and goes, whenever it likes."""
+    """Drivers come and go at any moment."""
 
     def test_works(self) -> None:
         with self.started() as driver:

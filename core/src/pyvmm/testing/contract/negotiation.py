@@ -16,7 +16,7 @@ _KNOWN: Final = 1 << VIRTIO_F_VERSION_1 | 1 << lib.VIRTIO_RING_F_INDIRECT_DESC |
 
 
 class NegotiationContract(VirtioContractBase):
-    """What a driver learns of the device, and what they agree on."""
+    """The device's identity, and the features that driver and device agree on."""
 
     def test_has_an_id_and_queues_of_valid_sizes(self) -> None:
         with self.driven() as driver:

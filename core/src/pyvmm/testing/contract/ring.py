@@ -26,10 +26,10 @@ from pyvmm.testing.virtio_driver import VIRTIO_F_INDIRECT_DESC, VirtioDriver
 from pyvmm.x86_64.layout import MMIO_BASE
 
 _MEMORY_LIMIT: Final = 16 << 20
-"""Bytes that a device may allocate for one request, whatever its size."""
+"""The most bytes that a device may allocate for one request of any size."""
 
 _STEPS: Final = 50
-"""How often a ring changes while it is read."""
+"""The number of changes of a ring while it is read."""
 
 
 class RingContract(VirtioContractBase):

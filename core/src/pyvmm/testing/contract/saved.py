@@ -1,4 +1,4 @@
-"""What a device is, is in plain attributes: it survives being saved and loaded (see pyvmm.testing.saved_state)."""
+"""A device's state is in plain attributes, and survives being saved and loaded (see pyvmm.testing.saved_state)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pyvmm.testing.saved_state import save_and_load
 
 
 class SavedStateContract(VirtioContractBase):
-    """A fresh device, made from the same options, goes on with the plain attributes of the one before."""
+    """A fresh device, made from the same options, continues with the plain attributes of the previous one."""
 
     def test_goes_on_after_save_and_load(self) -> None:
         with self.started() as driver:

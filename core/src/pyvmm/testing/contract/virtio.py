@@ -20,7 +20,7 @@ class VirtioDeviceContract(
     ContainmentContract,
     VcpuContract,
 ):
-    """What every virtio device has to do.
+    """The rules that every virtio device has to obey.
 
     A plugin's test class derives from it, is called ``Test…``, and says how its device is made; what else can be said
     is in :class:`~pyvmm.testing.contract.base.VirtioContractBase`.
