@@ -25,7 +25,7 @@ def run(*command: str, cwd: Path, path: Path | None = None) -> str:
     if path is not None:
         environment["PYTHONPATH"] = str(path)
     result = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=5 * PATIENCE, check=False
     )
     assert result.returncode == 0, f"{command}:\n{result.stdout}{result.stderr}"
     return result.stdout

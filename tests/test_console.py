@@ -48,7 +48,7 @@ def test_a_mebibyte_of_output_loses_no_byte(tmp_path: Path, sink: str) -> None:
     option = [] if sink == "pipe" else ["--device", f"serial:file={tmp_path / 'out'}"]
 
     command = [str(PYVMM), "--kernel", str(kernel), "--memory", "16M", *option]
-    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False)
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=5 * PATIENCE, check=False)
 
     assert result.returncode == 0, result.stderr
     assert (result.stdout if sink == "pipe" else (tmp_path / "out").read_bytes()) == text
@@ -59,7 +59,7 @@ def test_a_reader_that_stops_reading_does_not_keep_the_machine_from_ending(tmp_p
     read, write = os.pipe()
     with subprocess.Popen([str(PYVMM), "--kernel", str(kernel)], stdin=subprocess.DEVNULL, stdout=write) as process:
         try:
-            assert process.wait(timeout=PATIENCE) == 0
+            assert process.wait(timeout=5 * PATIENCE) == 0
         finally:
             process.kill()
     os.close(read)

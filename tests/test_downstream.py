@@ -41,7 +41,11 @@ def test_it_comes_passes_its_tests_and_goes_without_a_trace(tmp_path: Path) -> N
     tests = run(str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=source)
     run(*into, "uninstall", "--quiet", "--yes", "pyvmm-ramdisk", cwd=tmp_path)
     gone = subprocess.run(
-        [python, "-m", "pyvmm", "--device", "ramdisk"], capture_output=True, text=True, timeout=PATIENCE, check=False
+        [python, "-m", "pyvmm", "--device", "ramdisk"],
+        capture_output=True,
+        text=True,
+        timeout=5 * PATIENCE,
+        check=False,
     )
 
     assert "\nramdisk " in listed and "\nblock " in listed

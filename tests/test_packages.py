@@ -91,7 +91,7 @@ class Environment:
     def pyvmm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [str(self.path / "bin/pyvmm"), *arguments]
         return subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5 * PATIENCE, check=False
         )
 
     def files(self) -> set[Path]:
