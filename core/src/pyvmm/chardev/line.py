@@ -34,10 +34,10 @@ class Line(Protocol):
     """The guest's end, for what is on the host to be plugged in. All of it is called on the loop's thread."""
 
     def connect(self, output: Output) -> None:
-        """Let the guest's output go to ``output``."""
+        """Send the guest's output to ``output``."""
 
     def disconnect(self) -> None:
-        """Let output go nowhere, and what waits too: a line that is not plugged in holds up no guest."""
+        """Drop output, and waiting output too: a line that is not plugged in does not make the guest wait."""
 
     def send(self, data: bytes) -> None:
         """Write ``data`` to the output, as if the guest had: for words of the VMM's own."""
@@ -47,7 +47,7 @@ class Line(Protocol):
         room."""
 
     def deliver(self, data: bytes) -> None:
-        """Take input, up to the room that there is: the rest is lost."""
+        """Take input, up to the free room. The rest is lost."""
 
     def drain(self, wait: Callable[[], bool]) -> None:
         """Write what waits, before the end; ``wait`` waits until the host takes more, or says that it will not."""

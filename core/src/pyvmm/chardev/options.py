@@ -1,4 +1,4 @@
-"""The options that say what is at the host's end of a line."""
+"""The options for the host's end of a line."""
 
 from __future__ import annotations
 

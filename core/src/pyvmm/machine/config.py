@@ -1,4 +1,4 @@
-"""What a machine is made of."""
+"""The configuration of a machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["MachineConfig"]
 
 @record
 class MachineConfig:
-    """What a machine is made of."""
+    """The parts of a machine: kernel, memory, CPUs, devices."""
 
     kernel: str | os.PathLike[str]
     """A bzImage or an ELF executable."""
@@ -30,18 +30,19 @@ class MachineConfig:
     """Bytes: whole pages of 4 KiB."""
 
     huge_page_size: int = 0
-    """Bytes of the host's huge pages that the memory is taken from, 2 MiB or 1 GiB; 0 for the usual pages."""
+    """The size of the host's reserved huge pages to use, in bytes, 2 MiB or 1 GiB; 0 for normal pages."""
 
     join_pages: bool = True
-    """Whether the usual pages are made huge ones where the guest comes to use them."""
+    """Whether normal pages become huge pages where the guest uses them."""
 
     memfd: bool = False
-    """Whether the memory is a memfd also where none of ``devices`` needs that: for a program that hands it to another
-    process, or adds a device with ``needs_memfd``."""
+    """Whether the memory is a memfd even if none of ``devices`` needs one. A program needs this if it hands the memory
+    to another process, or adds a device with ``needs_memfd``."""
 
     cpus: int = 1
     """1 to :data:`pyvmm.limits.MAX_CPUS`, 64."""
 
     devices: Sequence[DeviceRequest] = ()
     discovery: str = "acpi"
-    """How the guest finds its virtio devices: ``acpi``, in ACPI's tables, or ``cmdline``, by virtio_mmio.device=."""
+    """The way in which the guest finds its virtio devices: ``acpi``, by ACPI tables, or ``cmdline``, by
+    virtio_mmio.device=."""

@@ -1,4 +1,4 @@
-"""A machine: KVM, memory, devices and a kernel put together, its vCPUs run, and how that ended."""
+"""A virtual machine: it puts KVM, memory, devices and a kernel together, runs the vCPUs, and says how the run ended."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Machine:
         if config.memory > host_memory:
             raise UsageError(f"memory: {config.memory >> 20} MiB are more than the host's {host_memory >> 20} MiB")
         self.config = config
-        """What it is made of."""
+        """The machine's configuration."""
         self._requests: dict[str, DeviceRequest] = {}
         self._reasons: list[ExitReason] = []
         self._joins: list[Callable[[], None]] = []
@@ -159,9 +159,9 @@ class Machine:
             self._closers = closers.take_all()
 
     def add_device(self, device: VirtioDevice | BusDevice, id: str) -> int:
-        """Take ``device`` into the machine, before :meth:`run`; its address or first port.
+        """Add ``device`` to the machine, before :meth:`run`. Returns the device's address or first port.
 
-        The machine closes it, also when it cannot take it.
+        The machine closes the device, even if it cannot add it.
         """
         from pyvmm.bus import BusDevice
 
@@ -171,7 +171,7 @@ class Machine:
         return self.devices.register_device(device, cmdline, id)
 
     def run(self) -> ExitReason:
-        """Boot, and serve until the machine ends; why it did. Once only.
+        """Boot, and serve until the machine ends. Returns the reason. Call it once.
 
         The calling thread becomes the devices' event loop; each vCPU has a thread of its own.
         """

@@ -1,6 +1,6 @@
 """The plugins of this process: imported one by one, as their kinds of device are asked for.
 
-What was not asked for is not imported and cannot be felt. What was asked for and cannot be had is one
+Unused plugins are never imported and cost nothing. A plugin that was asked for and cannot be used is one
 :class:`PluginError` that names the distribution, its version and the cause.
 """
 
@@ -44,7 +44,7 @@ class InstalledKind:
 
 
 class Plugins:
-    """Finds, imports and checks plugins. One object for a process; all state is in it."""
+    """Finds, imports and checks plugins. A process has one such object, which holds all state."""
 
     def __init__(self, disabled: Iterable[str] = ()) -> None:
         """``disabled``: kinds and distributions, or patterns of their names as a shell has them, that are as if they
@@ -58,8 +58,8 @@ class Plugins:
 
     @property
     def offers(self) -> Mapping[str, Sequence[EntryPoint]]:
-        """Who offers which kind, by the installed distributions' entry points, without those that are disabled;
-        nothing is imported for it."""
+        """The offers of each kind, from the entry points of installed distributions, without disabled ones. It imports
+        nothing."""
         return self._offers.enabled
 
     def warn_of_unmatched(self, disabled: Sequence[str]) -> None:

@@ -32,7 +32,7 @@ else:
 __all__ = ["Connection", "Message"]
 
 DEFAULT_TIMEOUT: Final = 10.0
-"""Seconds that the other side has to take or to answer a message."""
+"""Seconds within which the other side has to take or answer a message."""
 
 _FD_SIZE: Final = struct.calcsize("i")
 _ANCILLARY: Final = socket.CMSG_SPACE(MAX_FDS * _FD_SIZE)
@@ -67,7 +67,7 @@ class Message:
 
     @property
     def needs_reply(self) -> bool:
-        """Whether its sender wants to hear of success or failure."""
+        """Whether the sender asks for an answer about success or failure."""
         return bool(self.flags & NEED_REPLY)
 
     def take_fd(self) -> int:
@@ -89,7 +89,7 @@ class Message:
         return request_name(self.request)
 
     def close(self) -> None:
-        """Close the descriptors that nobody took."""
+        """Close the descriptors that were not taken."""
         close_fds(self.fds)
         self.fds = []
 

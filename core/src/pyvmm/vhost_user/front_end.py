@@ -1,4 +1,4 @@
-"""A virtio device whose other side is a vhost-user back end: another process, ours or anybody's.
+"""A virtio device that a vhost-user back end serves: another process, of pyvmm or of another program.
 
 Kicks are the queues' ioeventfds and calls the transport's irqfd, handed over as they are, and guest memory is
 shared, so that no request passes through here. What passes is what a driver does at registers: features, status,
@@ -45,7 +45,7 @@ DEVICE_FEATURES: Final = (1 << 24) - 1 | ((1 << 64) - (1 << 50))
 """The bits that are a device's own (virtio 1.2, section 2.2): 0 to 23, and 50 and up."""
 
 RESTART_TIMEOUT: Final = 10.0
-"""Seconds in which a back end that was lost has to be back."""
+"""Seconds within which a lost back end has to be back."""
 
 MAX_RESTARTS: Final = 5
 RESTART_WINDOW: Final = 60.0
@@ -92,11 +92,11 @@ class VhostUserDevice(VirtioDevice):
         self.feature_mask = feature_mask & DEVICE_FEATURES
         self._session: Session | None = None
         self._lost = ""
-        """Why there is no session any more."""
+        """The reason why the session ended."""
         self._acked: int | None = None
         self._active = False
         self._config_writes: dict[tuple[int, int], bytes] = {}
-        """The driver's writes, oldest first: what a restarted back end has to be told."""
+        """The driver's writes, oldest first. A restarted back end gets them again."""
         self._inflight: InflightBuffer | None = None
         self._restarts: list[float] = []
         self._channel_used = 0
@@ -183,7 +183,7 @@ class VhostUserDevice(VirtioDevice):
         self.close()
 
     def close(self) -> None:
-        """Close the connection: a back end of ours ends then."""
+        """Close the connection; a back end of pyvmm then ends."""
         self._close_session()
         if self._inflight is not None:
             self._inflight.close()

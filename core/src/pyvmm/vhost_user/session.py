@@ -1,4 +1,4 @@
-"""What a front end asks of a back end over one connection, each request a method ("Front-end message types")."""
+"""A front end's requests to a back end over one connection, each of them a method ("Front-end message types")."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class InflightBuffer:
         self.description = description
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the buffer."""
         close_fds([self.fd])
         self.fd = -1
 
@@ -86,7 +86,7 @@ class Session:
         """Where the back end makes requests (BACKEND_REQ); None where it does not."""
         self.protocol_features = 0
         self.max_queues = 0
-        """What GET_QUEUE_NUM says; 0 where the back end does not say."""
+        """The answer to GET_QUEUE_NUM; 0 if the back end does not say."""
         try:
             self._negotiate(inflight)
         except BaseException:

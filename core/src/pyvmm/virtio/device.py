@@ -1,4 +1,4 @@
-"""The contract between a virtio device and whatever transport carries it."""
+"""The contract between a virtio device and its transport."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ class VirtioDevice:
     """The device's own feature bits, as one number. The transport adds those of ring and transport."""
 
     ring_features: int = 1 << lib.VIRTIO_RING_F_INDIRECT_DESC | 1 << lib.VIRTIO_RING_F_EVENT_IDX
-    """Those features of rings that whoever serves the queues knows: all of :class:`Queue`'s, unless others do."""
+    """The ring features that the queues' server knows: all of :class:`Queue`'s, unless another process serves them."""
 
     own_loop: LoopThread | None = None
-    """The loop that the device lives on, in place of the machine's: for a device that has to wait for another
-    process, and must keep no other waiting. Set before the device is attached; the transport starts and closes it."""
+    """A loop of the device's own, used instead of the machine's. A device that waits for another process needs one,
+    so that no other device waits. Set before the device is attached; the transport starts and closes it."""
 
     needs_memfd: bool = False
     """Whether :attr:`GuestMemory.fds` must not be empty: the device hands the memory on to another process, or gives
     single pages of it back to the host. Its :class:`~pyvmm.plugin.DeviceKind` says the same."""
 
     acked_features: int = 0
-    """What the driver accepted of all features, set during negotiation."""
+    """The features that the driver accepted, set during negotiation."""
 
     config: bytes | bytearray = b""
     """The device's configuration space, little-endian, as the driver reads it."""
@@ -72,7 +72,7 @@ class VirtioDevice:
         return bool(self.acked_features >> bit & 1)
 
     def attach(self, context: DeviceContext) -> None:
-        """Take the place in the machine. Called once, before anything else."""
+        """Store the device's place in the machine. Called once, before any other method."""
         self.context = context
 
     def features(self, page: int) -> int:
@@ -85,7 +85,7 @@ class VirtioDevice:
         self.acked_features = self.acked_features & ~mask | value << 32 * page
 
     def read_config(self, offset: int, data: memoryview) -> None:
-        """Fill ``data`` (any length) from the configuration space; what is past its end reads as zeros."""
+        """Fill ``data`` (any length) from the configuration space. Bytes past its end read as zeros."""
         part = bytes(self.config[offset : offset + len(data)])
         data[:] = part + bytes(len(data) - len(part))
 
@@ -117,7 +117,7 @@ class VirtioDevice:
         raise NotImplementedError(f"{type(self).__name__} has queues and no on_kick")
 
     def reset(self) -> bool:
-        """Stop: no access to guest memory after the return. Whether it could; then activate may come again.
+        """Stop: no access to guest memory after the return. Returns whether it could; then activate may come again.
 
         A subclass that has I/O in flight waits for it or cancels it first, then calls this.
         """
@@ -134,7 +134,7 @@ class VirtioDevice:
         self.close()
 
     def close(self) -> None:
-        """Release what the device holds of the host. The last call, after a reset."""
+        """Release the device's resources of the host. This is the last call, after a reset."""
 
     def _kicked(self, queue: Queue) -> None:
         queue.event.drain()

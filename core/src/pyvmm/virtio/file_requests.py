@@ -30,7 +30,7 @@ _BUDGET: Final[int] = lib.PYVMM_FILE_REQUESTS_BUDGET
 _AGAIN: Final[int] = lib.PYVMM_FILE_REQUESTS_AGAIN
 
 MAX_REQUESTS: Final = 64
-"""Requests that one native call starts at most."""
+"""The most requests that one native call starts."""
 
 MAX_BYTES: Final = 4 << 20
 """Bytes after which one native call starts no further request."""
@@ -67,7 +67,7 @@ class TransferFormat:
 
 @record
 class TransferError:
-    """Why a transfer failed."""
+    """The reason of a failed transfer."""
 
     is_write: bool
     offset: int

@@ -1,4 +1,4 @@
-"""How a virtio device tells its driver something (virtio 1.2, sections 2.9 and 4.2.3.4)."""
+"""A virtio device's notifications to its driver (virtio 1.2, sections 2.9 and 4.2.3.4)."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Interrupt:
         self._on_config_change = on_config_change
         self._on_failure = on_failure
         self.native: Any = ffi.new("uint32_t *")
-        """What :attr:`used_signals` says, for native code: a ``uint32_t *``."""
+        """The counter of :attr:`used_signals`, for native code: a ``uint32_t *``."""
 
     @property
     def used_signals(self) -> int:
-        """How often a used ring's interrupt was signalled, modulo 2³²."""
+        """The number of signals for used rings, modulo 2³²."""
         return int(self.native[0])
 
     @used_signals.setter
@@ -47,12 +47,12 @@ class Interrupt:
         return self.event.fd
 
     def signal_used_queue(self) -> None:
-        """Say that a used ring has new entries; :class:`Queue` calls it where the driver wants to know."""
+        """Tell the driver that a used ring has new entries. :class:`Queue` calls it if the driver wants that."""
         self.used_signals += 1
         self.event.signal()
 
     def signal_config_change(self) -> None:
-        """Say that the configuration space has changed, after it has."""
+        """Tell the driver that the configuration space has changed. Call it after the change."""
         self._on_config_change()
         self.event.signal()
 

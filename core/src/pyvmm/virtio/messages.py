@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_BYTES", "MAX_MESSAGES", "MAX_TIME", "BothWays", "FromDescriptor", "Stop", "Stream", "ToDescriptor"]
 
 MAX_MESSAGES: Final = 256
-"""Messages that one call moves at most, so that other devices on the loop get their turn."""
+"""The most messages that one call moves, so that other devices on the loop get their turn."""
 
 MAX_BYTES: Final = 1 << 20
 """Bytes after which one call moves no further message, for the same reason."""
@@ -35,7 +35,7 @@ _LENGTH_SIZE: Final = 4
 
 
 class Stop:
-    """Why a call ended, and so what to wait for before the next."""
+    """The reason why a call ended, which says what to wait for before the next call."""
 
     EMPTY: Final[int] = lib.PYVMM_MESSAGES_EMPTY
     """The driver has to make chains available (enough of them); it was asked to kick."""
@@ -70,7 +70,7 @@ class Stream:
 
     @property
     def has_more(self) -> bool:
-        """Whether messages may have been read from the socket that no ring had room for."""
+        """Whether the stream may hold messages, read from the socket, for which no ring had room."""
         return bool(lib.pyvmm_message_stream_has_more(self.native))
 
 

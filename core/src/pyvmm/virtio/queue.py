@@ -94,9 +94,9 @@ class DescriptorChain:
         self.head = head
         """The index of its first descriptor, which names it while it is in flight."""
         self.readable_length = readable_length
-        """Bytes that there are for the device to read, in all buffers: below 4 GiB."""
+        """The number of readable bytes in all buffers: below 4 GiB."""
         self.writable_length = writable_length
-        """Bytes that there is room for, in all buffers: below 4 GiB."""
+        """The number of writable bytes in all buffers: below 4 GiB."""
 
     @property
     def readable(self) -> Sequence[memoryview]:
@@ -109,11 +109,11 @@ class DescriptorChain:
         return self._writable
 
     def read(self, offset: int, length: int) -> bytes:
-        """A copy of ``length`` readable bytes from ``offset`` on; fewer where the chain has fewer."""
+        """A copy of ``length`` readable bytes from ``offset`` on; fewer if the chain has fewer."""
         return b"".join(self.readable_views(offset, length))
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> int:
-        """Copy ``data`` to the writable bytes from ``offset`` on; how many there was room for."""
+        """Copy ``data`` to the writable bytes from ``offset`` on; return the number of bytes that fitted."""
         done = 0
         for view in self.writable_views(offset, len(data)):
             view[:] = data[done : done + len(view)]
@@ -163,7 +163,7 @@ class Queue:
         self._take_over: Callable[[], int] | None = None
         self._inflight: Any = None
         self._taken: list[DescriptorChain] = []
-        """Taken in a batch and not handed out yet, the next one last."""
+        """Chains that were taken in a batch and not handed out yet, the next one last."""
         self._pending = 0
 
     def activate(
@@ -216,15 +216,15 @@ class Queue:
                 raise
 
     def place(self) -> None:
-        """Go on with rings that have moved, or whose memory was mapped anew; raises :class:`QueueError`."""
+        """Continue with rings that have moved, or whose memory was mapped again; raises :class:`QueueError`."""
         if self._native is not None:
             self.check(lib.pyvmm_queue_place(self._native, self.descriptor_table, self.available_ring, self.used_ring))
 
     def stop(self) -> int:
-        """Serve no more, until :meth:`activate`: the available entry to go on from.
+        """Stop serving, until :meth:`activate`. Returns the available entry to continue from.
 
-        What was completed is published. What was handed out and not completed stays in flight, with ``inflight``;
-        completing it now does nothing.
+        Completed chains are published. Chains that were handed out and not completed stay in flight, with
+        ``inflight``; completing them later does nothing.
         """
         if self._native is None:
             return 0
@@ -236,7 +236,7 @@ class Queue:
         return base
 
     def hand_over(self, take_over: Callable[[], int]) -> int:
-        """Let another, such as the kernel's vhost, serve the rings from the available entry on that is returned.
+        """Let other code, such as the kernel's vhost, serve the rings from the returned available entry on.
 
         No chain is handed out here from then on. ``take_over`` is called once, by :meth:`take_back` or when the queue
         is stopped or reset: it ends what the other does and returns the available entry to go on from.
@@ -256,11 +256,11 @@ class Queue:
 
     @property
     def handed_over(self) -> bool:
-        """Whether another serves the rings."""
+        """Whether other code serves the rings."""
         return self._take_over is not None
 
     def reset(self) -> None:
-        """Back to what it was before the driver knew it."""
+        """Return to the state before the driver set up the queue."""
         self.take_back()
         self._deactivate()
         self.paused = False
@@ -276,18 +276,18 @@ class Queue:
 
     @property
     def ring(self) -> Any:
-        """The same, also while no chain may be taken; None before the activation. To tell one activation's from the
-        next's: by another's wish a queue may be paused when its device is activated."""
+        """The same, also while no chain may be taken; None before the activation. It tells
+        one activation from the next: a front end may have paused the queue before activation."""
         return self._native
 
     @property
     def in_flight(self) -> int:
-        """How many chains were handed out and not completed."""
+        """The number of chains that were handed out and not completed."""
         return int(self._native.outstanding) - self.to_resubmit - len(self._taken) if self._native else 0
 
     @property
     def to_resubmit(self) -> int:
-        """How many chains that were in flight when the queue was activated are still to be handed out again."""
+        """The number of chains, in flight at the activation, that are still to be handed out again."""
         return int(self._native.resubmit_count - self._native.resubmitted) if self._native else 0
 
     @property
@@ -314,12 +314,12 @@ class Queue:
         return self._taken.pop()
 
     def unpop(self, chain: DescriptorChain) -> None:
-        """Put back ``chain``, the one that was popped last and not completed: the next pop returns it."""
+        """Put back ``chain``, which was popped last and not completed. The next pop returns it."""
         if chain._native is self._native:  # otherwise it went with a reset
             self._taken.append(chain)
 
     def publish(self) -> None:
-        """Show completed chains to the driver, and interrupt it if it wants that."""
+        """Show completed chains to the driver, and interrupt the driver if it wants that."""
         if self._pending:
             self._pending = 0
             if lib.pyvmm_queue_publish(self._native) and self.interrupt is not None:
@@ -394,7 +394,7 @@ class Queue:
         self._pending += 1
 
     def check(self, result: int) -> None:
-        """Raise :class:`QueueError` where native code returned a broken rule."""
+        """Raise :class:`QueueError` if native code returned a broken rule."""
         if result < 0:
             raise QueueError(self.index, _RULES[-result])
 

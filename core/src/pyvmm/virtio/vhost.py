@@ -1,4 +1,4 @@
-"""A virtio device's queues in the kernel's hands: vhost (<linux/vhost.h>), as of vhost-net.
+"""A virtio device's queues, served by the kernel: vhost (<linux/vhost.h>), such as vhost-net.
 
 The kernel takes kicks from the queue's eventfd and signals the transport's, and reads and writes guest memory at the
 addresses where the process that set it up has it mapped.
@@ -24,7 +24,7 @@ _NO_BACKEND: Final = -1
 
 
 class Vhost:
-    """One vhost device of the kernel, with a worker of its own. Raises OSError where the kernel refuses."""
+    """One vhost device of the kernel, with a worker of its own. Raises OSError if the kernel refuses."""
 
     def __init__(self, path: str) -> None:
         """Open ``path``, such as /dev/vhost-net."""
