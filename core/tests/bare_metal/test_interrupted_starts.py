@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from pyvmm.testing.waiting import PATIENCE, wait_until
 
 PR_SET_CHILD_SUBREAPER = 36
 STARTS = 25
@@ -29,14 +30,6 @@ def adopted() -> Iterator[None]:
     assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     yield
     assert libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
-
-
-def wait_until(what: Callable[[], bool]) -> None:
-    """Wait until ``what()`` is true; fails where only a hang can be the reason."""
-    deadline = time.monotonic() + 120
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def takes_signals(pid: int) -> bool:
@@ -98,7 +91,7 @@ def test_a_signal_ends_a_start_at_any_moment_and_leaves_nothing(
                 time.sleep(chance.uniform(0, 1.5 * longest))
             sent = chance.choice(SIGNALS)
             child.send_signal(sent)
-            output, errors = child.communicate(timeout=120)
+            output, errors = child.communicate(timeout=PATIENCE)
         finally:
             child.kill()
             child.wait()
