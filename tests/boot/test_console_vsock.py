@@ -97,7 +97,7 @@ class Host:
         self.output = b""
         self.uploads: dict[int, bytes] = {}
         self.echoes: dict[int, bytes] = {}
-        self._deadline = time.monotonic() + SILENCE
+        self._deadline = time.monotonic() + 3 * SILENCE  # for the boot and for all that is sent
         self._finish = self._listen(2000)
         self._threads: list[threading.Thread] = []
         self._run(self._use_console)
