@@ -55,12 +55,17 @@ def make_tree(directory: Path) -> None:
 
 
 @pytest.mark.skipif(not DAEMONS, reason="no virtiofsd on this machine")
-def test_disk_of_the_storage_daemon_and_directories_of_virtiofsd(tmp_path: Path) -> None:
+def test_disk_of_the_storage_daemon_and_directories_of_virtiofsd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a user types them, and / has them too.
+    monkeypatch.chdir(tmp_path)
     image = artefacts.fresh_disk(tmp_path / "disk.img")
     digest = hashlib.sha256(image.read_bytes()).hexdigest()
-    shared, fixed = tmp_path / "shared", tmp_path / "fixed"
+    shared, fixed = tmp_path / "mnt", tmp_path / "media"
     for directory in (shared, fixed):
         make_tree(directory)
+    (tmp_path / "link").symlink_to("media")
     sock = tmp_path / "blk.sock"
     daemon = subprocess.Popen(
         [
@@ -76,8 +81,8 @@ def test_disk_of_the_storage_daemon_and_directories_of_virtiofsd(tmp_path: Path)
             tmp_path,
             SCRIPT,
             *("--device", f"vhost-user:{sock},type=block"),
-            *("--device", f"fs:{shared},tag=shared"),
-            *("--device", f"fs:{fixed},tag=fixed,ro"),
+            *("--device", "fs:mnt,tag=shared"),
+            *("--device", "fs:link,tag=fixed,ro"),
         )
     finally:
         daemon.terminate()

@@ -135,6 +135,104 @@ def test_guest_cannot_leave_the_directory(mount: Callable[..., Fuse], tree: Path
         fuse.read("link")
 
 
+# --- The directory that was named is the one that is served
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory, with directories in it that / has as well, and links."""
+    here = tmp_path / "here"
+    (here / "below").mkdir(parents=True)
+    for name in ("media", "etc", "usr"):
+        (here / name).mkdir()
+        (here / name / "mine.txt").write_text(name)
+    (here / "link").symlink_to("media")
+    (here / "around").symlink_to("around")
+    monkeypatch.chdir(here)
+    return here
+
+
+def root_of(device: Fs) -> tuple[int, int]:
+    """The root directory of the process that serves, from outside: of virtiofsd, or of the one that it made."""
+    pid = device._daemon.child.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    status = os.stat(f"/proc/{children[-1] if children else pid}/root/.")
+    return status.st_dev, status.st_ino
+
+
+def identity_of(path: str | Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+@needs_root
+@pytest.mark.parametrize("ro", [False, True])
+@pytest.mark.parametrize("sandbox", ["namespace", "chroot"])
+@pytest.mark.parametrize("name", ["media", "etc", "./usr", "link", "below/..", "../here/media", "..", "."])
+def test_root_that_is_served_is_the_directory_that_was_named(
+    here: Path, virtiofsd: Path, name: str, sandbox: str, ro: bool
+) -> None:
+    wanted = identity_of(name)
+    device = Fs(FsOptions(Path(name), virtiofsd=virtiofsd, ro=ro, sandbox=sandbox, tag="m"))  # type: ignore[arg-type]
+    with VirtioDriver(device, name="fs0") as driver:
+        driver.start()
+        fuse = Fuse(driver)
+        assert root_of(device) == wanted
+        for entry in Path(name).iterdir():
+            if not entry.is_symlink():
+                fuse.lookup(entry.name)
+        if ro:
+            with pytest.raises(FuseError, match="EROFS"):
+                fuse.write("new.txt", b"x")
+        else:
+            fuse.write("new.txt", b"x")
+    assert (here / name / "new.txt").exists() is not ro
+
+
+@needs_root
+@pytest.mark.parametrize("sandbox", ["namespace", "chroot"])
+def test_directory_that_is_replaced_while_the_daemon_starts_is_not_served(
+    here: Path, virtiofsd: Path, sandbox: str
+) -> None:
+    opened = identity_of("link")
+    slow = here / "slow"
+    slow.write_text(
+        f"""#!/bin/sh
+[ "$1" = --version ] && exec {virtiofsd} --version
+mv {here}/media {here}/moved; mkdir {here}/media; rm {here}/link; ln -s etc {here}/link
+exec {virtiofsd} "$@"
+"""
+    )
+    slow.chmod(0o755)
+    device = Fs(FsOptions(Path("link"), virtiofsd=Path("slow"), sandbox=sandbox))  # type: ignore[arg-type]
+    with VirtioDriver(device, name="fs0") as driver:
+        driver.start()
+        assert Fuse(driver).read("mine.txt") == b"media"
+        assert root_of(device) == opened == identity_of("moved")
+
+
+@needs_root
+def test_what_is_mounted_below_is_read_only_as_well(mount: Callable[..., Fuse], tree: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "none", tree / "below"], check=True)
+    try:
+        (tree / "below" / "there").write_text("mounted")
+        fuse = mount(ro=True)
+        assert fuse.read("below", "there") == b"mounted"
+        with pytest.raises(FuseError, match="EROFS"):
+            fuse.write("new.txt", b"x", fuse.lookup("below"))
+        assert not (tree / "below" / "new.txt").exists()
+    finally:
+        subprocess.run(["umount", "--lazy", tree / "below"], check=True)
+
+
+@needs_root
+def test_start_leaves_no_mount_and_removes_nothing_of_the_directory(mount: Callable[..., Fuse], tree: Path) -> None:
+    mounts = Path("/proc/self/mountinfo").read_text()
+    mount()
+    assert Path("/proc/self/mountinfo").read_text() == mounts
+    assert (tree / "hello.txt").exists() and (tree / "below" / "random.bin").exists()
+
+
 @needs_root
 @pytest.mark.parametrize("cache", ["always", "never"])
 @pytest.mark.parametrize("sandbox", ["namespace", "chroot"])
@@ -208,6 +306,29 @@ def test_file_in_place_of_a_directory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="file is no directory"):
         Fs(FsOptions(tmp_path / "file"))
+
+
+def test_link_that_leads_to_itself_is_one_line(here: Path) -> None:
+    with pytest.raises(UsageError, match="around is a link that leads to itself; give a directory"):
+        Fs(parse_options(FsOptions, "fs", "around"))
+
+
+def test_no_temporary_directory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(HostError, match="a temporary directory cannot be made: No such file or directory"):
+        Fs(FsOptions(tmp_path))
+
+
+def test_daemon_is_the_file_that_was_named_and_not_one_of_path(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "virtiofsd").write_text("#!/bin/sh\necho virtiofsd 1.0\n")
+    (here / "virtiofsd").write_text("#!/bin/sh\necho mine\n")
+    for path in (tmp_path / "virtiofsd", here / "virtiofsd"):
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(HostError, match=r"here/virtiofsd is no virtiofsd: its --version says 'mine'"):
+        Fs(FsOptions(here, virtiofsd=Path("virtiofsd")))
 
 
 def test_no_daemon_names_debians_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

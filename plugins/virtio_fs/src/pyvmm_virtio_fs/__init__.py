@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from pyvmm.plugin import DeviceKind, hookimpl, option, options
 
 TYPE_CHECKING = False
@@ -47,7 +49,7 @@ class FsOptions:
     @property
     def name(self) -> str:
         """The tag that the guest sees."""
-        return self.tag or self.directory.resolve().name or "root"
+        return self.tag or os.path.basename(os.path.realpath(self.directory)) or "root"
 
     def __post_init__(self) -> None:
         if self.tag is None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from pyvmm.errors import HostError
 from pyvmm.host import child
 
+from pyvmm_virtio_fs import bind_mount
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
@@ -22,14 +24,6 @@ PATHS: Final = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/v
 """Where Debian 13's package virtiofsd, Debian 12's qemu-system-common and others put it."""
 
 _VERSION_TIMEOUT: Final = 10.0
-
-# <linux/sched.h>, <linux/mount.h>: Python has names for the first from 3.12 on, for the others none.
-_CLONE_NEWNS: Final = 0x00020000
-_MS_RDONLY: Final = 1
-_MS_REMOUNT: Final = 32
-_MS_BIND: Final = 4096
-_MS_REC: Final = 16384
-_MS_PRIVATE: Final = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -45,34 +39,55 @@ class Daemon:
         """Whether it has an option for that."""
         return self.in_rust
 
-    def arguments(self, options: FsOptions, listening_fd: int) -> list[str]:
-        """Its command line."""
+    def arguments(self, options: FsOptions, source: str, listening_fd: int) -> list[str]:
+        """Its command line for the directory at the absolute path ``source``."""
         if self.in_rust:
-            arguments = [f"--shared-dir={options.directory}", f"--cache={options.cache}"]
+            arguments = [f"--shared-dir={source}", f"--cache={options.cache}"]
             arguments += [f"--sandbox={options.sandbox}", "--log-level=warn"]
             arguments += ["--readonly"] * options.ro + ["--xattr"] * options.xattr
         else:
             cache = "none" if options.cache == "never" else options.cache
             # A comma ends one of its options; a backslash takes that from it.
-            source = re.sub(r"([\\,])", r"\\\1", str(options.directory))
-            words = [f"source={source}", f"cache={cache}", f"sandbox={options.sandbox}", "log_level=warn"]
+            escaped = re.sub(r"([\\,])", r"\\\1", source)
+            words = [f"source={escaped}", f"cache={cache}", f"sandbox={options.sandbox}", "log_level=warn"]
             words += ["xattr"] * options.xattr
             arguments = ["-f", *(argument for word in words for argument in ("-o", word))]
         return [str(self.path), *arguments, f"--fd={listening_fd}"]
 
-    def start(self, options: FsOptions, listening_fd: int) -> child.Child:
-        """Start it: it will serve who connects to the socket ``listening_fd``."""
-        arguments = self.arguments(options, child.FIRST_FD)
-        read_only = options.directory if options.ro and not self.can_be_read_only else None
+    def start(self, options: FsOptions, directory_fd: int, mount_point: str, listening_fd: int) -> child.Child:
+        """Start it: it will serve the directory that is open as ``directory_fd`` to who connects to ``listening_fd``.
+
+        ``mount_point``: an empty directory, where the daemon alone sees the one that it serves.
+        """
 
         def become() -> int:
-            if read_only is not None:
-                _bind_read_only(read_only)
-            os.set_inheritable(child.FIRST_FD, True)
-            child.default_signals()
-            os.execv(arguments[0], arguments)
+            try:
+                source = self._source(options, mount_point)
+                os.set_inheritable(child.FIRST_FD, True)
+                child.default_signals()
+                arguments = self.arguments(options, source, child.FIRST_FD)
+                os.execv(arguments[0], arguments)
+            except OSError as error:
+                print(error.strerror or error)
+                return 1
 
-        return child.fork("fs", become, [listening_fd])
+        return child.fork("fs", become, [listening_fd, directory_fd])
+
+    def _source(self, options: FsOptions, mount_point: str) -> str:
+        """In a process that is to be the daemon: the path at which it finds the directory, whatever is renamed.
+
+        The daemon itself would look for a path in / or follow no link, and it may look twice.
+        """
+        directory_fd = child.FIRST_FD + 1  # closed by exec: it would lead out of the daemon's sandbox
+        # Without a sandbox it looks for the directory once more when the guest mounts it.
+        if os.geteuid() == 0 and options.sandbox != "none":
+            try:
+                bind_mount.make(directory_fd, mount_point, read_only=options.ro)
+                return mount_point
+            except PermissionError:
+                if options.ro and not self.can_be_read_only:
+                    raise
+        return os.readlink(f"/proc/self/fd/{directory_fd}")
 
 
 def find(path: Path | None) -> Daemon:
@@ -85,6 +100,7 @@ def find(path: Path | None) -> Daemon:
                 "qemu-system-common; give another one with virtiofsd=FILE"
             )
         path = Path(found)
+    path = Path(os.path.abspath(path))  # what has no slash in it would be looked for elsewhere
     try:
         said = subprocess.run(
             [path, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_VERSION_TIMEOUT
@@ -95,24 +111,3 @@ def find(path: Path | None) -> Daemon:
     if not said.startswith("virtiofsd"):
         raise HostError(f"fs: {path} is no virtiofsd: its --version says {said.partition(chr(10))[0][:60]!r}")
     return Daemon(path, in_rust=not said.startswith("virtiofsd version"))
-
-
-def _bind_read_only(directory: Path) -> None:
-    """In a process that is to be the daemon: have a mount namespace in which the directory cannot be written."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def call(what: str, result: int) -> None:
-        if result != 0:
-            raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
-
-    path = os.fsencode(directory.resolve())
-    call("a mount namespace", libc.unshare(_CLONE_NEWNS))
-    for source, flags in (
-        (b"none", _MS_REC | _MS_PRIVATE),
-        (path, _MS_BIND | _MS_REC),
-        (b"none", _MS_REMOUNT | _MS_BIND | _MS_RDONLY),
-    ):
-        target = b"/" if flags & _MS_PRIVATE else path
-        call("a read-only mount", libc.mount(source, target, None, ctypes.c_ulong(flags), None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -19,6 +20,7 @@ from pyvmm_virtio_fs import TAG_SIZE, FsOptions, daemon
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
     from typing import Final
 
     from pyvmm.device_context import DeviceContext
@@ -41,20 +43,21 @@ class Fs(VhostUserDevice):
 
     def __init__(self, options: FsOptions) -> None:
         """Start virtiofsd; raises :class:`~pyvmm.errors.PyvmmError`."""
-        if not options.directory.is_dir():
-            wrong = "is no directory" if options.directory.exists() else "does not exist"
-            raise UsageError(f"fs: {options.directory} {wrong}")
-        self._daemon = DaemonSource(options)
+        directory_fd = _open(options.directory)
         try:
-            super().__init__(
-                self._daemon,
-                device_type=VIRTIO_ID_FS,
-                queue_max_sizes=[QUEUE_SIZE] * (1 + REQUEST_QUEUES),
-                config=_CONFIG.pack(options.name.encode(), REQUEST_QUEUES),
-                feature_mask=0,  # VIRTIO_FS_F_NOTIFICATION has a queue of its own, which no virtiofsd serves
-            )
+            with _Place() as place:  # until the daemon has answered, which it does in its sandbox
+                self._daemon = DaemonSource(options, directory_fd, place)
+                super().__init__(
+                    self._daemon,
+                    device_type=VIRTIO_ID_FS,
+                    queue_max_sizes=[QUEUE_SIZE] * (1 + REQUEST_QUEUES),
+                    config=_CONFIG.pack(options.name.encode(), REQUEST_QUEUES),
+                    feature_mask=0,  # VIRTIO_FS_F_NOTIFICATION has a queue of its own, which no virtiofsd serves
+                )
         except VhostUserError as error:
             raise HostError(f"fs: {options.directory}: {error}") from error
+        finally:
+            os.close(directory_fd)
 
     def attach(self, context: DeviceContext) -> None:
         self._daemon.child.log.name = context.name
@@ -65,12 +68,12 @@ class DaemonSource(BackendSource):
     """A virtiofsd that has one connection, and ends with it. What a guest has open in it nobody can take over, so there
     is no other one when it is lost."""
 
-    def __init__(self, options: FsOptions) -> None:
-        """Start it; raises :class:`HostError`."""
+    def __init__(self, options: FsOptions, directory_fd: int, place: _Place) -> None:
+        """Start it for the directory that is open as ``directory_fd``; raises :class:`HostError`."""
         found = daemon.find(options.virtiofsd)
-        listening, self._connected = _private_socket()
+        listening, self._connected = place.make_socket()
         with listening:
-            self.child: Child = found.start(options, listening.fileno())
+            self.child: Child = found.start(options, directory_fd, place.mount_point, listening.fileno())
 
     @property
     def end_fd(self) -> int:  # type: ignore[override]
@@ -99,12 +102,27 @@ class DaemonSource(BackendSource):
         self.child.close()
 
 
-def _private_socket() -> tuple[socket.socket, socket.socket]:
-    """A socket that listens, and one that is connected to it: nobody else can find it."""
-    listening, connected = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
-    try:
-        with tempfile.TemporaryDirectory(prefix="pyvmm-fs-") as directory:
-            fd = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+class _Place:
+    """A directory for what the daemon needs while it starts. A context manager."""
+
+    def __init__(self) -> None:
+        """Make it; raises :class:`HostError`."""
+        try:
+            self._directory = tempfile.mkdtemp(prefix="pyvmm-fs-")
+        except OSError as error:
+            raise HostError(
+                f"fs: a temporary directory cannot be made: {error.strerror}; give one that can be written, as TMPDIR"
+            ) from error
+        self._socket = os.path.join(self._directory, "socket")
+        self.mount_point = os.path.join(self._directory, "root")
+        """An empty directory."""
+        os.mkdir(self.mount_point, 0o700)
+
+    def make_socket(self) -> tuple[socket.socket, socket.socket]:
+        """A socket that listens, and one that is connected to it: nobody else can find it."""
+        listening, connected = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+        try:
+            fd = os.open(self._directory, os.O_PATH | os.O_DIRECTORY)
             try:
                 # By the descriptor: the directory's own path may be too long for a socket.
                 path = f"/proc/self/fd/{fd}/socket"
@@ -113,8 +131,37 @@ def _private_socket() -> tuple[socket.socket, socket.socket]:
                 connected.connect(path)
             finally:
                 os.close(fd)
-    except BaseException:
-        listening.close()
-        connected.close()
-        raise
-    return listening, connected
+            os.unlink(self._socket)
+        except BaseException:
+            listening.close()
+            connected.close()
+            raise
+        return listening, connected
+
+    def __enter__(self) -> _Place:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # One by one: what is in a mount is never removed.
+        for path in (self.mount_point, self._directory):
+            try:
+                os.rmdir(path)
+            except OSError:
+                pass
+
+
+def _open(directory: Path) -> int:
+    """A descriptor of ``directory``, all links followed; raises :class:`UsageError` where it is none."""
+    try:
+        return os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        match error.errno:
+            case errno.ENOENT:
+                wrong = "does not exist"
+            case errno.ENOTDIR:
+                wrong = "is no directory"
+            case errno.ELOOP:
+                wrong = "is a link that leads to itself"
+            case _:
+                wrong = f"cannot be opened: {error.strerror}"
+        raise UsageError(f"fs: {directory} {wrong}; give a directory of this host") from error
