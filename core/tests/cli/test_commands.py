@@ -125,6 +125,15 @@ def test_a_package_cannot_take_the_name_of_pyvmm_s_own(
     assert "Serve a virtio device over vhost-user" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("more", [[], ["--socket", "/nowhere/s"]])
+def test_serve_tells_of_kinds_and_options_as_device_does(capsys: pytest.CaptureFixture[str], more: list[str]) -> None:
+    for spec in ("help", "rng,help", "block,help"):
+        assert main(["--device", spec]) == 0
+        wanted = capsys.readouterr().out
+        assert main(["serve", spec, *more]) == 0
+        assert capsys.readouterr() == (wanted, "")
+
+
 @pytest.mark.parametrize("verbose", ["-v", "-vv", "--verbose"])
 def test_verbose_may_come_before_a_command(capsys: pytest.CaptureFixture[str], verbose: str) -> None:
     line = error_of(capsys, verbose, "serve", "rng")

@@ -65,15 +65,15 @@ def mount(tree: Path, virtiofsd: Path, caplog: pytest.LogCaptureFixture) -> Iter
 
 
 def daemons_of(tree: Path) -> set[int]:
-    """The processes of virtiofsd that export ``tree``: others on this machine may have some as well."""
+    """The processes whose root is ``tree``: virtiofsd's that serve it."""
     found = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    wanted = identity_of(tree)
+    for path in Path("/proc").glob("[0-9]*/root"):
         try:
-            command = path.read_bytes()
+            if identity_of(f"{path}/.") == wanted:
+                found.add(int(path.parent.name))
         except OSError:
-            continue
-        if b"virtiofsd\0" in command and bytes(tree.parent) in command:
-            found.add(int(path.parent.name))
+            pass
     return found
 
 

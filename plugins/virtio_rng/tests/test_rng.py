@@ -214,6 +214,30 @@ def test_a_source_that_ends_fails_the_device_in_one_line(
         f"rng0: {tmp_path}/source is at its end; it is served no more until the driver resets it"
     ]
 
+    for _ in range(5):  # a driver that tries again and again does not fill the log
+        driver.start()
+        driver.rings[0].add([], [16])
+        driver.rings[0].kick()
+        driver.run()
+        assert driver.rings[0].take_used() == []
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("source", ["empty", "/dev/null"])
+def test_a_source_that_has_nothing_from_the_start_is_refused(tmp_path: Path, source: str) -> None:
+    (tmp_path / "empty").touch()
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(UsageError, match="has no data; give a file such as /dev/urandom"):
+        Rng(RngOptions(source=tmp_path / source))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_that_the_kernel_makes_when_it_is_read_is_a_source(start: Start) -> None:
+    # Its size is 0, and so is its contents only where it says so.
+    driver = start(source=Path("/proc/sys/kernel/random/uuid"))
+    driver.rings[0].add([], [37])
+    assert data(driver.exchange()[0])[-1:] == b"\n"
+
 
 @pytest.mark.parametrize("text", ["/nowhere", "/", "/dev/nothing-like-this"])
 def test_a_source_that_cannot_be_one_is_the_users_mistake(text: str) -> None:

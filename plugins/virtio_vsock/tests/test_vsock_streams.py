@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pyvmm_virtio_vsock import muxer
+from pyvmm_virtio_vsock import handshake, muxer
 from pyvmm_virtio_vsock.packet import pack
 from vsock_guest import BOTH, BUF_ALLOC, CREDIT_UPDATE, RCV, REQUEST, RESPONSE, RST, RW, SEND, SHUTDOWN, Guest, Stream
 from vsock_host import Host, has_ended, receive
@@ -434,6 +434,32 @@ def test_guest_that_never_answers_is_given_up(make_guest: Callable[..., Guest], 
     assert has_ended(client)
     assert [packet.op for packet in guest.packets()] == [REQUEST, RST]
     assert guest.muxer.streams == 0
+
+
+def test_clients_that_say_nothing_do_not_use_up_the_streams(
+    guest: Guest, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(muxer, "MAX_STREAMS", 5)
+    silent = [host.connect(b"" if i % 2 else b"CONNECT ") for i in range(5)]
+    guest.run()
+    turned_away = host.connect(b"CONNECT 52\n")
+    guest.run()
+    assert has_ended(turned_away) and not any(map(has_ended, silent))
+
+    guest.loop.advance(handshake.TIMEOUT)
+
+    assert all(map(has_ended, silent))
+    assert guest.muxer.streams == 0
+    host.open(guest, 52)
+
+
+def test_client_that_has_said_where_to_is_not_given_up(guest: Guest, host: Host) -> None:
+    stream, client = host.open(guest, 52)
+
+    guest.loop.advance(2 * handshake.TIMEOUT)
+
+    client.sendall(b"x")
+    assert stream.read(guest.packets()) == b"x"
 
 
 def test_guest_that_answers_in_time_is_not_given_up(make_guest: Callable[..., Guest], host: Host) -> None:

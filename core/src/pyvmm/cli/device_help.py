@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyvmm.cli.output import show
 from pyvmm.device_process.options import records_of
 from pyvmm.options import OptionInfo, describe, format_value
 
@@ -10,8 +11,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
+    from pyvmm.options import DeviceSpec
     from pyvmm.plugin import DeviceKind
-    from pyvmm.plugins import InstalledKind
+    from pyvmm.plugins import InstalledKind, Plugins
+
+
+def print_help(plugins: Plugins, devices: Sequence[DeviceSpec]) -> bool:
+    """Print what ``help`` or ``KIND,help`` among ``devices`` asks for; whether one did."""
+    for spec in devices:
+        if str(spec) == "help":
+            show(kinds_help(plugins.installed_kinds()))
+            return True
+        if spec.asks_for_help:
+            kind = plugins.kind(spec.kind)
+            show(options_help(kind, plugins.plugin(spec.kind).package))
+            return True
+    return False
 
 
 def kinds_help(kinds: Sequence[InstalledKind]) -> str:

@@ -6,7 +6,7 @@ import gc
 import os
 
 from pyvmm.cli.arguments import DEFAULT_DEVICES
-from pyvmm.cli.output import complain, show
+from pyvmm.cli.output import complain
 from pyvmm.startup import trace
 
 TYPE_CHECKING = False
@@ -40,7 +40,10 @@ def run(arguments: Arguments) -> int:
     threads.alone = process_is_ours
     plugins = Plugins(arguments.disabled)
     plugins.warn_of_unmatched(arguments.disabled)
-    if _print_help(plugins, arguments.devices):
+    if any(str(spec) == "help" or spec.asks_for_help for spec in arguments.devices):
+        from pyvmm.cli.device_help import print_help
+
+        print_help(plugins, arguments.devices)
         return 0
     requests = _requests(plugins, arguments.devices, () if arguments.no_default_devices else DEFAULT_DEVICES)
     trace.ended("plugins, and the options of devices")
@@ -82,23 +85,6 @@ def run(arguments: Arguments) -> int:
         finally:
             gc.unfreeze()  # main may have been called by a program that goes on
     return _report(reason)
-
-
-def _print_help(plugins: Plugins, devices: Sequence[DeviceSpec]) -> bool:
-    """Print what ``--device help`` or ``--device KIND,help`` asks for; whether one did."""
-    for spec in devices:
-        if str(spec) == "help":
-            from pyvmm.cli.device_help import kinds_help
-
-            show(kinds_help(plugins.installed_kinds()))
-            return True
-        if spec.asks_for_help:
-            from pyvmm.cli.device_help import options_help
-
-            kind = plugins.kind(spec.kind)
-            show(options_help(kind, plugins.plugin(spec.kind).package))
-            return True
-    return False
 
 
 def _requests(plugins: Plugins, devices: Sequence[DeviceSpec], defaults: Sequence[str]) -> list[DeviceRequest]:

@@ -44,16 +44,19 @@ It serves one front end after the other until a signal ends it.
 def command(device: DeviceSpec, path: str | None, fd: int | None, disabled: Sequence[str], verbose: int) -> int:
     """Serve a virtio device over vhost-user.
 
-    The device is the same that --device of pyvmm takes.
+    The device is the same that --device of pyvmm takes; 'help' and 'KIND,help' list kinds and options.
     """
     from pyvmm import logs
+    from pyvmm.cli.device_help import print_help
     from pyvmm.plugins import Plugins
 
     logs.configure(verbose)
-    if (path is None) == (fd is None):
-        raise click.UsageError("give one of --socket PATH and --fd N")
     plugins = Plugins(disabled)
     plugins.warn_of_unmatched(disabled)
+    if print_help(plugins, [device]):
+        return 0
+    if (path is None) == (fd is None):
+        raise click.UsageError("give one of --socket PATH and --fd N")
     [request] = plugins.request_devices([device])
 
     from pyvmm.cli.signals import StopSignals

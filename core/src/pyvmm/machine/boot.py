@@ -34,9 +34,9 @@ class Boot:
         """Load kernel and initrd. Raises :class:`UsageError` for files that cannot be booted."""
         self._memory = memory
         self._config = config
-        self.cmdline = Cmdline(" ".join(DEFAULT))
-        """The kernel's command line: until :meth:`write_tables`, parameters can be added."""
         self._kernel = kernel.load(memory, config.kernel)
+        self.cmdline = Cmdline(" ".join(DEFAULT), limit=bootparams.cmdline_limit(self._kernel))
+        """The kernel's command line: until :meth:`write_tables`, parameters can be added."""
         self._initrd = self._load_initrd()
 
     @property

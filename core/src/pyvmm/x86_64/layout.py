@@ -23,6 +23,9 @@ ZERO_PAGE_ADDRESS: Final = 0x7000
 PAGE_TABLES_ADDRESS: Final = 0x9000
 """PML4, PDPT and four page directories: six pages."""
 
+BOOT_MAP_END: Final = 4 * GIB
+"""The first address that those page tables do not map."""
+
 CMDLINE_ADDRESS: Final = 0x20000
 CMDLINE_PLACE_SIZE: Final = 0x10000
 """Room for the command line and its NUL; the kernel's own limit is far below."""
@@ -109,6 +112,11 @@ and its loader says so."""
 
 MAX_PHYSICAL_BITS: Final = 52
 """The architecture's limit on physical addresses (AMD64 manual, volume 2, section 5.1)."""
+
+
+def memory_size_for(end: int) -> int:
+    """How much RAM a machine needs so that there is some up to ``end``, an address that is not in the hole."""
+    return end if end <= MMIO_BASE else end - HOLE_END + MMIO_BASE
 
 
 def memory_ranges(size: int, physical_bits: int = MAX_PHYSICAL_BITS) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from pyvmm.errors import UsageError
 from pyvmm.memory import GuestMemory
 from pyvmm.x86_64.boot import initrd
 from pyvmm.x86_64.boot.image import LoadedKernel
-from pyvmm.x86_64.layout import MIB
+from pyvmm.x86_64.layout import MIB, MMIO_BASE
 
 
 def kernel(end: int = 8 * MIB, initrd_addr_max: int = 0x7FFFFFFF) -> LoadedKernel:
@@ -65,6 +66,22 @@ def test_one_that_is_larger_than_memory_is_refused(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     with GuestMemory.create([(0, 32 * MIB)]) as mem, pytest.raises(UsageError, match="is too large: 1048576 MiB"):
         initrd.load(mem, path, kernel())
+
+
+def test_the_way_out_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "initrd"
+    path.write_bytes(b"x" * (4 * MIB))
+    with GuestMemory.create([(0, 10 * MIB)]) as mem:
+        with pytest.raises(UsageError, match=r"give at least 12 MiB with --memory$"):
+            initrd.load(mem, path, kernel())
+        with pytest.raises(UsageError, match=r"takes one up to 9 MiB of memory, so make it smaller$"):
+            initrd.load(mem, path, kernel(initrd_addr_max=9 * MIB - 1))
+        os.truncate(path, MMIO_BASE)
+        with pytest.raises(UsageError, match=r"takes one up to 3328 MiB of memory, so make it smaller$"):
+            initrd.load(mem, path, kernel(initrd_addr_max=(1 << 32) - 1))
+    with GuestMemory.create([(0, 12 * MIB)]) as mem:
+        os.truncate(path, 4 * MIB)
+        assert initrd.load(mem, path, kernel()).address == 8 * MIB
 
 
 def test_paths_that_are_no_file_are_refused(tmp_path: Path) -> None:

@@ -132,7 +132,10 @@ def test_no_setup_sectors_means_four(mem: GuestMemory, tmp_path: Path) -> None:
         ({"pref_address": 16 * MIB + 1}, "asks to be loaded at"),
         ({"kernel_alignment": 0}, "asks to be loaded at"),
         ({"init_size": 17 * MIB}, "needs memory up to 33 MiB to start, and the guest has 32 MiB"),
-        ({"init_size": 0xFFFFFFFF}, "needs memory up to 4112 MiB"),
+        (
+            {"init_size": 0xFFFFFFFF},
+            "asks for memory up to 0x100ffffff, and a kernel's ends at 0xd0000000; it is damaged",
+        ),
         ({"pref_address": 64 * MIB}, "needs memory up to 72 MiB"),
     ],
 )
@@ -202,9 +205,15 @@ def test_a_virtual_entry_point_becomes_a_physical_one(mem: GuestMemory, tmp_path
         (elf_bytes((1 << 63, 0, 0x100000, 1, 4096)), "is truncated"),
         (elf_bytes(((1 << 64) - 1, 0, 0x100000, 2, 4096)), "is truncated"),
         (elf_bytes((0, 0, 0x1000, 64, 64)), "segment at 0x1000; what is below 0x100000 is the machine's own"),
-        (elf_bytes((0, 0, 32 * MIB - 64, 64, 65)), "needs memory at 0x1ffffc0..0x2000000, and the guest has 32 MiB"),
-        (elf_bytes((0, 0, (1 << 64) - 64, 64, 4096)), "needs memory at 0xffffffffffffffc0"),
-        (elf_bytes((0, 0, 0x100000, 64, (1 << 64) - 1)), "needs memory at 0x100000"),
+        (elf_bytes((0, 0, 32 * MIB - 64, 64, 65)), "0x2000000, and the guest has 32 MiB; give at least 33 MiB"),
+        # What is beside the hole is a matter of memory; what is in it is none.
+        (elf_bytes((0, 0, MMIO_BASE - 64, 64, 64)), "needs memory .* give at least 3328 MiB with --memory"),
+        (elf_bytes((0, 0, MMIO_BASE - 64, 64, 65)), "link the program to other addresses"),
+        (elf_bytes((0, 0, MMIO_BASE, 64, 64)), "no memory at 0xd0000000..0xffffffff, where its devices are"),
+        (elf_bytes((0, 0, 0xFFFFFFC0, 64, 64)), "no memory at 0xd0000000..0xffffffff, where its devices are"),
+        (elf_bytes((0, 0, 1 << 32, 64, 64)), "needs memory .* give at least 3329 MiB with --memory"),
+        (elf_bytes((0, 0, (1 << 64) - 64, 64, 4096)), "segment at 0xffffffffffffffc0.*, where no machine has memory"),
+        (elf_bytes((0, 0, 0x100000, 64, (1 << 64) - 1)), "has a segment at 0x100000.* link the program to other"),
         (elf_bytes((0, 0, 0x100000, 64, 64), (0, 0, 0x10003F, 1, 1)), "segments that overlap at 0x10003f"),
         (elf_bytes((0, 0, 0x100000, 64, 64), entry=0x100040), "entry point at 0x100040, outside of what it loads"),
     ],
@@ -217,6 +226,18 @@ def test_an_elf_file_that_cannot_be_loaded(mem: GuestMemory, tmp_path: Path, dat
         kernel.load(mem, path)
 
     assert "\n" not in str(caught.value)
+
+
+def test_an_entry_point_that_the_first_page_tables_do_not_map_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "guest"
+    with GuestMemory.create([(0, 32 * MIB), (1 << 32, MIB)]) as mem:
+        path.write_bytes(elf_bytes((0, 0, 0x100000, 64, 64), (0, 0, 1 << 32, 64, 64), entry=0x100000))
+        assert kernel.load(mem, path).entry == 0x100000
+
+        for physical, virtual, entry in ((1 << 32, 0, 1 << 32), (1 << 32, 0x8000000000, 0x8000000010)):
+            path.write_bytes(elf_bytes((0, virtual, physical, 64, 64), entry=entry))
+            with pytest.raises(UsageError, match=r"entry point at 0x1000000.0; a machine begins with the first 4 GiB"):
+                kernel.load(mem, path)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ class Rng(VirtioDevice):
     def on_kick(self, queue: Queue) -> None:
         if self._timer is not None or self._watched is not None:
             return  # it goes on by itself
+        if self.source.has_ended:
+            return  # which was said once, however often the driver resets the device
         for chain in queue:
             length = min(chain.writable_length, MAX_REQUEST)
             if length and self.limit is not None:

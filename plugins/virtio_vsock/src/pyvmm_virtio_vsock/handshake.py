@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MAX_LINE: Final = 32
 """Bytes of the line, with its end."""
 
+TIMEOUT: Final = 10.0
+"""Seconds that a program has for the line: until then it counts as a stream, of which there are not many."""
+
 _MAX_PORT: Final = 0xFFFFFFFF
 
 
@@ -27,15 +30,17 @@ class Handshake:
 
     def __init__(self, sock: socket.socket, loop: LoopScope, on_line: Callable[[Handshake, int | None], None]) -> None:
         """Take over ``sock``, which does not block. ``on_line`` is called once, with the port that was asked for, or
-        None for anything else; by then the loop has forgotten the socket."""
+        None for anything else, also for nothing within :data:`TIMEOUT`; by then the loop has forgotten the socket."""
         self.socket = sock
         self._loop = loop
         self._on_line = on_line
         self._line = b""
         loop.add(sock.fileno(), self._on_readable)
+        self._timer = loop.call_later(TIMEOUT, lambda: self._end(None))
 
     def close(self) -> None:
         """End it."""
+        self._timer.cancel()
         self._loop.remove(self.socket.fileno())
         self.socket.close()
 
@@ -51,8 +56,12 @@ class Handshake:
         self._line += data
         if data and not self._line.endswith(b"\n") and len(self._line) < MAX_LINE:
             return
+        self._end(parse(self._line))
+
+    def _end(self, port: int | None) -> None:
+        self._timer.cancel()
         self._loop.remove(self.socket.fileno())
-        self._on_line(self, parse(self._line))
+        self._on_line(self, port)
 
 
 def parse(line: bytes) -> int | None:

@@ -123,13 +123,18 @@ def _vmlinux_header() -> bytes:
     return bytes(page[bzimage.SETUP_SECTS :])
 
 
+def cmdline_limit(kernel: LoadedKernel) -> int:
+    """Characters of command line that ``kernel`` takes and there is a place for."""
+    return min(kernel.cmdline_limit, CMDLINE_PLACE_SIZE - 1)
+
+
 def write_cmdline(mem: GuestMemory, text: str, kernel: LoadedKernel) -> None:
     """Write the command line to its place.
 
     Raises :class:`UsageError` if it is longer than the kernel takes, or has characters that the kernel cannot take.
     """
     cmdline.check(text)
-    limit = min(kernel.cmdline_limit, CMDLINE_PLACE_SIZE - 1)
+    limit = cmdline_limit(kernel)
     if len(text) > limit:
         raise cmdline.too_long(len(text), limit)
     mem.write(CMDLINE_ADDRESS, text.encode("ascii") + b"\0")

@@ -80,6 +80,8 @@ def load(mem: GuestMemory, file: ImageFile) -> LoadedKernel:
     if not HIGH_MEMORY <= start < MMIO_BASE or (head[RELOCATABLE_KERNEL] and (alignment == 0 or start % alignment)):
         raise file.error(f"asks to be loaded at {start:#x}; it is damaged")
     end = start + max(init_size, size)
+    if end > MMIO_BASE:
+        raise file.error(f"asks for memory up to {end:#x}, and a kernel's ends at {MMIO_BASE:#x}; it is damaged")
     if end > mem.regions[0].end:
         raise file.error(
             f"needs memory up to {-(-end // MIB)} MiB to start, and the guest has {mem.regions[0].end // MIB} MiB; "

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from pyvmm.startup.record import record
 from pyvmm.x86_64.boot.image import ImageFile, LoadedKernel, describe
-from pyvmm.x86_64.layout import HIGH_MEMORY, MIB
+from pyvmm.x86_64.layout import BOOT_MAP_END, HIGH_MEMORY, HOLE_END, MIB, MMIO_BASE, memory_size_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ _EHDR: Final = struct.Struct("<16sHHIQQQIHHHHHH")
 _PHDR: Final = struct.Struct("<IIQQQQQQ")
 
 _TYPES: Final = {1: "an object file, not linked", 3: "position-independent", 4: "a core dump"}
+
+MAX_MEMORY: Final = 1 << 46
+"""Bytes that no x86-64 host has: what Linux takes with four levels of page tables."""
 
 PHDRS_MAX: Final = 256
 """The most program headers that are read; a vmlinux has about five."""
@@ -72,10 +75,16 @@ def load(mem: GuestMemory, file: ImageFile) -> LoadedKernel:
             raise file.error(f"has segments that overlap at {after.paddr:#x}")
     for segment in segments:
         _check(mem, file, segment)
+    start = _physical_entry(file, entry, segments)
+    if start >= BOOT_MAP_END:
+        raise file.error(
+            f"has its entry point at {start:#x}; a machine begins with the first {BOOT_MAP_END >> 30} GiB mapped: link "
+            "the program's entry to an address below"
+        )
     for segment in segments:
         file.read_into(mem, segment.paddr, segment.offset, segment.filesz)
     return LoadedKernel(
-        entry=_physical_entry(file, entry, segments),
+        entry=start,
         start=segments[0].paddr,
         end=segments[-1].paddr + segments[-1].memsz,
         format="ELF",
@@ -108,10 +117,18 @@ def _check(mem: GuestMemory, file: ImageFile, segment: _Segment) -> None:
         raise file.error(f"is truncated: {file.size} bytes of {segment.offset + segment.filesz}")
     if segment.paddr < HIGH_MEMORY:
         raise file.error(f"has a segment at {segment.paddr:#x}; what is below {HIGH_MEMORY:#x} is the machine's own")
+    if segment.paddr < HOLE_END and end > MMIO_BASE:
+        raise file.error(
+            f"has a segment at {segment.paddr:#x}..{end - 1:#x}; a machine has no memory at {MMIO_BASE:#x}.."
+            f"{HOLE_END - 1:#x}, where its devices are: link the program to other addresses"
+        )
+    needed = memory_size_for(end)
+    if needed > MAX_MEMORY:
+        raise file.error(f"has a segment at {segment.paddr:#x}..{end - 1:#x}, where no machine has memory")
     if not mem.contains(segment.paddr, segment.memsz):
         raise file.error(
-            f"needs memory at {segment.paddr:#x}..{end - 1:#x}, and the guest has {mem.regions[0].end // MIB} MiB "
-            "from 0 on; give more with --memory"
+            f"needs memory at {segment.paddr:#x}..{end - 1:#x}, and the guest has "
+            f"{mem.size // MIB} MiB; give at least {-(-needed // MIB)} MiB with --memory"
         )
 
 

@@ -10,7 +10,7 @@ import struct
 
 from pyvmm.limits import PAGE_SIZE
 from pyvmm.startup.record import record, replace
-from pyvmm.x86_64.layout import GDT_ADDRESS, PAGE_TABLES_ADDRESS, ZERO_PAGE_ADDRESS
+from pyvmm.x86_64.layout import BOOT_MAP_END, GDT_ADDRESS, GIB, PAGE_TABLES_ADDRESS, ZERO_PAGE_ADDRESS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ PTE_DIRTY: Final = 1 << 6
 PTE_LARGE: Final = 1 << 7
 
 LARGE_PAGE_SIZE: Final = 2 << 20
-MAPPED_GIB: Final = 4
+MAPPED_GIB: Final = BOOT_MAP_END // GIB
 TABLE_ENTRIES: Final = 512
 
 PAGE_TABLES_SIZE: Final = (2 + MAPPED_GIB) * PAGE_SIZE
