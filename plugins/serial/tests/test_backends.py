@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
 import select
 import socket
 import stat
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyvmm.chardev.file import File
 from pyvmm.errors import UsageError
 from pyvmm.testing.waiting import PATIENCE, wait_until
 from pyvmm_serial import SerialOptions, make
@@ -376,3 +379,19 @@ def test_output_lost_to_a_guest_that_does_not_wait_is_counted(tmp_path: Path, ca
         client.close()
 
     assert re.fullmatch(r"serial0: \d+ bytes were lost, since nobody read them in time", caplog.messages[0])
+
+
+def test_a_file_that_a_disk_or_another_line_uses_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(b"x" * 512)
+    with path.open("r+b") as disk:
+        fcntl.fcntl(disk, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))
+        with pytest.raises(UsageError, match="a disk or another line uses this file; give another one"):
+            File("serial", path)
+    first = File("serial", path)
+    try:
+        with pytest.raises(UsageError, match="a disk or another line uses this file"):
+            File("console", path)
+    finally:
+        first.close()
+    assert path.read_bytes() == b"x" * 512  # a machine that never ran has emptied nothing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -262,3 +263,19 @@ def test_closing_twice(image: Path) -> None:
     disk = Image(image)
     disk.close()
     disk.close()
+
+
+def test_the_way_out_is_quoted_as_a_shell_takes_it(tmp_path: Path) -> None:
+    path = tmp_path / "my disk's.img"
+    quoted = shlex.quote(str(path))
+    with pytest.raises(UsageError) as caught:
+        Image(path)
+    assert str(caught.value).endswith(f"make it with: truncate -s 1G {quoted}")
+    path.touch()
+    with pytest.raises(UsageError) as caught:
+        Image(path)
+    assert str(caught.value).endswith(f"make it a disk with: truncate -s 1G {quoted}")
+    path.write_bytes(b"x")
+    with pytest.raises(UsageError) as caught:
+        Image(path)
+    assert str(caught.value).endswith(f"fill it up with: truncate -s %512 {quoted}")

@@ -97,7 +97,7 @@ class Image:
         path = self.path
         match error.errno:
             case errno.ENOENT:
-                return UsageError(f"block: {path} does not exist; make it with: truncate -s 1G {path}")
+                return UsageError(f"block: {path} does not exist; make it with: truncate -s 1G {_quoted(path)}")
             case errno.EACCES | errno.EPERM | errno.EROFS if not self.read_only and os.access(path, os.R_OK):
                 return UsageError(f"block: {path} cannot be written ({error.strerror}); give ro to use it read-only")
             case errno.EACCES | errno.EPERM:
@@ -130,11 +130,11 @@ class Image:
         else:
             size = os.fstat(self.fd).st_size
         if size == 0:
-            raise UsageError(f"block: {self.path} is empty; make it a disk with: truncate -s 1G {self.path}")
+            raise UsageError(f"block: {self.path} is empty; make it a disk with: truncate -s 1G {_quoted(self.path)}")
         if size % SECTOR_SIZE:
             raise UsageError(
                 f"block: {self.path} has {size} bytes, not a multiple of {SECTOR_SIZE}; "
-                f"fill it up with: truncate -s %{SECTOR_SIZE} {self.path}"
+                f"fill it up with: truncate -s %{SECTOR_SIZE} {_quoted(self.path)}"
             )
         return size
 
@@ -181,6 +181,13 @@ class Image:
                             raise HostError(f"block: {self.path} cannot be read: {error.strerror}") from error
                 alignment *= 2
         return 0, 0
+
+
+def _quoted(path: str) -> str:
+    """A path as a shell takes it."""
+    import shlex
+
+    return shlex.quote(path)
 
 
 def _power_of_two(number: int) -> int:

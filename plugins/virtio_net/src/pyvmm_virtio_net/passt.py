@@ -159,6 +159,8 @@ def _start(arguments: list[str], fd: int) -> child.Child:
 
 
 def _hint(said: str) -> str:
+    if "Too many open files" in said:
+        return "; let this process have more descriptors: ulimit -n"
     if "bind" in said:
         return "; give ports that nobody else has, and above 1023 where this user is not root"
     if "routable interface" in said or "External interface" in said:
