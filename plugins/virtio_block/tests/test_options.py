@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,21 @@ def test_kind_makes_a_device(image: Path) -> None:
     assert kind.name == "block"
     device = kind.make(kind.options(image))
     device.close()
+
+
+def test_a_descriptor_is_that_of_the_machines_process_in_any_process(tmp_path: Path) -> None:
+    with (tmp_path / "disk.img").open("wb+") as disk:
+        disk.truncate(512)
+        path = parse_options(BlockOptions, "block", f"/dev/fd/{disk.fileno()}").path
+        program = "import sys; from pyvmm_virtio_block.image import Image; print(Image(sys.argv[1]).size)"
+        result = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
+        assert result.stdout == "512\n"
+
+
+def test_a_tilde_that_no_shell_replaced_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for text in ("~/disk.img", "~", "~root/disk.img"):
+        with pytest.raises(UsageError, match=r"begins with ~, which a shell replaces only at the start of a word"):
+            parse_options(BlockOptions, "block", text)
+    (tmp_path / "~").mkdir()
+    assert parse_options(BlockOptions, "block", "~/disk.img").path == "~/disk.img"

@@ -16,6 +16,7 @@ from pyvmm.options.grammar import (
     options,
     parse_device,
     parse_options,
+    parse_path,
     parse_records,
     parse_size,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "options",
     "parse_device",
     "parse_options",
+    "parse_path",
     "parse_records",
     "parse_size",
 ]

@@ -30,6 +30,7 @@ from pyvmm.options.value_types import (
     format_value,
     int_between,
     item_type,
+    parse_path,
     parse_size,
     parser,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "options",
     "parse_device",
     "parse_options",
+    "parse_path",
     "parse_records",
     "parse_size",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 
@@ -172,9 +173,26 @@ def _parse_int(text: str) -> int:
         raise ValueError("is not a whole number") from None
 
 
-def _parse_path(text: str) -> Path:
+def parse_path(text: str) -> str:
+    """A path as a device's process finds it, too: a descriptor of this process is named as this process's.
+
+    Raises ValueError with a phrase for what is empty, or begins with a ``~`` that no shell has replaced.
+    """
     if not text:
         raise ValueError("is not a path")
+    first = text.partition("/")[0]
+    if first[:1] == "~" and not os.path.lexists(first):
+        raise ValueError(
+            "begins with ~, which a shell replaces only at the start of a word; give $HOME or a whole path"
+        )
+    for prefix in ("/dev/fd/", "/proc/self/fd/"):
+        if text.startswith(prefix):
+            return f"/proc/{os.getpid()}/fd/{text.removeprefix(prefix)}"
+    return text
+
+
+def _parse_path(text: str) -> Path:
+    path = parse_path(text)
     from pathlib import Path
 
-    return Path(text)
+    return Path(path)

@@ -6,7 +6,7 @@ import os
 
 from pyvmm.errors import UsageError
 from pyvmm.limits import MAX_CPUS
-from pyvmm.options import int_between
+from pyvmm.options import int_between, parse_path
 from pyvmm.plugin import CmdlineRequest, DeviceKind, hookimpl, option, options
 
 TYPE_CHECKING = False
@@ -17,12 +17,6 @@ if TYPE_CHECKING:
     from pyvmm_virtio_block.device import Block
 
 __all__ = ["BlockOptions", "kernel_cmdline", "pyvmm_device_kinds"]
-
-
-def _parse_path(text: str) -> str:
-    if not text:
-        raise ValueError("is not a path")
-    return text  # as it is: a Path takes as long to import as a disk to open
 
 
 def _parse_id(text: str) -> str:
@@ -39,7 +33,7 @@ class BlockOptions:
     """One disk, as on the command line."""
 
     path: str | os.PathLike[str] = option(
-        primary=True, parse=_parse_path, metavar="PATH", help="raw disk image, or a block device of the host"
+        primary=True, parse=parse_path, metavar="PATH", help="raw disk image, or a block device of the host"
     )
     ro: bool = option(False, help="the guest cannot write")
     id: str | None = option(
