@@ -10,9 +10,7 @@ import gc
 import os
 import sys
 
-from pyvmm.cli.output import complain
 from pyvmm.errors import PyvmmError
-from pyvmm.host.standard_streams import write_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,10 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from pyvmm.cli import run
 
         if "_PYVMM_COMPLETE" not in os.environ:
-            from pyvmm.cli import environment
             from pyvmm.cli.arguments import read
 
-            environment.check()
+            if "PYVMM_AIO" in os.environ:
+                from pyvmm.cli import environment
+
+                environment.check()
 
             known = read(words)
             if known is not None:
@@ -46,16 +46,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if _is_verbose(words) and sys.stderr is not None:
             import traceback
 
+            from pyvmm.host.standard_streams import write_line
+
             write_line(sys.stderr, traceback.format_exc(), end="")
         if isinstance(error, PyvmmError):
-            complain(str(error))
+            _complain(str(error))
             return error.exit_status
-        complain(_refusal(error))
+        _complain(_refusal(error))
         return 1
     except KeyboardInterrupt:
         return 130
     finally:
         gc.enable()
+
+
+def _complain(message: str) -> None:
+    """Print one line on stderr; the module that does so is imported when it is needed."""
+    from pyvmm.cli import output
+
+    output.complain(message)
 
 
 def _refusal(error: OSError) -> str:
@@ -94,7 +103,7 @@ def _main_by_click(words: list[str]) -> int:
         message = " ".join(error.format_message().split()).rstrip(".")
         if name == "pyvmm" and (late := _command_in(words)):
             message += f"; options of {late!r} go after it: pyvmm {late} …"
-        complain(f"{message}; {name} --help lists the options")
+        _complain(f"{message}; {name} --help lists the options")
         return error.exit_code
     except click.Abort:
         return 130

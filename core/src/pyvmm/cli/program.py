@@ -9,7 +9,6 @@ import os
 import sys
 
 from pyvmm.cli import signals
-from pyvmm.host import standard_streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["script"]
 
 signals.take()
-standard_streams.complete()
+for fd in range(3):
+    try:
+        os.fstat(fd)
+    except OSError:
+        from pyvmm.host import standard_streams
+
+        standard_streams.complete()
+        break
 
 
 def script() -> NoReturn:
@@ -33,7 +39,11 @@ def script() -> NoReturn:
     if sys.stdout is not None and sys.stdout.encoding != "utf-8":
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that lacks a character
     status = main.main()
-    standard_streams.flush(sys.stderr)
-    if standard_streams.flush(sys.stdout):
-        status = status or 1
+    for stream in (sys.stderr, sys.stdout):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except OSError:
+            if stream is sys.stdout:
+                status = status or 1
     os._exit(status)

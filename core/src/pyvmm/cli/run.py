@@ -6,7 +6,6 @@ import gc
 import os
 
 from pyvmm.cli.arguments import DEFAULT_DEVICES
-from pyvmm.cli.output import complain
 from pyvmm.startup import trace
 
 TYPE_CHECKING = False
@@ -100,6 +99,8 @@ def _requests(plugins: Plugins, devices: Sequence[DeviceSpec], defaults: Sequenc
         try:
             plugins.kind(name)
         except PluginError as error:
+            from pyvmm.cli.output import complain
+
             # Nobody asked for it, so it cannot end the run; but its absence is noticed sooner or later.
             complain(f"no {name} device: {error}")
         else:
@@ -118,5 +119,7 @@ def stopped_by_signals(machine: Machine) -> StopSignals:
 def _report(reason: ExitReason) -> int:
     """Say how the run ended, unless it ended as the user wanted; the exit status."""
     if reason.status and not reason.signal:
+        from pyvmm.cli.output import complain
+
         complain(str(reason))
     return reason.status

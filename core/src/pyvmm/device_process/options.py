@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pyvmm.host import cpus
 from pyvmm.options.records import option, options
 
 TYPE_CHECKING = False
@@ -35,9 +34,13 @@ class ProcessOptions:
         With one CPU, one that needs no GIL gains nothing by it, and a change of processes takes longer than one of
         threads.
         """
-        if self.process == "auto":
-            return self.restart or not kind.gil_free or cpus.has_several()
-        return self.process == "on"
+        if self.process != "auto":
+            return self.process == "on"
+        if self.restart or not kind.gil_free:
+            return True
+        from pyvmm.host import cpus
+
+        return cpus.has_several()
 
 
 _LOST = "not for this kind: what its devices hold is lost with their process"
