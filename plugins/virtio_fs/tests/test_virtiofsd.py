@@ -15,6 +15,7 @@ import pytest
 from pyvmm._native import lib
 from pyvmm.errors import HostError, UsageError
 from pyvmm.options import parse_options
+from pyvmm.plugin import CmdlineRequest
 from pyvmm.testing.mmio_driver import FAILED
 from pyvmm.testing.virtio_driver import VirtioDriver
 from pyvmm.testing.waiting import wait_until
@@ -22,7 +23,7 @@ from pyvmm.testing.waiting import wait_until
 sys.path.append(str(Path(__file__).parent))
 
 from fuse import Fuse, FuseError
-from pyvmm_virtio_fs import FsOptions, daemon
+from pyvmm_virtio_fs import FsOptions, daemon, pyvmm_device_kinds
 from pyvmm_virtio_fs.device import Fs
 
 DAEMONS = [path for path in (*daemon.PATHS, os.environ.get("PYVMM_VIRTIOFSD", "")) if os.access(path, os.X_OK)]
@@ -227,9 +228,9 @@ def test_what_is_mounted_below_is_read_only_as_well(mount: Callable[..., Fuse], 
 
 @needs_root
 def test_start_leaves_no_mount_and_removes_nothing_of_the_directory(mount: Callable[..., Fuse], tree: Path) -> None:
-    mounts = Path("/proc/self/mountinfo").read_text()
     mount()
-    assert Path("/proc/self/mountinfo").read_text() == mounts
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    assert not [line for line in mounts if "/pyvmm-fs-" in line or f"{tree.parent}/" in line]
     assert (tree / "hello.txt").exists() and (tree / "below" / "random.bin").exists()
 
 
@@ -371,3 +372,16 @@ def test_tag_is_the_directorys_name_by_default() -> None:
     assert parse_options(FsOptions, "fs", "/usr/share/").name == "share"
     assert parse_options(FsOptions, "fs", "/").name == "root"
     assert parse_options(FsOptions, "fs", "/usr/share,tag=x").name == "x"
+
+
+def test_two_directories_with_one_tag_are_refused(tmp_path: Path) -> None:
+    (kind,) = pyvmm_device_kinds()
+    assert kind.cmdline is not None
+
+    def ask(*texts: str) -> str:
+        assert kind.cmdline is not None
+        return kind.cmdline(CmdlineRequest([parse_options(FsOptions, "fs", text) for text in texts], "", False))
+
+    assert ask("/a/share", "/b/share,tag=other") == ""
+    with pytest.raises(UsageError, match=r"^fs: /a/share and /b both have the tag 'share'; give one of them another"):
+        ask("/a/share", "/c", "/b,tag=share")

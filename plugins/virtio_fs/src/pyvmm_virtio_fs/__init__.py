@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from pyvmm.plugin import DeviceKind, hookimpl, option, options
+from pyvmm.errors import UsageError
+from pyvmm.plugin import CmdlineRequest, DeviceKind, hookimpl, option, options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,6 +60,19 @@ class FsOptions:
                 raise ValueError(f"{self.name!r} {error}; give another with tag=NAME") from error
 
 
+def kernel_cmdline(request: CmdlineRequest[FsOptions]) -> str:
+    """Nothing. Raises :class:`UsageError` for two file systems with one tag, since a guest could mount only one."""
+    directories: dict[str, Path] = {}
+    for share in request.options:
+        if share.name in directories:
+            raise UsageError(
+                f"fs: {directories[share.name]} and {share.directory} both have the tag {share.name!r}; give one "
+                "of them another with tag=NAME"
+            )
+        directories[share.name] = share.directory
+    return ""
+
+
 def make(options: FsOptions) -> Fs:
     """A file system; imported only when a machine has one."""
     from pyvmm_virtio_fs.device import Fs
@@ -76,6 +90,7 @@ def pyvmm_device_kinds() -> Sequence[DeviceKind[FsOptions]]:
             make,
             help="a directory of the host, to be mounted in the guest: mount -t virtiofs NAME /mnt",
             kernel_config="CONFIG_VIRTIO_FS",
+            cmdline=kernel_cmdline,
             process=False,
             needs_memfd=True,
         )
