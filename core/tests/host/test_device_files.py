@@ -105,3 +105,10 @@ def test_files_are_found_again_by_their_path() -> None:
     path = files.directory("lamp0")
     assert HostFiles(files.path).directory("lamp0") == path
     assert path.stat().st_uid == os.geteuid()
+
+
+def test_place_is_absolute_where_tmpdir_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "here")
+    assert HostFiles().path.parent == tmp_path / "here"

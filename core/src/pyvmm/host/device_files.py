@@ -61,7 +61,8 @@ def _new_path() -> str:
     parent = os.environ.get("XDG_RUNTIME_DIR", "")
     if not os.access(parent, os.W_OK | os.X_OK):
         parent = os.environ.get("TMPDIR", "/tmp")
-    return os.path.join(parent, f"pyvmm-{os.getpid()}-{os.urandom(8).hex()}")
+    # Absolute, for other processes, whose current directory may be another.
+    return os.path.join(os.path.abspath(parent), f"pyvmm-{os.getpid()}-{os.urandom(8).hex()}")
 
 
 def _file_name(device: str) -> str:
