@@ -75,7 +75,12 @@ class DeviceContext:
     """The device's id. It is unique in the machine, and the device's log lines begin with it."""
 
     loop: LoopScope
-    """The event loop that the device lives on."""
+    """The event loop that the device lives on.
+
+    What a virtio device adds to it in ``attach`` lasts until ``close``. What it adds later, from the negotiation of
+    features on, ends with a reset and with a failure of the device. What a callback adds lasts as long as what the
+    callback was added for. A callback that fails its device is not called again until the driver resets the device.
+    """
 
     stop: Callable[[ExitReason], None]
     """Ends the machine. Any thread may call it; it returns immediately."""

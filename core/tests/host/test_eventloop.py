@@ -430,3 +430,66 @@ def test_a_descriptor_is_removed_and_modified_through_the_scope(
     loop.run_once(0)
     scope.close()
     assert served == [WRITABLE]
+
+
+def test_what_is_added_until_a_reset_ends_with_it_and_the_rest_lasts(
+    loop: EventLoop, scope: LoopScope, event: EventFd
+) -> None:
+    other, heard = EventFd(), []
+
+    def add_more() -> None:
+        scope.add(other.fd, lambda _: heard.append("other"))
+        scope.post(lambda: heard.append("posted"))
+        scope.call_later(0, lambda: heard.append("timer"))
+
+    scope.add(event.fd, lambda _: heard.append("event"))
+    scope.post(lambda: heard.append("lasting"))
+    scope.until_reset(add_more)
+    scope.reset()
+    for signalled in (event, other):
+        signalled.signal()
+    loop.run_once(0)
+    assert sorted(heard) == ["event", "lasting"]
+    other.close()
+
+
+def test_what_a_callback_adds_lasts_as_long_as_the_callback(loop: EventLoop, scope: LoopScope, event: EventFd) -> None:
+    lasting, passing, heard = EventFd(), EventFd(), []
+    scope.post(lambda: scope.add(lasting.fd, lambda _: heard.append("lasting")))
+    scope.until_reset(lambda: scope.post(lambda: scope.add(passing.fd, lambda _: heard.append("passing"))))
+    loop.run_once(0)
+    scope.until_reset(scope.reset)
+    for signalled in (lasting, passing):
+        signalled.signal()
+    loop.run_once(0)
+    assert heard == ["lasting"]
+    for added in (lasting, passing):
+        added.close()
+
+
+def test_a_callback_that_has_failed_the_device_is_called_again_after_a_reset(loop: EventLoop, event: EventFd) -> None:
+    called: list[str] = []
+
+    def broken(_: int) -> None:
+        called.append("broken")
+        raise ValueError("a device's bug")
+
+    scope = LoopScope(loop, lambda error: scope.fail())
+    other = EventFd()
+    scope.add(event.fd, broken)
+    scope.add(other.fd, lambda _: called.append("other"))
+    event.signal()
+    loop.run_once(0)
+    scope.modify(event.fd, READABLE)
+    other.signal()
+    loop.run_once(0)
+    loop.run_once(0)
+    assert called == ["broken", "other", "other"]
+    scope.reset()
+    loop.run_once(0)
+    assert sorted(called[3:]) == ["broken", "other"]
+    scope.remove(event.fd)
+    scope.reset()
+    loop.run_once(0)
+    assert called[5:] == ["other"]
+    other.close()

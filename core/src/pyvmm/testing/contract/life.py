@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
-from pyvmm.testing.contract.base import VirtioContractBase, settle
+import pytest
+
+from pyvmm.device_context import DeviceContext
+from pyvmm.host.eventfd import EventFd
+from pyvmm.memory import GuestMemory
+from pyvmm.testing.contract.base import NAME, VirtioContractBase, settle
 from pyvmm.testing.driver_ring import DriverRing
 from pyvmm.testing.mmio_driver import ACKNOWLEDGE, DRIVER
 from pyvmm.testing.resources import Resources
+from pyvmm.testing.served_driver import ServedDriver
 from pyvmm.testing.virtio_driver import VirtioDriver
+from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.interrupt import Interrupt
+from pyvmm.virtio.queue import Queue
 
 _REQUESTS: Final = 8
 
@@ -102,6 +112,33 @@ class LifeContract(VirtioContractBase):
                 assert not driver.take_interrupt()
                 self.assert_works(driver)
 
+    @pytest.mark.parametrize("served", [False, True], ids=["in the VMM's process", "served over vhost-user"])
+    def test_what_it_adds_to_its_loop_in_attach_lasts(self, served: bool) -> None:
+        """A failure ends what was added while the device was active, and nothing else; so does a reset."""
+        device = self.make()
+        if served and device.own_loop is not None:
+            device.close()
+            pytest.skip("another process serves it already")
+        added = _Added(device)
+        driver = (ServedDriver if served else VirtioDriver)(device, name=NAME)
+        try:
+            driver.start()
+            assert added.heard_of(driver, added.active) and added.heard_of(driver, added.lasting)
+            device.context.loop.post(_fail)
+            driver.run_until(lambda: driver.needs_reset)
+            assert added.heard_of(driver, added.lasting), "a failure ends what it added in attach"
+            assert not added.heard_of(driver, added.active), "a failure does not end what it added while active"
+            driver.start()
+            assert not driver.needs_reset
+            assert added.heard_of(driver, added.active) and added.heard_of(driver, added.lasting)
+            driver.reset()
+            assert added.heard_of(driver, added.lasting), "a reset ends what it added in attach"
+            assert not added.heard_of(driver, added.active), "a reset does not end what it added while active"
+            self.assert_works(driver)
+        finally:
+            driver.close()
+            added.close()
+
     def test_smallest_queues_work(self) -> None:
         with self.driven() as driver:
             driver.start(queue_sizes=[min(size, 4) for size in driver.queue_sizes])
@@ -142,6 +179,53 @@ class LifeContract(VirtioContractBase):
             ring.force_kick()
         driver.loop.run_once(0)
         driver.reset()
+
+
+class _Added:
+    """Two events that a device waits for besides: one is added in its ``attach``, one in its ``activate``."""
+
+    def __init__(self, device: VirtioDevice) -> None:
+        self.lasting, self.active, self._last = EventFd(), EventFd(), EventFd()
+        self._heard: set[EventFd] = set()
+        attach, activate = device.attach, device.activate
+
+        def attach_too(context: DeviceContext) -> None:
+            attach(context)
+            self._add(device, self.lasting)
+            self._add(device, self._last)
+
+        def activate_too(mem: GuestMemory, interrupt: Interrupt, queues: Sequence[Queue]) -> None:
+            activate(mem, interrupt, queues)
+            self._add(device, self.active)
+
+        device.attach = attach_too  # type: ignore[method-assign]
+        device.activate = activate_too  # type: ignore[method-assign]
+
+    def _add(self, device: VirtioDevice, event: EventFd) -> None:
+        def hear(_: int) -> None:
+            event.drain()
+            self._heard.add(event)
+
+        device.context.loop.add(event.fd, hear)
+
+    def heard_of(self, driver: VirtioDriver, event: EventFd) -> bool:
+        """Whether the device hears of ``event``: by the time that it has heard of two others that come later."""
+        self._heard.clear()
+        event.signal()
+        for _ in range(2):
+            self._heard.discard(self._last)
+            self._last.signal()
+            driver.run_until(lambda: self._last in self._heard)
+        event.drain()
+        return event in self._heard
+
+    def close(self) -> None:
+        for event in (self.lasting, self.active, self._last):
+            event.close()
+
+
+def _fail() -> None:
+    raise RuntimeError("it went wrong on purpose")
 
 
 _PATTERN: Final = bytes(range(256)) * (8 << 10)
