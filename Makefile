@@ -15,7 +15,8 @@ BIN := .venv/bin
 BUILT := .venv/.installed
 
 # What an editable installation does not notice by itself: metadata and C.
-INPUTS := Makefile $(wildcard $(addsuffix /pyproject.toml,$(PACKAGES))) core/setup.py $(wildcard core/native/* core/native/cdef/*)
+INPUTS := Makefile $(wildcard $(addsuffix /pyproject.toml,$(PACKAGES)) $(addsuffix /setup.cfg,$(PACKAGES))) core/setup.py \
+          $(wildcard core/native/* core/native/cdef/*)
 
 TOOLS := pytest pytest-timeout pytest-xdist hypothesis mypy ruff matplotlib
 
