@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -241,8 +242,12 @@ def test_host_without_a_way_out(namespace: None) -> None:
     if not shutil.which("passt"):
         pytest.skip("needs passt (tests/system/require test)")
 
-    with pytest.raises(HostError, match=r"net: passt ended with status 1: .*so the host needs a default route"):
-        UserNet(NetOptions("user"))
+    try:
+        device = UserNet(NetOptions("user"))
+    except HostError as error:  # passt before November 2024
+        assert re.search(r"net: passt ended with status 1: .*so the host needs a default route", str(error))
+    else:  # a later one has a network of link-local addresses
+        Guest(device, name="net0").close()
 
 
 def test_ports_that_passt_does_not_take(make: Make) -> None:
