@@ -5,7 +5,8 @@
 # make bench  prints tables, side by side with QEMU; .cache/bench.json has every sample, .cache/bench-plots pictures
 # make docs   builds the documentation
 # make dist   sdists and wheels of all distributions, in .cache/dist
-# make deb    Debian packages, in .cache/deb; make deb-test installs them in a fresh Debian and boots a guest from it
+# make deb    Debian packages, in .cache/deb, for the Debian that runs here
+# make deb-test  builds them for Debian 12 and 13, installs them in fresh ones and boots guests from these
 # make lint   formats and types, checked
 # All of it works from a fresh clone; what it makes is in .venv and .cache.
 
@@ -82,7 +83,7 @@ dist: setup
 deb:
 	tests/release/deb
 
-deb-test: deb
+deb-test:
 	tests/release/deb-test
 
 lint: setup

@@ -46,10 +46,13 @@ class Guest:
     """Uncompressed; more archives can be appended, see :func:`with_script`."""
 
 
-def ensure(flavour: str = "cloud") -> Guest:
-    """The guest of this flavour, complete. The first call needs the network."""
-    kernel = kernels.kernel_directory(flavour)
-    directory = DIRECTORY / flavour
+def ensure(flavour: str = "cloud", root: Path | None = None) -> Guest:
+    """The guest of this flavour, complete. The first call needs the network.
+
+    Its kernel is that of the Debian in the directory ``root``, without ``root`` that of this host.
+    """
+    kernel = kernels.kernel_directory(flavour, root)
+    directory = DIRECTORY / kernel.name
     directory.mkdir(parents=True, exist_ok=True)
     for name in ("vmlinuz", "vmlinux", "config"):
         _link(directory / name, kernel / name)

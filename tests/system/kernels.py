@@ -27,21 +27,42 @@ class PreparationError(Exception):
     """What a user can do something about; the message is one line for them."""
 
 
-def kernel_directory(flavour: str) -> Path:
-    """The unpacked kernel of ``flavour``, downloaded by the first caller."""
-    return prepared_directory(CACHE / "kernels" / flavour, lambda directory: _unpack(FLAVOURS[flavour], directory))
+def kernel_directory(flavour: str, root: Path | None = None) -> Path:
+    """The unpacked kernel of ``flavour``, downloaded by the first caller.
+
+    It is the one of the Debian in the directory ``root``, as apt is configured there;
+    without ``root`` that of this host.
+    """
+    return prepared_directory(
+        CACHE / "kernels" / full_name(flavour, root),
+        lambda directory: _unpack(FLAVOURS[flavour], directory, _apt_options(root)),
+    )
+
+
+def full_name(flavour: str, root: Path | None) -> str:
+    """``cloud`` for this host's kernel, ``trixie-cloud`` for that of a root with Debian 13."""
+    if root is None:
+        return flavour
+    match = re.search(r"^VERSION_CODENAME=(\w+)", (root / "etc/os-release").read_text(), re.MULTILINE)
+    if match is None:
+        raise PreparationError(f"{root}/etc/os-release names no release")
+    return f"{match[1]}-{flavour}"
+
+
+def _apt_options(root: Path | None) -> tuple[str, ...]:
+    return () if root is None else ("-o", f"Dir={root}", "-o", f"Dir::State::status={root}/var/lib/dpkg/status")
 
 
 def release(kernel: Path) -> str:
     return (kernel / "release").read_text().strip()
 
 
-def _unpack(meta_package: str, directory: Path) -> None:
+def _unpack(meta_package: str, directory: Path, apt_options: tuple[str, ...]) -> None:
     if os.environ.get("PYVMM_LAB"):
         raise PreparationError("the lab has no network: run tests/guest/build.py outside of it first")
     scratch = directory / "package"
     scratch.mkdir()
-    package = _download(meta_package, scratch)
+    package = _download(meta_package, scratch, apt_options)
     (archive,) = scratch.glob("*.deb")
     _run("dpkg-deb", "-x", str(archive), str(scratch))
 
@@ -59,33 +80,34 @@ def _unpack(meta_package: str, directory: Path) -> None:
     shutil.rmtree(scratch)
 
 
-def _download(meta_package: str, directory: Path) -> str:
+def _download(meta_package: str, directory: Path, apt_options: tuple[str, ...]) -> str:
     """Download what the meta package depends on, and return its name.
 
     Without apt's lists, or with old ones that name what the mirror has no more, they
     are fetched, and it is tried again.
     """
-    package = _versioned_package(meta_package)
+    package = _versioned_package(meta_package, apt_options)
     if package:
         print(f"fetching {package}", file=sys.stderr)
         try:
-            _run("apt-get", "-qq", "download", package, cwd=directory)
+            _run("apt-get", *apt_options, "-qq", "download", package, cwd=directory)
             return package
         except PreparationError as error:
             print(f"{error}; fetching apt's lists", file=sys.stderr)
-    _run("apt-get", "-qq", "update")
-    package = _versioned_package(meta_package)
+    _run("apt-get", *apt_options, "-qq", "update")
+    package = _versioned_package(meta_package, apt_options)
     if not package:
         raise PreparationError(f"apt knows no package {meta_package}: are Debian's sources configured?")
-    _run("apt-get", "-qq", "download", package, cwd=directory)
+    _run("apt-get", *apt_options, "-qq", "download", package, cwd=directory)
     return package
 
 
-def _versioned_package(meta_package: str) -> str:
+def _versioned_package(meta_package: str, apt_options: tuple[str, ...]) -> str:
     """What the meta package depends on; empty if apt does not know."""
     if shutil.which("apt-cache") is None:
         raise PreparationError("Debian's kernels come by apt, and there is no apt-cache here")
-    output = subprocess.run(["apt-cache", "depends", meta_package], capture_output=True, text=True, check=False).stdout
+    command = ["apt-cache", *apt_options, "depends", meta_package]
+    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     match = re.search(r"^\s*Depends: (linux-image-[0-9]\S*)", output, re.MULTILINE)
     return match[1] if match else ""
 
