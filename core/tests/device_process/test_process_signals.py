@@ -19,7 +19,9 @@ from pyvmm.vhost_user.front_end import VhostUserDevice
 
 LEFT_TO_THE_PARENT = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 ERRNO_INSTEAD = {signal.SIGPIPE, signal.SIGXFSZ}
-ODD_ONES = {signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGUSR1}
+ODD_ONES = {signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM}
+STANDARD = (1 << 31) - 1
+"""A mask of signals 1 to 31; the C library has others for itself."""
 
 
 def signals(pid: int, which: str) -> set[int]:
@@ -55,7 +57,7 @@ def test_those_of_a_device_process(new_program: bool, monkeypatch: pytest.Monkey
         assert isinstance(device, VhostUserDevice)
         assert isinstance(device._source, DeviceProcess) and device._source.child is not None
         pid = device._source.child.pid
-        assert signals(pid, "SigIgn") >= LEFT_TO_THE_PARENT | ERRNO_INSTEAD
+        assert signals(pid, "SigIgn") == LEFT_TO_THE_PARENT | ERRNO_INSTEAD
         assert signals(pid, "SigBlk") == set()
         assert signals(pid, "SigCgt") >= {signal.SIGUSR1}
         device.close()
@@ -71,7 +73,7 @@ def test_those_of_another_program_are_the_defaults() -> None:
         select.select([process.log], [], [])
         said = os.read(process.log.fileno(), 1 << 16).decode()
     masks = dict(line.split(":\t") for line in said.splitlines() if line.startswith(("SigIgn", "SigBlk", "SigCgt")))
-    assert {name: int(mask, 16) for name, mask in masks.items()} == {"SigIgn": 0, "SigBlk": 0, "SigCgt": 0}
+    assert {name: int(mask, 16) & STANDARD for name, mask in masks.items()} == {"SigIgn": 0, "SigBlk": 0, "SigCgt": 0}
 
 
 def test_the_parents_signal_removes_what_a_process_made_and_ends_it(tmp_path: Path) -> None:

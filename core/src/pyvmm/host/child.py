@@ -40,6 +40,9 @@ _PARENTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _ERRNO_INSTEAD: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 """Signals that end a process where, without them, one write fails: with EPIPE, or with EFBIG."""
 
+_STANDARD: Final = [number for number in range(1, 32) if number not in (signal.SIGKILL, signal.SIGSTOP)]
+"""The signals of signal(7) whose disposition can be set; those of real time are their users' own."""
+
 _END: Final = signal.SIGUSR1
 """The signal by which the parent makes the process remove its files and end immediately."""
 
@@ -148,7 +151,7 @@ def spawn(
                 environment,
                 file_actions=actions,
                 setpgroup=0,
-                setsigdef=(*_PARENTS, *_ERRNO_INSTEAD, _END),
+                setsigdef=_STANDARD,
                 setsigmask=(),
             )
             return Child(name, pid, reading)
@@ -184,15 +187,19 @@ def _give_up_terminal() -> None:
 def set_signals() -> None:
     """The dispositions of a process of ours: it ends when its parent says so, by the end of their connection or, at
     once, by SIGUSR1; a write that cannot be made is an error."""
+    for number in _STANDARD:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     for number in (*_PARENTS, *_ERRNO_INSTEAD):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(_END, _end)
 
 
 def default_signals() -> None:
-    """The dispositions that another program expects, for a fork that becomes one by exec."""
-    for number in (*_PARENTS, *_ERRNO_INSTEAD, _END):
-        signal.signal(number, signal.SIG_DFL)
+    """Set the dispositions that another program expects, for a fork that becomes one: all defaults, none blocked."""
+    for number in _STANDARD:
+        if signal.getsignal(number) is not signal.SIG_DFL:  # a handler of C code, which exec resets, is None
+            signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
