@@ -4,7 +4,8 @@ Its stdin is /dev/null; its stdout and stderr are a :class:`~pyvmm.host.child_lo
 those that it is given, from 3 on. It has a process group of its own and no terminal, so that none's signals reach it,
 nor it a terminal. It has no session of its own: the kernel may share CPUs by sessions (the autogroup of sched(7)), and
 on a busy host a device would wait long for its turn beside its own machine. The kernel kills it when the thread that
-made it ends, which therefore has to live as long."""
+made it ends (PR_SET_PDEATHSIG of prctl(2)). So a thread that lasts as long as our process makes it, whichever thread
+asks for it."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ import time
 from pyvmm._native import lib
 from pyvmm.host import leftovers, standard_streams
 from pyvmm.host.child_log import LogRelay
+from pyvmm.host.lasting_thread import on_lasting_thread
 from pyvmm.host.standard_streams import flush
 
 TYPE_CHECKING = False
@@ -119,11 +121,15 @@ def fork(name: str, body: Callable[[], int], fds: Sequence[int] = ()) -> Child:
     ours = os.getpid()
     for stream in (sys.stdout, sys.stderr):
         flush(stream)  # what is in their buffers is not the fork's to write
-    with leftovers.Making():
+
+    def make() -> Child:
         pid = os.fork()
         if pid == 0:
             _run(name, ours, body, [*fds], writing)
-        child = Child(name, pid, reading)
+        return Child(name, pid, reading)
+
+    with leftovers.Making():
+        child = on_lasting_thread(make)
     os.close(writing)
     return child
 
@@ -143,18 +149,22 @@ def spawn(
         (os.POSIX_SPAWN_DUP2, moved[0], 2),
         *((os.POSIX_SPAWN_DUP2, fd, FIRST_FD + i) for i, fd in enumerate(moved[1:-1])),
     ]
+
+    def make() -> Child:
+        pid = os.posix_spawn(
+            arguments[0],
+            [*arguments],
+            environment,
+            file_actions=actions,
+            setpgroup=0,
+            setsigdef=_STANDARD,
+            setsigmask=(),
+        )
+        return Child(name, pid, reading)
+
     try:
         with leftovers.Making():
-            pid = os.posix_spawn(
-                arguments[0],
-                [*arguments],
-                environment,
-                file_actions=actions,
-                setpgroup=0,
-                setsigdef=_STANDARD,
-                setsigmask=(),
-            )
-            return Child(name, pid, reading)
+            return on_lasting_thread(make)
     except BaseException:
         os.close(reading)
         raise
@@ -206,7 +216,7 @@ def default_signals() -> None:
 def end_all(timeout: float) -> None:
     """End the children of this process, at once but for what they remove of theirs, for which they have ``timeout``
     seconds together. For a process that ends itself: the kernel ends what is left with it."""
-    children = [child for child in _living if child.pidfd >= 0]
+    children = [child for child in list(_living) if child.pidfd >= 0]  # other threads may make some
     for child in children:
         try:
             signal.pidfd_send_signal(child.pidfd, _END)

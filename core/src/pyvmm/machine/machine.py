@@ -84,8 +84,6 @@ class Machine:
     >>> with Machine(MachineConfig("vmlinuz")) as machine:  # doctest: +SKIP
     ...     reason = machine.run()
 
-    The kernel ends the devices' processes with the thread that makes the machine, so that has to live as long.
-
     Raises :class:`PyvmmError` for what the user or the host's owner can mend.
     """
 
