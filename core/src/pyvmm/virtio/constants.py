@@ -1,6 +1,6 @@
-"""Numbers of virtio that every device and driver may need, from the kernel's headers and by their names there.
+"""Virtio's constants that are common to all devices and drivers, from the kernel's headers and with their names there.
 
-Those of one type of device are in its own header, and in its plugin.
+The constants of one device type are in that type's own header, and in its plugin.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class VirtioDevice:
 
     A device's life: made from its options; :meth:`attach`; then, as often as the driver wants, feature
     negotiation, :meth:`activate`, :meth:`on_kick` and the device's own callbacks, :meth:`reset`; at last
-    :meth:`close`. All of it on the thread of ``context.loop``, one call at a time, so a device needs no locks
+    :meth:`close`. All of these run on the thread of ``context.loop``, one call at a time, so a device needs no locks
     and must not block. An exception that leaves a method fails the device, not the machine: the driver sees
     DEVICE_NEEDS_RESET and the log has the traceback.
 
@@ -102,22 +102,24 @@ class VirtioDevice:
                 self.context.loop.add(queue.event.fd, lambda _, queue=queue: self._kicked(queue))  # type: ignore[misc]
 
     def on_kick(self, queue: Queue) -> None:
-        """The driver has (probably) put buffers into ``queue``. What is completed here is published on return.
+        """Serve ``queue``: the driver has (probably) made buffers available. Chains completed here are published on
+        return.
 
-        All chains that are there may be served in one call, and none has to be: those that are not taken stay, and
-        there is no other kick for them. ``for chain in queue`` ends by itself after twice the queue's size, however
-        fast the driver goes on, and is then kicked again; a loop of ``queue.pop()`` has to end itself, and
-        ``queue.event.signal()`` has this method called once more.
+        One call may serve all available chains, or some, or none. Chains that are not taken stay available, but no
+        other kick comes for them. ``for chain in queue`` ends by itself after twice the queue's size, however fast the
+        driver adds chains, and the queue is then kicked again. A loop of ``queue.pop()`` must end itself;
+        ``queue.event.signal()`` makes the loop call this method once more.
 
-        What waits meanwhile is the device's own registers, its reset among them, and a vCPU with them; in the VMM's
-        process (``process=off``), all devices there too. So a call should take milliseconds. What takes longer is
-        done in pieces, or elsewhere (:mod:`pyvmm.host.aio`, a thread that ends by ``context.loop.post``), and completed
-        when it is done. A process that leaves the VMM without an answer for ten seconds is ended.
+        While the method runs, accesses to the device's registers wait, a reset too, and the vCPU that makes them. In
+        the VMM's process (``process=off``), all other devices there wait as well. So a call should take milliseconds.
+        Do longer work in pieces, or elsewhere (:mod:`pyvmm.host.aio`, or a thread that ends by ``context.loop.post``),
+        and complete the chain when the work is done. The VMM kills a device's process that does not answer for ten
+        seconds.
         """
         raise NotImplementedError(f"{type(self).__name__} has queues and no on_kick")
 
     def reset(self) -> bool:
-        """Stop: no access to guest memory after the return. Returns whether it could; then activate may come again.
+        """Stop: no access to guest memory after the return. Returns whether that succeeded; if so, activate may follow.
 
         A subclass that has I/O in flight waits for it or cancels it first, then calls this.
         """
@@ -128,13 +130,13 @@ class VirtioDevice:
         return True
 
     def end(self, active: bool) -> None:
-        """The machine ends, and the device with it, ``active`` or not: :meth:`reset` and :meth:`close`."""
+        """End the device with its machine: :meth:`reset` it if it is ``active``, then :meth:`close` it."""
         if active:
             self.reset()
         self.close()
 
     def close(self) -> None:
-        """Release the device's resources of the host. This is the last call, after a reset."""
+        """Release the host's resources that the device holds. This is the last call, after a reset."""
 
     def _kicked(self, queue: Queue) -> None:
         queue.event.drain()

@@ -1,7 +1,7 @@
 """Requests that read or write a file, from the available to the used ring in one native call, without the GIL.
 
-For devices whose requests are a header, data and a status. The device says what a plain transfer looks like; it gets
-every other request as a chain to serve itself.
+This serves devices whose requests are a header, data and a status. The device describes a plain transfer; it gets every
+other request as a chain and serves that itself.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ MAX_REQUESTS: Final = 64
 """The most requests that one native call starts."""
 
 MAX_BYTES: Final = 4 << 20
-"""Bytes after which one native call starts no further request."""
+"""One native call starts no further request after this number of bytes."""
 
 
 MAX_POLL: Final = 50_000
-"""Nanoseconds that a queue which has run empty is looked at for more before the driver is asked for a kick."""
+"""The time for which an empty queue is polled before the driver is asked for a kick, in nanoseconds."""
 
 
 @record
@@ -54,7 +54,7 @@ class TransferFormat:
     """The offset of the file position in the header; the position has 64 bits."""
 
     unit: int
-    """Bytes that a position counts. Data that is not a multiple of it is no plain transfer."""
+    """The unit of a position, in bytes. A request whose data is not a multiple of it is no plain transfer."""
 
     read_type: int
     write_type: int
@@ -62,7 +62,7 @@ class TransferFormat:
     """The status of success."""
 
     failed: int
-    """The status of a transfer that the host could not carry out, or not in full."""
+    """The status of a transfer that failed on the host, wholly or in part."""
 
 
 @record
@@ -80,7 +80,7 @@ class TransferError:
 class Transfers:
     """The plain transfers of an active queue: :meth:`serve` carries them out and yields the other requests.
 
-    The queue's chains must not be taken otherwise. Belongs to one activation: drain the engine before its end.
+    No other code may take the queue's chains. The object belongs to one activation: drain the engine before its end.
     """
 
     def __init__(
@@ -94,13 +94,13 @@ class Transfers:
         end: int,
         loop: LoopScope | None = None,
     ) -> None:
-        """``end``: the first byte of ``file`` that cannot be reached. Writes are plain transfers when
-        :attr:`writable` is set, which it is not at first.
+        """``end``: the first byte of ``file`` that requests cannot reach. Writes are plain transfers if
+        :attr:`writable` is set; it is unset at first.
 
-        ``loop``: where the queue's kicks and the engine's descriptor are waited for, of an engine that has this queue
-        only. :meth:`serve` then waits for more by itself, for as long as nobody else on the loop has work; and where
-        there is more than one CPU, it looks at a ring that has run empty for a moment (:data:`MAX_POLL`) before the
-        driver is asked for a kick."""
+        ``loop``: the event loop that waits for the queue's kicks and for the engine's descriptor. Give it only if the
+        engine serves no other queue. :meth:`serve` then waits for more requests itself, as long as nothing else on the
+        loop has work. With more than one CPU, it polls an empty ring for a moment (:data:`MAX_POLL`) before it asks the
+        driver for a kick."""
         self._queue = queue
         self._loop = loop
         self._memory = memory
@@ -158,14 +158,14 @@ class Transfers:
 
     @property
     def finished(self) -> int:
-        """Transfers that were completed since the activation."""
+        """The number of transfers completed since the activation."""
         return int(self._native.finished)
 
     def serve(self) -> Iterator[DescriptorChain]:
-        """Complete the transfers that are finished and start those that are available; yields what is no transfer.
+        """Complete finished transfers and start available ones. Yields each request that is no plain transfer.
 
-        On a kick, and when the engine's descriptor is readable. Stops after about twice the ring; then the queue
-        kicks itself. Raises :class:`~pyvmm.virtio.queue.QueueError`.
+        Call it on a kick, and when the engine's descriptor is readable. It stops after about twice the ring's size;
+        then the queue kicks itself. Raises :class:`~pyvmm.virtio.queue.QueueError`.
         """
         native, queue, ring, loop = self._native, self._queue, self._ring, self._loop
         budgets, turns = self._budgets, 2 * queue.size
@@ -173,13 +173,13 @@ class Transfers:
             interrupt = queue.interrupt
             if queue.native is not ring or interrupt is None:
                 if queue.paused and queue.ring is ring:
-                    self._engine.dispatch()  # what was begun is to come to its end
+                    self._engine.dispatch()  # started transfers must still finish
                 return  # else not active any more
             if loop is not None and type(queue.event) is EventFd:
                 native.loop, native.idle_until = loop.fileno(), loop.idle_until()
                 native.kick, native.call = queue.event.fd, interrupt.call_fd
             else:
-                native.loop = -1  # a kick that is always there is not to be drained
+                native.loop = -1  # a polled ring's kick must not be drained
             stop = _move(ring, native)
             interrupt.used_signals += native.calls
             if native.interrupt:
@@ -197,14 +197,14 @@ class Transfers:
         queue.event.signal()
 
     def publish(self) -> None:
-        """Show the driver what was completed by others than :meth:`serve`: all that share an engine complete each
-        other's transfers, so each is to publish when the last of them has had its turn."""
+        """Publish transfers that were completed outside of :meth:`serve`. Queues that share an engine complete each
+        other's transfers, so each must publish after the last of them was served."""
         queue = self._queue
         if queue.native is self._ring and _publish(self._ring) and queue.interrupt is not None:
             queue.interrupt.signal_used_queue()
 
     def take_error(self) -> TransferError | None:
-        """Why the last transfer failed, if one has since the last call."""
+        """The error of the last failed transfer; None if none failed since the last call."""
         native = self._native
         if native.failed == native.told:
             return None

@@ -15,9 +15,8 @@ __all__ = ["Interrupt"]
 
 
 class Interrupt:
-    """The device's line to the driver: an eventfd that is an irqfd, and what goes with a config change.
-
-    From any thread.
+    """The device's interrupt: an eventfd that is an irqfd, and the steps for a configuration change. Usable on any
+    thread.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class Interrupt:
 
     @property
     def call_fd(self) -> int:
-        """The eventfd that is signalled for a used ring, for others who serve the ring; -1 where nobody waits."""
+        """The eventfd to signal for a used ring, for other code that serves the ring; -1 if the driver polls."""
         return self.event.fd
 
     def signal_used_queue(self) -> None:
@@ -57,6 +56,6 @@ class Interrupt:
         self.event.signal()
 
     def signal_needs_reset(self, reason: str) -> None:
-        """Set DEVICE_NEEDS_RESET for ``reason``, which goes to the log (virtio 1.2, section 2.1.2)."""
+        """Set DEVICE_NEEDS_RESET and log ``reason`` (virtio 1.2, section 2.1.2)."""
         self._on_failure(reason)
         self.event.signal()

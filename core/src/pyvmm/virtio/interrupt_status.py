@@ -1,6 +1,6 @@
-"""A device's registers InterruptStatus and InterruptACK: why it interrupted its driver (virtio 1.2, section 4.2.2).
+"""A device's registers InterruptStatus and InterruptACK (virtio 1.2, section 4.2.2).
 
-Native code, since a driver reads the one and writes the other at each interrupt: see native/interrupt_status.h.
+They are native code, since a driver reads one and writes the other at each interrupt: see native/interrupt_status.h.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ __all__ = ["InterruptStatus"]
 
 
 class InterruptStatus:
-    """The interrupts that the driver has not acknowledged. From any thread.
+    """The interrupts that the driver has not acknowledged. Usable on any thread.
 
-    The bit for used rings is read off the rings: it is set while a used ring has moved since the driver's last
-    acknowledgement. So nobody sets it, and it is right even for a queue that another process serves.
+    The bit for used rings is derived from the rings: it is set while a used ring has moved since the driver's last
+    acknowledgement. So no code sets it, and it is right even for a queue that another process serves.
     """
 
     def __init__(self, interrupt: Interrupt, queue_count: int) -> None:
         """For a device of ``queue_count`` queues that signals ``interrupt``."""
         self.acknowledged = EventFd()
-        """Signalled for an acknowledgement of used rings alone, where it is the ioeventfd for that value: most drivers
-        write no other."""
+        """Signalled when the driver acknowledges used rings and nothing else, if it is the ioeventfd for that value.
+        Most drivers write no other value."""
         self._used = ffi.new("struct pyvmm_used[]", queue_count)
         self._rings: list[Any] = []  # `_used` points to them
         self._signals = interrupt.native  # `_native` points to it
@@ -42,7 +42,7 @@ class InterruptStatus:
         )
 
     def begin(self, queues: Sequence[Queue]) -> None:
-        """Watch the used rings of the active ones of ``queues``, as they stand now: the device is active."""
+        """Watch the used rings of the active queues in ``queues`` from now on: the device is active."""
         self.end()
         self._rings = [queue.ring for queue in queues if queue.ring is not None]
         for used, ring in zip(self._used, self._rings, strict=False):
@@ -50,7 +50,7 @@ class InterruptStatus:
         lib.pyvmm_interrupt_status_begin(self._native, len(self._rings))
 
     def end(self) -> None:
-        """Watch no used ring any more. Call it before the queues are reset."""
+        """Stop watching the used rings. Call it before the queues are reset."""
         lib.pyvmm_interrupt_status_end(self._native)
         self._rings = []
 
@@ -70,7 +70,8 @@ class InterruptStatus:
         lib.pyvmm_interrupt_status_acknowledge(self._native, bits)
 
     def enter(self, table: InterruptStatusTable, window: GuestAddress) -> bool:
-        """Let the vCPUs' threads serve both registers of the device at ``window``; False where ``table`` is full."""
+        """Let the vCPUs' threads serve both registers of the device at ``window``. Returns False if ``table`` is
+        full."""
         return table.add(window, self._native)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Whole messages between a queue and a file descriptor, many to a native call, without the GIL.
+"""Transfer of whole messages between a queue and a file descriptor, many in one native call, without the GIL.
 
-A message is what one readv(2) or writev(2) moves: a frame of a tap, a datagram, a packet of a character device. It
-goes between the descriptor and guest memory directly; nothing of it is seen here.
+A message is the data that one readv(2) or writev(2) moves: a frame of a tap, a datagram, a packet of a character
+device. It is copied between the descriptor and guest memory directly; no Python code sees it.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ MAX_MESSAGES: Final = 256
 """The most messages that one call moves, so that other devices on the loop get their turn."""
 
 MAX_BYTES: Final = 1 << 20
-"""Bytes after which one call moves no further message, for the same reason."""
+"""One call moves no further message after this number of bytes, for the same reason."""
 
 MAX_TIME: Final = 5
-"""Milliseconds that one call moves messages both ways at most without a look at what others on the loop have to do."""
+"""The longest time for which one call moves messages both ways before other work on the loop gets its turn, in
+milliseconds."""
 
 _SPIN_TIME: Final = 16_000
-"""Nanoseconds that it looks for more before it asks for a kick: about what a kick and a wake-up cost."""
+"""The time for which a call polls before it asks for a kick, in nanoseconds: about the cost of a kick and a wake-up."""
 
 _LENGTH_SIZE: Final = 4
 
 
 class Stop:
-    """The reason why a call ended, which says what to wait for before the next call."""
+    """The reason why a call ended. It says which event to wait for before the next call."""
 
     EMPTY: Final[int] = lib.PYVMM_MESSAGES_EMPTY
-    """The driver has to make chains available (enough of them); it was asked to kick."""
+    """The ring has no chains, or too few. The driver was asked to kick."""
 
     WAIT: Final[int] = lib.PYVMM_MESSAGES_WAIT
     """The descriptor would block."""
@@ -51,11 +52,12 @@ class Stop:
 
 
 class Stream:
-    """A stream socket on which each message has its length before it, in four bytes, the highest first."""
+    """A stream socket on which each message follows its length, a 32-bit number in network byte order."""
 
     def __init__(self, fd: int, *, header: int, max_size: int) -> None:
-        """``header``: bytes at the start of a message in a ring that the stream does not have: they are left out, and
-        come as zeros. ``max_size``: bytes of the longest message in the stream. ``fd`` stays the caller's."""
+        """``header``: the number of bytes at the start of a message in the ring that the stream lacks. They are left
+        out on the way to the stream, and are zeros on the way back. ``max_size``: bytes of the longest message in the
+        stream. The caller keeps ``fd`` and closes it."""
         self.fd = fd
         self._input = ffi.new("uint8_t[]", 2 * (_LENGTH_SIZE + max_size))
         self._rest = ffi.new("uint8_t[]", _LENGTH_SIZE + max_size)
@@ -99,12 +101,12 @@ class _Messages:
 
     @property
     def messages(self) -> int:
-        """Messages moved since the start."""
+        """The number of messages moved since the start."""
         return int(self.native.messages)
 
     @property
     def dropped(self) -> int:
-        """Messages dropped since the start."""
+        """The number of messages dropped since the start."""
         return int(self.native.dropped)
 
     @property
@@ -124,8 +126,8 @@ class ToDescriptor(_Messages):
 
     def __init__(self, queue: Queue, channel: int | Stream, *, min_size: int, max_size: int) -> None:
         """``channel``: a descriptor that keeps messages apart, or a stream. ``min_size``, ``max_size``: bytes of a
-        message. Shorter and longer ones are dropped, and so are those that the descriptor refuses. The queue's chains
-        must not be taken otherwise."""
+        message. Shorter and longer ones are dropped, and so are messages that the descriptor refuses. No other code may
+        take the queue's chains."""
         super().__init__(queue, channel, min_size, max_size)
 
     def move(self) -> int:
@@ -136,7 +138,7 @@ class ToDescriptor(_Messages):
 
 
 class FromDescriptor(_Messages):
-    """Reads messages of a descriptor into a queue's chains, and completes them."""
+    """Reads messages from a descriptor into a queue's chains, and completes the chains."""
 
     def __init__(
         self,
@@ -149,16 +151,17 @@ class FromDescriptor(_Messages):
         count_offset: int = -1,
         clear: int = 0,
     ) -> None:
-        """``channel``: as of :class:`ToDescriptor`.
-        ``min_size``: bytes that a message has, and a chain must have, at least.
-        ``max_size``: bytes of the largest message that is expected. Larger ones are taken where they fit.
-        ``merge``: one message may go over several chains.
-        ``count_offset``: where in a message the number of its chains is stored, in 16 bits; -1 for nowhere.
+        """``channel``: as for :class:`ToDescriptor`.
+        ``min_size``: the least bytes that a message has and that a chain must have.
+        ``max_size``: bytes of the largest expected message. Larger ones are taken if they fit.
+        ``merge``: whether one message may use several chains.
+        ``count_offset``: the offset in a message at which the number of its chains is stored, in 16 bits; -1 to store
+        none.
         ``clear``: leading bytes of each message that are set to 0.
 
-        A message that does not fit into one chain, or with ``merge`` into the chains that are there, is dropped
-        whole. With ``merge`` none is read while the chains that are there have less than ``max_size`` bytes and the
-        driver holds more than half of its chains back. The queue's chains must not be taken otherwise.
+        A message that does not fit into one chain, or with ``merge`` into the available chains, is dropped whole. With
+        ``merge``, no message is read while the available chains have less than ``max_size`` bytes and the driver holds
+        more than half of its chains back. No other code may take the queue's chains.
         """
         if max(count_offset + 2, clear) > min_size:
             raise ValueError("what is stored in a message must be within its shortest")
@@ -175,16 +178,17 @@ class FromDescriptor(_Messages):
 
 
 class BothWays:
-    """Moves messages from a queue to a descriptor, and back into another queue, for as long as there are any.
+    """Moves messages from a queue to a descriptor, and from the descriptor into another queue, as long as there are
+    any.
 
-    It does not return between one message and the next, so that not even a call in Python is in their way: it waits
-    for more, though not while anything else on the event loop is ready or due. While there are always more, others
-    have their turn after :data:`MAX_TIME`.
+    It does not return between two messages, so that no call in Python delays them: it waits for more itself, but only
+    while nothing else on the event loop is ready or due. If messages never stop coming, other work gets its turn after
+    :data:`MAX_TIME`.
     """
 
     def __init__(self, to: ToDescriptor, back: FromDescriptor, loop: EventLoop | LoopScope) -> None:
-        """``to``, ``back``: of one descriptor, which is no stream. ``loop``: where that one and the queues' kicks are
-        waited for."""
+        """``to``, ``back``: both of the same descriptor, which is no stream. ``loop``: the event loop that waits for
+        the descriptor and the queues' kicks."""
         self._to = to
         self._back = back
         self._native: Any = ffi.new("struct pyvmm_message_pair *")
@@ -192,16 +196,15 @@ class BothWays:
         self._native.back = back.native
         self._loop = loop
         self._native.loop = loop.fileno()
-        # With one CPU, who could bring more has to wait for as long as it is looked for.
+        # With one CPU, polling would keep the CPU from the thread that could bring more.
         self._native.spin_ns = _SPIN_TIME if cpus.has_several() else 0
         self._native.max_ms = MAX_TIME
 
     def move(self) -> tuple[int, int]:
-        """Move what there is and what comes; why each of the directions stopped. Raises as they do."""
+        """Move all messages that are there or come meanwhile. Returns the reason why each direction stopped; raises as
+        they do."""
         to, back, native = self._to.queue, self._back.queue, self._native
-        plain = (
-            type(to.event) is EventFd and type(back.event) is EventFd
-        )  # one that is always there is not to be drained
+        plain = type(to.event) is EventFd and type(back.event) is EventFd  # a polled ring's kick must not be drained
         if not plain or to.native is None or back.native is None or to.interrupt is None or back.interrupt is None:
             return self._to.move(), self._back.move()
         native.to_queue, native.back_queue = to.native, back.native

@@ -37,10 +37,10 @@ _INT_CONFIG: Final[int] = lib.VIRTIO_MMIO_INT_CONFIG
 
 
 class MmioDevice(RegisterTransport, BusDevice):
-    """A window of registers, 4 KiB, through which the guest drives one :class:`~pyvmm.virtio.device.VirtioDevice`.
+    """A 4 KiB window of registers through which the guest drives one :class:`~pyvmm.virtio.device.VirtioDevice`.
 
     Registers are answered on the vCPU's thread; every method of the device is called on the thread of its event loop.
-    The window ignores whatever the driver does out of order, at the wrong width or to a register that does not exist.
+    The window ignores each access that is out of order, has the wrong width or is to a register that does not exist.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class MmioDevice(RegisterTransport, BusDevice):
         """Attach ``device``, under the id ``name``. Raises what the device's ``attach`` raises.
 
         ``loop`` is the event loop for devices without a loop of their own. ``stop`` ends the machine, and ``machine``
-        is what the device may know of it.
+        is the device's view of it.
         """
         self.mem = mem
         self.features_select = 0
@@ -63,13 +63,13 @@ class MmioDevice(RegisterTransport, BusDevice):
         self.queue_select = 0
         queues = [Queue(index, size, EventFd()) for index, size in enumerate(device.queue_max_sizes)]
         self.interrupt_event = EventFd()
-        """Signalled to interrupt the driver, for whatever reason; an irqfd."""
+        """Signalled for every interrupt of the driver; an irqfd."""
         line = Interrupt(self.interrupt_event, self.config_changed, self.fail)
         self.interrupt_status = InterruptStatus(line, len(queues))
         super().__init__(device, name, loop, queues, [line] * len(queues), line, stop, machine)
 
     def interrupt(self, irq_mask: int) -> None:
-        """Interrupt the driver for VIRTIO_MMIO_INT_CONFIG; for a used ring, which tells by itself, just interrupt."""
+        """Interrupt the driver. VIRTIO_MMIO_INT_CONFIG sets its bit; the bit for used rings follows from the rings."""
         if irq_mask & _INT_CONFIG:
             self.config_changed()
         self.interrupt_event.signal()
@@ -115,7 +115,7 @@ class MmioDevice(RegisterTransport, BusDevice):
 
     @property
     def _queue(self) -> Queue | None:
-        """The one that the driver selected."""
+        """The queue that the driver selected; None if there is no such queue."""
         return self.queues[self.queue_select] if self.queue_select < len(self.queues) else None
 
     def _read_device_features(self) -> int:
@@ -154,7 +154,7 @@ class MmioDevice(RegisterTransport, BusDevice):
             setattr(queue, field, getattr(queue, field) & ~(0xFFFFFFFF << shift) | value << shift)
 
     def _write_queue_notify(self, value: int) -> None:
-        # Usually KVM takes it, as an ioeventfd.
+        # Usually KVM handles the write, by an ioeventfd.
         if value < len(self.queues):
             self.queues[value].event.signal()
 
@@ -170,7 +170,7 @@ def _address_writer(field: str, shift: int) -> Callable[[MmioDevice, int], None]
     return lambda transport, value: transport._write_queue_address(field, shift, value)
 
 
-# One look-up, however many registers there are: what answers an access is the slower, the more memory it touches.
+# A single look-up for any number of registers: an access is answered the faster, the less memory it touches.
 _READERS: Final[dict[int, Callable[[MmioDevice], int]]] = {
     lib.VIRTIO_MMIO_MAGIC_VALUE: lambda _: _MAGIC,
     lib.VIRTIO_MMIO_VERSION: lambda _: _VERSION,
@@ -182,7 +182,7 @@ _READERS: Final[dict[int, Callable[[MmioDevice], int]]] = {
     lib.VIRTIO_MMIO_INTERRUPT_STATUS: lambda transport: transport.interrupt_status.read(),
     lib.VIRTIO_MMIO_STATUS: lambda transport: transport.status,
     lib.VIRTIO_MMIO_CONFIG_GENERATION: lambda transport: transport.config_generation,
-    # No shared memory region has whatever id is asked for (section 4.2.2).
+    # There are no shared memory regions, so the length is -1 for every id (section 4.2.2).
     lib.VIRTIO_MMIO_SHM_LEN_LOW: lambda _: 0xFFFFFFFF,
     lib.VIRTIO_MMIO_SHM_LEN_HIGH: lambda _: 0xFFFFFFFF,
     lib.VIRTIO_MMIO_SHM_BASE_LOW: lambda _: 0xFFFFFFFF,

@@ -1,6 +1,6 @@
 """Split virtqueues as a device sees them: an iterator of finished chains (virtio 1.2, section 2.7).
 
-The ring itself (walking, checks, barriers) is native code; here are its batches, as Python objects.
+Native code handles the ring itself (walking, checks, barriers); this module makes Python objects of its batches.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_QUEUE_SIZE: Final[int] = lib.PYVMM_MAX_QUEUE_SIZE
 """The largest size that a queue can have (virtio 1.2, section 2.7)."""
 
 _BATCH: Final = 64
-"""Chains taken by one native call."""
+"""The most chains that one native call takes."""
 
 _RULES: Final = {
     lib.PYVMM_RULE_QUEUE_SIZE: "the queue's size is 0, not a power of two or above the maximum",
@@ -58,12 +58,12 @@ class QueueError(Exception):
 class DescriptorChain:
     """One request: buffers for the device to read, then buffers for it to write.
 
-    The buffers are views into guest memory; a guest may change what is in them at any time, so what is decided
-    on is copied first (:meth:`read` does).
+    The buffers are views into guest memory. A guest may change their contents at any time, so copy a value before you
+    check and use it (:meth:`read` copies).
 
-    What is to be read is one run of bytes, and what is to be written is another, however the driver has cut them into
-    buffers (virtio 1.2, section 2.7.4). So a request that has a header and data, and room for data and a status, is
-    served by offsets::
+    The readable bytes are one sequence, and the writable bytes are another, however the driver has divided them into
+    buffers (virtio 1.2, section 2.7.4). So serve a request with a header and data, and room for data and a status, by
+    offsets::
 
         header = chain.read(0, HEADER.size)
         data = chain.read(HEADER.size, chain.readable_length - HEADER.size)
@@ -71,7 +71,7 @@ class DescriptorChain:
         written = chain.write(0, answer[:room].ljust(room, b"\\0")) + chain.write(room, status)
         chain.complete(written)
 
-    Either run may be shorter than the request needs, or empty.
+    Each sequence may be shorter than the request needs, or empty.
     """
 
     _native: Any
@@ -92,7 +92,7 @@ class DescriptorChain:
         self._readable = readable
         self._writable = writable
         self.head = head
-        """The index of its first descriptor, which names it while it is in flight."""
+        """The index of the chain's first descriptor. It identifies the chain while it is in flight."""
         self.readable_length = readable_length
         """The number of readable bytes in all buffers: below 4 GiB."""
         self.writable_length = writable_length
@@ -113,7 +113,7 @@ class DescriptorChain:
         return b"".join(self.readable_views(offset, length))
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> int:
-        """Copy ``data`` to the writable bytes from ``offset`` on; return the number of bytes that fitted."""
+        """Copy ``data`` to the writable bytes from ``offset`` on; returns the number of bytes that fitted."""
         done = 0
         for view in self.writable_views(offset, len(data)):
             view[:] = data[done : done + len(view)]
@@ -131,18 +131,18 @@ class DescriptorChain:
     def complete(self, written: int = 0) -> None:
         """Give the chain back: the device wrote ``written`` bytes at the start of the writable buffers.
 
-        Once for each chain, in any order, then or later. The driver sees it when the queue is published, which
-        happens by itself when the device's callback returns.
+        Call it once for each chain, in any order, immediately or later. The driver sees the chain when the queue is
+        published, which happens when the device's callback returns.
 
-        A request that is too short to be answered is given back with 0: one that is kept has the driver wait for
-        ever. To raise :class:`QueueError` instead fails the whole device until a reset, and is for a driver with which
-        the device can no longer be in step.
+        Complete a request that is too short for an answer with 0; otherwise the driver waits for ever. A
+        :class:`QueueError` fails the whole device until a reset. Raise it only if device and driver can no longer agree
+        on the ring's state.
         """
         self._queue._complete(self._native, self.head, written)
 
 
 class Queue:
-    """One virtqueue: ``for chain in queue`` takes what the driver made available."""
+    """One virtqueue: ``for chain in queue`` takes the chains that the driver made available."""
 
     def __init__(self, index: int, max_size: int, event: EventFd) -> None:
         self.index = index
@@ -158,12 +158,12 @@ class Queue:
         self.interrupt: Interrupt | None = None
         """The line to the driver; None while the queue is not active."""
         self.paused = False
-        """While true, no chain is handed out; those that were can be completed."""
+        """While true, no chain is handed out. Chains that were handed out before can be completed."""
         self._native: Any = None
         self._take_over: Callable[[], int] | None = None
         self._inflight: Any = None
         self._taken: list[DescriptorChain] = []
-        """Chains that were taken in a batch and not handed out yet, the next one last."""
+        """Chains that were taken in a batch and are not handed out yet. The next one is last."""
         self._pending = 0
 
     def activate(
@@ -178,13 +178,13 @@ class Queue:
     ) -> None:
         """Check the rings and start to serve them; raises :class:`QueueError`.
 
-        ``base``: the queue was served before, up to this available entry, as :meth:`stop` returned it. ``inflight``:
-        a shared buffer of :func:`inflight_size` bytes, zeros at first, in which account is kept of the chains in
-        flight (vhost-user, "Inflight I/O tracking"). Those that its last user left there are handed out first, again,
-        whatever ``base`` says.
+        ``base``: the available entry up to which the queue was served before, as :meth:`stop` returned it.
+        ``inflight``: a shared buffer of :func:`inflight_size` bytes, zeros at first, that tracks the chains in flight
+        (vhost-user, "Inflight I/O tracking"). Chains that its last user left there are handed out again first, whatever
+        ``base`` says.
         """
         native = ffi.new("struct pyvmm_queue *")
-        # Before anything is made as large as the driver says.
+        # This check comes before any allocation of the size that the driver gave.
         self.check(
             lib.pyvmm_queue_setup(
                 native,
@@ -199,7 +199,7 @@ class Queue:
             )
         )
         self._chains = ffi.new("struct pyvmm_chain[]", _BATCH)
-        # Room for the longest chain there can be, so that one always fits.
+        # Room for the longest possible chain, so that one always fits.
         self._max_buffers = max(self.size, lib.PYVMM_MAX_CHAIN) + self.size
         self._iov = ffi.new("struct iovec[]", self._max_buffers)
         self._addresses = ffi.new("uint64_t[]", self._max_buffers)
@@ -216,7 +216,7 @@ class Queue:
                 raise
 
     def place(self) -> None:
-        """Continue with rings that have moved, or whose memory was mapped again; raises :class:`QueueError`."""
+        """Continue with rings that moved, or whose memory was mapped again; raises :class:`QueueError`."""
         if self._native is not None:
             self.check(lib.pyvmm_queue_place(self._native, self.descriptor_table, self.available_ring, self.used_ring))
 
@@ -239,7 +239,7 @@ class Queue:
         """Let other code, such as the kernel's vhost, serve the rings from the returned available entry on.
 
         No chain is handed out here from then on. ``take_over`` is called once, by :meth:`take_back` or when the queue
-        is stopped or reset: it ends what the other does and returns the available entry to go on from.
+        is stopped or reset: it stops the other code and returns the available entry to continue from.
         """
         self._put_back()
         self.publish()
@@ -276,8 +276,8 @@ class Queue:
 
     @property
     def ring(self) -> Any:
-        """The same, also while no chain may be taken; None before the activation. It tells
-        one activation from the next: a front end may have paused the queue before activation."""
+        """The same, also while no chain may be taken; None while the queue is not active. Each activation has a new
+        one. A queue may be active and paused: a front end may have paused it before the activation."""
         return self._native
 
     @property
@@ -298,7 +298,7 @@ class Queue:
     def __iter__(self) -> Iterator[DescriptorChain]:
         """Chains until the ring is empty, but no more than twice the ring at a time.
 
-        Where more are left, the queue kicks itself, so that other devices on the loop get their turn.
+        If more are left, the queue kicks itself, so that other devices on the loop get their turn.
         """
         for _ in range(2 * self.size):
             chain = self.pop()
@@ -338,8 +338,8 @@ class Queue:
         self._pending = 0
 
     def _put_back(self) -> None:
-        """What was taken in a batch and not handed out yet is available again."""
-        for chain in self._taken:  # the one that was taken last first
+        """Make chains that were taken in a batch, but not handed out, available again."""
+        for chain in self._taken:  # in the reverse order of taking
             lib.pyvmm_queue_untake(self._native, chain.head)
         self._taken.clear()
 
@@ -352,7 +352,7 @@ class Queue:
             raise QueueError(self.index, "the inflight buffer is of another version or size")
 
     def _take(self) -> bool:
-        """Take a batch; with none there, ask for a kick and look once more."""
+        """Take a batch. If the ring is empty, ask for a kick and check the ring once more."""
         native = self._native
         if native is None:
             return False
@@ -365,7 +365,7 @@ class Queue:
             count = take(native, self._chains, _BATCH, self._iov, self._addresses, self._max_buffers)
         self.check(count)
         if count == 0:
-            return False  # the driver took its index back in between
+            return False  # the driver decreased its index meanwhile
         lib.pyvmm_queue_disable_kick(native)
         assert self._memory is not None
         slice_ = self._memory.slice
@@ -405,7 +405,7 @@ def inflight_size(queue_size: int) -> int:
 
 
 def _cut(views: Sequence[memoryview], offset: int, length: int) -> list[memoryview]:
-    """Of ``views`` end to end, ``length`` bytes from ``offset`` on."""
+    """Views of ``length`` bytes from ``offset`` on, in ``views`` end to end."""
     if offset == 0 and len(views) == 1 and len(views[0]) == length:
         return [views[0]]
     cut = []

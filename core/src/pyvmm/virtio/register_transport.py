@@ -26,13 +26,13 @@ _STEPS: Final = {
     _FEATURES_OK: _ACKNOWLEDGE | _DRIVER,
     _DRIVER_OK: _ACKNOWLEDGE | _DRIVER | _FEATURES_OK,
 }
-"""Each step of the initialization and what must have come before it (section 3.1.1)."""
+"""Each step of the initialization, and the steps that must come before it (section 3.1.1)."""
 
 
 class RegisterTransport(VirtioTransport):
-    """What virtio-mmio has in common with every transport of registers, wherever its registers are.
+    """The common part of transports with registers, such as virtio-mmio, wherever the registers are.
 
-    Registers are answered on the vCPU's thread. Whatever the driver does out of order is ignored.
+    Registers are answered on the vCPU's thread. Steps of the driver that are out of order are ignored.
     """
 
     queues: Sequence[Queue]
@@ -43,7 +43,7 @@ class RegisterTransport(VirtioTransport):
         return self.driver_status | (_NEEDS_RESET if self.needs_reset and self.driver_status else 0)
 
     def set_status(self, status: int) -> None:
-        """The driver writes the device status; 0 resets the device."""
+        """Take the driver's write to the device status; 0 resets the device."""
         if status == 0:
             self.reset_device()
             return
@@ -53,7 +53,7 @@ class RegisterTransport(VirtioTransport):
         if new & _FAILED:
             self.driver_status |= _FAILED
             return
-        for step, done in _STEPS.items():  # some drivers make two in one write
+        for step, done in _STEPS.items():  # some drivers take two steps in one write
             if not new & step:
                 continue
             if self.driver_status != done or (step == _FEATURES_OK and not self._may_use_features()):
@@ -63,29 +63,29 @@ class RegisterTransport(VirtioTransport):
             self._call(self._activate)
 
     def accept_features(self, page: int, value: int) -> None:
-        """The driver accepts ``value`` of features ``32 * page`` to ``32 * page + 31``."""
+        """Take the driver's choice ``value`` for features ``32 * page`` to ``32 * page + 31``."""
         if self.driver_status & (_DRIVER | _FEATURES_OK) == _DRIVER and page < 4:
             shift = 32 * page
             self.acked_features = self.acked_features & ~(0xFFFFFFFF << shift) | value << shift
 
     def queue_to_set_up(self, index: int) -> Queue | None:
-        """Queue ``index``, where there is one and the driver may set it up now."""
+        """Queue ``index``; None if there is none or the driver may not set it up now."""
         settable = self.driver_status & (_FEATURES_OK | _DRIVER_OK | _FAILED) == _FEATURES_OK
         return self.queues[index] if settable and index < len(self.queues) else None
 
     def read_config(self, offset: int, data: memoryview) -> None:
-        """Fill ``data`` from the configuration space; with zeros where the device fails."""
+        """Fill ``data`` from the configuration space, or with zeros if the device fails."""
         data[:] = bytes(len(data))
         self._call(lambda: self.device.read_config(offset, data))
 
     def write_config(self, offset: int, data: memoryview) -> None:
-        """The driver writes ``data`` to the configuration space."""
+        """Take the driver's write of ``data`` to the configuration space."""
         if self.driver_status & _DRIVER and not self.driver_status & _FAILED:
             copy = memoryview(bytes(data))
             self._call(lambda: self.device.write_config(offset, copy))
 
     def reset_device(self) -> None:
-        """Reset the device. Where that fails, FAILED and DEVICE_NEEDS_RESET stay set and the driver may try again."""
+        """Reset the device. If that fails, FAILED and DEVICE_NEEDS_RESET are set and the driver may try again."""
 
         def reset() -> bool:
             if not self._deactivate():
@@ -106,10 +106,10 @@ class RegisterTransport(VirtioTransport):
 
     def _stop_queues(self) -> None:
         for queue in self.queues:
-            queue.reset()  # views of the memory that are left in it would keep the memory mapped
+            queue.reset()  # a queue's views would keep the memory mapped
 
     def _forget_driver(self) -> None:
-        """The device is reset: the registers are as they were at first."""
+        """Return the registers to their initial state, after a reset of the device."""
         self.needs_reset = False
         self.driver_status = 0
         self.acked_features = 0

@@ -1,4 +1,4 @@
-"""A virtio device's life, whatever carries it to its driver (virtio 1.2, sections 2 and 3)."""
+"""A virtio device's life, the same for all transports (virtio 1.2, sections 2 and 3)."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ __all__ = ["TRANSPORT_FEATURES", "VirtioTransport"]
 log = logger(__name__)
 
 _LOGGED_FAILURES: Final = 10
-"""How many failures of a device are logged as errors. A driver that breaks the device and resets it, over and over,
-must not fill the log."""
+"""The number of a device's failures that are logged as errors. A driver that breaks the device and resets it, again and
+again, must not fill the log."""
 
 TRANSPORT_FEATURES: Final = 1 << lib.VIRTIO_F_VERSION_1
-"""Features of transports that a driver has to accept."""
+"""The transport features that a driver must accept."""
 
 
 class VirtioTransport:
-    """Base of all that carries a :class:`VirtioDevice` to its driver.
+    """Base class of transports, which connect a :class:`VirtioDevice` to its driver.
 
-    It holds what transports have in common: attaching the device, its features, its activation and reset, the
-    hand-over of calls to the device's event loop, failure and the end. A subclass adds the driver's way to the device,
-    such as the registers of virtio-mmio, and the interrupts.
+    It holds the common part of all transports: attaching the device, its features, its activation and reset, the
+    hand-over of calls to the device's event loop, failure and the end. A subclass adds the driver's access to the
+    device, such as the registers of virtio-mmio, and the interrupts.
 
     Every method of the device is called on the thread of its event loop. An exception that leaves one of them fails
     the device; the machine runs on.
@@ -59,8 +59,8 @@ class VirtioTransport:
         """Attach ``device``, under the id ``name``. Raises what the device's ``attach`` raises.
 
         ``loop`` is the event loop for devices without a loop of their own. ``queue_interrupts`` has one interrupt for
-        each of ``queues``, and ``config_interrupt`` is for configuration changes and failures; one object may be all
-        of them. ``stop`` ends the machine, and ``machine`` is what the device may know of it.
+        each of ``queues``, and ``config_interrupt`` is for configuration changes and failures; one object may serve as
+        all of them. ``stop`` ends the machine, and ``machine`` is the device's view of it.
         """
         self.device = device
         self.name = name
@@ -72,7 +72,7 @@ class VirtioTransport:
         self.acked_features = 0
         """The features that the driver has accepted, as one number."""
         self.config_generation = 0
-        """Changes when the configuration space does; 32 bits."""
+        """A 32-bit number that changes with each change of the configuration space."""
         self.device_activated = False
         """Whether the device is active: between DRIVER_OK and a reset."""
         self.driver_was_ok = False
@@ -102,12 +102,13 @@ class VirtioTransport:
         return list({interrupt.event: None for interrupt in (self.config_interrupt, *self.queue_interrupts)})
 
     def start(self) -> None:
-        """Start the device's own thread, where it has one. From here on the process may have threads."""
+        """Start the device's own thread, if it has one. From here on the process may have threads."""
         if self.device.own_loop is not None:
             self.device.own_loop.start()
 
     def close(self) -> None:
-        """End the device and release what the transport holds. On the loop's thread, after the last vCPU's run."""
+        """End the device and release the transport's resources. Call it on the loop's thread, after the last vCPU has
+        stopped."""
         active, self.device_activated = self.device_activated, False
         try:
             self._loop.call(lambda: self.device.end(active))
@@ -117,14 +118,14 @@ class VirtioTransport:
             self._stop_queues()
         self._release()
 
-    # What the device does, on any thread.
+    # Called by the device, on any thread.
 
     def config_changed(self) -> None:
-        """The configuration space has changed. The caller interrupts the driver."""
+        """Note that the configuration space has changed. The caller interrupts the driver."""
         self.config_generation = self.config_generation + 1 & 0xFFFFFFFF
 
     def fail(self, reason: str, error: BaseException | None = None) -> None:
-        """Serve the device no more until the driver resets it. ``reason`` is logged, once.
+        """Stop serving the device until the driver resets it. ``reason`` is logged, once.
 
         The traceback of ``error`` is logged with it, unless the driver or the host is to blame for the error.
         """
@@ -137,11 +138,11 @@ class VirtioTransport:
         self.needs_reset = True
         self._tell_failure(error)
 
-    # What a subclass may do otherwise. On the loop's thread, if not said otherwise.
+    # A subclass may override these. They run on the loop's thread, unless they say otherwise.
 
     @property
     def _memory(self) -> GuestMemory:
-        """Guest memory, at an activation."""
+        """Guest memory, for an activation."""
         raise NotImplementedError
 
     def _start_queues(self, event_idx: bool, indirect: bool) -> None:
@@ -149,16 +150,16 @@ class VirtioTransport:
         raise NotImplementedError
 
     def _stop_queues(self) -> None:
-        """Let go of the queues and of guest memory."""
+        """Release the queues and guest memory."""
         raise NotImplementedError
 
     def _tell_failure(self, error: BaseException | None) -> None:
-        """Tell the driver that the device has failed, for ``error`` if any. From any thread."""
+        """Tell the driver that the device has failed, with ``error`` if there is one. Called on any thread."""
         self.config_changed()
         self.config_interrupt.event.signal()
 
     def _release(self) -> None:
-        """Release what the transport holds, at the end of its life."""
+        """Release the transport's resources, at the end of its life."""
         self._loop.call(self._scope.close)
         if self.device.own_loop is not None:
             self.device.own_loop.close()
@@ -176,7 +177,7 @@ class VirtioTransport:
         return offered
 
     def _tell_features(self, features: int) -> bool:
-        """Tell the device what the driver has accepted; whether that went well."""
+        """Tell the device which features the driver has accepted. Returns whether that succeeded."""
 
         def tell() -> bool:
             for page in range(4):
@@ -186,7 +187,7 @@ class VirtioTransport:
         return bool(self._call(tell))
 
     def _activate(self) -> None:
-        """Start queues and device, with the features that the driver has accepted."""
+        """Start queues and device with the features that the driver has accepted."""
         event_idx = bool(self.acked_features >> lib.VIRTIO_RING_F_EVENT_IDX & 1)
         indirect = bool(self.acked_features >> lib.VIRTIO_RING_F_INDIRECT_DESC & 1)
         self._start_queues(event_idx, indirect)
@@ -198,7 +199,7 @@ class VirtioTransport:
         log.info("%s: active, features %#x, queues %s%s", self.name, self.acked_features, sizes, resubmitted)
 
     def _deactivate(self) -> bool:
-        """Reset the device, if it is active, and remove what it has added to its loop since the negotiation.
+        """Reset the device, if it is active, and remove all that it has added to its loop since the negotiation.
 
         Returns whether the device could be reset.
         """
@@ -211,9 +212,9 @@ class VirtioTransport:
     # Calls of the device.
 
     def _call(self, function: Callable[[], T]) -> T | None:
-        """Run a call of the device on the loop's thread; None where it raised, which fails the device.
+        """Call the device on the loop's thread. Returns None if the call raised, which fails the device.
 
-        What the device adds to its loop meanwhile ends with a reset or a failure.
+        Callbacks that the device adds to its loop meanwhile are removed by a reset or a failure.
         """
 
         def run() -> T:
@@ -238,5 +239,5 @@ class VirtioTransport:
         self._scope.fail()
         for queue in self.queues:
             queue.take_back()
-            queue.paused = True  # what the device has on its loop besides must find nothing to serve
+            queue.paused = True  # other callbacks of the device must find nothing to serve
         self.fail(str(error) if isinstance(error, QueueError | PyvmmError) else cause_of(error), error)

@@ -1,7 +1,7 @@
-"""A virtio device's queues, served by the kernel: vhost (<linux/vhost.h>), such as vhost-net.
+"""vhost: a virtio device's queues, served by the kernel (<linux/vhost.h>), such as vhost-net.
 
-The kernel takes kicks from the queue's eventfd and signals the transport's, and reads and writes guest memory at the
-addresses where the process that set it up has it mapped.
+The kernel takes kicks from the queue's eventfd and signals the transport's. It accesses guest memory at the addresses
+at which the process that set it up has mapped it.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Vhost:
         """The virtio features that the kernel can serve, and bits of vhost's own."""
 
     def set_up(self, memory: GuestMemory, features: int) -> None:
-        """Serve this process's ``memory``, with those of the driver's ``features`` that are the kernel's to serve.
+        """Give the kernel this process's ``memory``, and the driver's ``features`` that the kernel serves.
 
-        Before :meth:`start`, and while no ring is served.
+        Call it before :meth:`VhostNet.start`, while no ring is served.
         """
         if not self._owned:
             fcntl.ioctl(self.fd, lib.VHOST_SET_OWNER)
@@ -59,9 +59,9 @@ class Vhost:
         self._ioctl(lib.VHOST_SET_MEM_TABLE, table)
 
     def set_up_ring(self, index: int, queue: Queue, base: int, err_fd: int) -> None:
-        """Make ``queue``, which is active, the kernel's ring ``index``, from available entry ``base`` on.
+        """Make the active ``queue`` the kernel's ring ``index``, from available entry ``base`` on.
 
-        ``err_fd``: an eventfd that is signalled when the kernel finds the ring broken.
+        ``err_fd``: an eventfd that the kernel signals if the ring is broken.
         """
         assert queue.interrupt is not None
         self._ioctl(lib.VHOST_SET_VRING_NUM, _state(index, queue.size))
@@ -77,19 +77,19 @@ class Vhost:
         self._ioctl(lib.VHOST_SET_VRING_ERR, _file(index, err_fd))
 
     def ring_base(self, index: int) -> int:
-        """The available entry from which ring ``index``, which is served no more, is to go on."""
+        """The available entry from which to continue ring ``index`` after it was stopped."""
         state = _state(index, 0)
         self._ioctl(lib.VHOST_GET_VRING_BASE, state)
         return int(state.num) & 0xFFFF
 
     def close(self) -> None:
-        """End what the kernel does; closing twice does nothing."""
+        """Close the device; the kernel serves no more. Closing twice does nothing."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
     def _address(self, address: GuestAddress) -> int:
-        """The address in this process of ``address``, a guest address of a checked ring."""
+        """This process's address for the guest address ``address``, which belongs to a checked ring."""
         for region, host in self._regions:
             if region.base <= address < region.end:
                 return host + address - region.base
@@ -100,14 +100,15 @@ class Vhost:
 
 
 class VhostNet(Vhost):
-    """Frames between two rings and a tap or a socket."""
+    """vhost-net: it moves frames between two rings and a tap or a socket."""
 
     def start(self, index: int, backend: int) -> None:
         """Serve ring ``index`` (0 to receive, 1 to send) with the descriptor ``backend``."""
         self._ioctl(lib.VHOST_NET_SET_BACKEND, _file(index, backend))
 
     def stop(self, index: int) -> int:
-        """Serve ring ``index`` no more; when that returns nothing touches it. The available entry to go on from."""
+        """Stop serving ring ``index``; after the return nothing touches it. Returns the available entry to continue
+        from."""
         self._ioctl(lib.VHOST_NET_SET_BACKEND, _file(index, _NO_BACKEND))
         return self.ring_base(index)
 
