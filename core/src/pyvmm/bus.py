@@ -114,7 +114,7 @@ class BusDevice:
     def attach(self, context: DeviceContext) -> None:
         """Store the device's place in the machine. Called once, before the first access."""
         self.context = context
-        self.name = context.name
+        self.name = context.title
 
     def close(self) -> None:
         """Release what the device holds of the host."""

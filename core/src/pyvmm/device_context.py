@@ -38,9 +38,11 @@ class MachineView:
     """A machine as its devices see it, also from a process of their own."""
 
     def __init__(
-        self, devices: Mapping[str, DeviceInfo] = MappingProxyType({}), files: HostFiles | None = None
+        self, devices: Mapping[str, DeviceInfo] = MappingProxyType({}), files: HostFiles | None = None, name: str = ""
     ) -> None:
-        """By default a machine without devices, and a new place for files."""
+        """By default a machine without devices and name, and a new place for files."""
+        self.name = name
+        """The machine's name; empty if it has none."""
         self.devices = devices
         """All devices that the machine was asked to have, by id, in their order on the command line."""
         self.files = files or HostFiles()
@@ -49,19 +51,23 @@ class MachineView:
     @classmethod
     def from_text(cls, text: str) -> MachineView:
         """The view from which :meth:`to_text` made ``text``."""
-        path, *lines = text.split("\n")
+        path, name, *lines = text.split("\n")
         devices = (line.split("\t") for line in lines)
-        return cls({id_: DeviceInfo(kind, package) for id_, kind, package in devices}, HostFiles(path))
+        return cls({id_: DeviceInfo(kind, package) for id_, kind, package in devices}, HostFiles(path), name)
 
     def to_text(self) -> str:
         """The whole view as a text without NULs, for another program."""
         lines = ("\t".join((id_, info.kind, info.package)) for id_, info in self.devices.items())
-        return "\n".join((os.fspath(self.files), *lines))
+        return "\n".join((os.fspath(self.files), self.name, *lines))
+
+    def title(self, id: str) -> str:
+        """A device's name in the log: its id, after the machine's name if there is one: ``web/lamp0``."""
+        return f"{self.name}/{id}" if self.name else id
 
     def label(self, id: str) -> str:
         """A device's name for messages about its failure, with its package: ``lamp0 (pyvmm-lamp 1.2)``."""
         info = self.devices.get(id)
-        return f"{id} ({info.package})" if info and info.package else id
+        return f"{self.title(id)} ({info.package})" if info and info.package else self.title(id)
 
 
 @record
@@ -72,7 +78,7 @@ class DeviceContext:
     """
 
     name: str
-    """The device's id. It is unique in the machine, and the device's log lines begin with it."""
+    """The device's id. It is unique in the machine."""
 
     loop: LoopScope
     """The event loop that the device lives on.
@@ -111,6 +117,12 @@ class DeviceContext:
         they do so by files in the :meth:`directory` of one.
         """
         return self.machine.devices
+
+    @property
+    def title(self) -> str:
+        """The name that the device's log lines begin with: its id, after the machine's name if it has one, as in
+        ``web/lamp0``."""
+        return self.machine.title(self.name)
 
     @property
     def label(self) -> str:

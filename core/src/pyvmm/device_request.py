@@ -64,6 +64,7 @@ class DeviceRequest:
         return self.plugin.package if self.plugin else ""
 
 
-def view_of(requests: Iterable[DeviceRequest]) -> MachineView:
-    """What a machine with the devices of ``requests`` lets its devices know of itself."""
-    return MachineView({request.id: DeviceInfo(request.kind.name, request.package) for request in requests})
+def view_of(requests: Iterable[DeviceRequest], name: str = "") -> MachineView:
+    """What a machine called ``name`` with the devices of ``requests`` lets its devices know of itself."""
+    devices = {request.id: DeviceInfo(request.kind.name, request.package) for request in requests}
+    return MachineView(devices, name=name)

@@ -45,7 +45,7 @@ class File(Backend):
 
     def attach(self, line: Line, context: DeviceContext) -> None:
         super().attach(line, context)
-        self.output = _FileOutput(f"{context.name}: {self.path}", self._fd)
+        self.output = _FileOutput(f"{context.title}: {self.path}", self._fd)
         context.loop.post(self.output.empty)
         line.connect(self.output)
 

@@ -41,11 +41,11 @@ class Pty(Backend):
 
     def attach(self, line: Line, context: DeviceContext) -> None:
         super().attach(line, context)
-        self.output = _PtyOutput(context.name, self._master)
+        self.output = _PtyOutput(context.title, self._master)
         line.connect(self.output)
         self.input = _PtyInput(self._reader, line, events=READABLE | select.EPOLLET)
         self.input.start(context.loop)
-        write_line(sys.stderr, f"{context.name}: {self.path}")
+        write_line(sys.stderr, f"{context.title}: {self.path}")
 
     def close(self) -> None:
         super().close()

@@ -48,7 +48,7 @@ class Stdio(Backend):
         stdin = 0 if sys.__stdin__ is not None else None
         stdout = 1 if sys.__stdout__ is not None else None
         if stdout is not None:
-            self.output = DescriptorOutput(context.name, self._reopen(stdout, os.O_WRONLY))
+            self.output = DescriptorOutput(context.title, self._reopen(stdout, os.O_WRONLY))
             line.connect(self.output)
         if stdin is None:
             return

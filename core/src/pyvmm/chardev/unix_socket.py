@@ -53,7 +53,7 @@ class UnixSocket(Backend):
         self._client = client
         # epoll takes a descriptor once, and input and output are watched independently.
         self._client_fd = os.dup(client.fileno())
-        self.output = _SocketOutput(self._context.name, client.fileno())
+        self.output = _SocketOutput(self._context.title, client.fileno())
         self.line.connect(self.output)
         self.input = DescriptorInput(self._client_fd, self.line, on_end=self._on_end)
         self.input.start(self._context.loop)

@@ -72,7 +72,7 @@ def serve(request: DeviceRequest, machine: MachineView, parent: int, level: int)
     try:
         loop.run()
     except BaseException:
-        logs.logger(__name__).critical("%s: its event loop failed", request.id, exc_info=True)
+        logs.logger(__name__).critical("%s: its event loop failed", machine.title(request.id), exc_info=True)
         return 1
     backend.close()
     os.close(parent_pidfd)

@@ -116,6 +116,7 @@ class DeviceProcess(BackendSource):
                     return serve_device(request, self.machine, parent, level)
 
                 self.child = child.fork(request.id, serve, fds)
+            self.child.log.name = self.machine.title(request.id)
         except OSError as error:
             raise HostError(f"{request.id}: no process for the device: {error.strerror}; give process=off") from error
         finally:
@@ -189,7 +190,7 @@ class DeviceProcess(BackendSource):
             self._connection.close()
             self._connection = None
         if self.child is not None and not self.child.wait(deadline - time.monotonic()):
-            log.warning("%s: its process did not end and is killed", self.request.id)
+            log.warning("%s: its process did not end and is killed", self.machine.title(self.request.id))
         self._bury()
 
     def _bury(self) -> None:

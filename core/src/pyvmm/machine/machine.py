@@ -5,12 +5,11 @@ from __future__ import annotations
 import errno
 import os
 
-from pyvmm.device_request import view_of
+from pyvmm.device_request import DeviceRequest, view_of
 from pyvmm.errors import HostError, UsageError
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.host import leftovers
 from pyvmm.kvm import Kvm, KvmError, Vcpu
-from pyvmm.limits import MAX_CPUS
 from pyvmm.logs import logger
 from pyvmm.machine.config import MachineConfig
 from pyvmm.memory import GuestMemory
@@ -22,18 +21,26 @@ from pyvmm.x86_64 import layout
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Self
+    from typing import Any, Self
 
     from pyvmm.bus import BusDevice
     from pyvmm.device_context import MachineView
     from pyvmm.device_process.parent import DeviceProcesses
-    from pyvmm.device_request import DeviceRequest
     from pyvmm.machine.vcpu_loop import VcpuLoop
     from pyvmm.virtio.device import VirtioDevice
 
 __all__ = ["Machine"]
 
 log = logger(__name__)
+
+
+def _requests(devices: Sequence[Any]) -> Sequence[DeviceRequest]:
+    """Requests for the ``devices`` of a configuration, each with an id of its own."""
+    if all(isinstance(device, DeviceRequest) for device in devices):
+        return devices
+    from pyvmm import Plugins  # by the face of the package, since the plugins' room stands above this one
+
+    return Plugins().request_devices(devices, field="devices")
 
 
 def _start_processes(requests: Sequence[DeviceRequest], view: MachineView, closers: Closers) -> DeviceProcesses | None:
@@ -60,13 +67,15 @@ def _check_cpus(cpus: int, kvm: Kvm) -> None:
         )
 
 
-def _make_memory(config: MachineConfig, ranges: Sequence[tuple[int, int]]) -> GuestMemory:
+def _make_memory(
+    config: MachineConfig, requests: Sequence[DeviceRequest], ranges: Sequence[tuple[int, int]]
+) -> GuestMemory:
     """The VMM's alone where that will do: the host then makes huge pages of it at their first use, and we need not."""
     if not (
         config.memfd
         or config.huge_page_size
         or not config.join_pages
-        or any(request.process or request.kind.needs_memfd for request in config.devices)
+        or any(request.process or request.kind.needs_memfd for request in requests)
     ):
         from pyvmm.machine.huge_pages import at_first_use
 
@@ -89,30 +98,31 @@ class Machine:
 
     def __init__(self, config: MachineConfig) -> None:
         """Put the machine together up to the point where vCPUs run; devices can still be added."""
-        if not 1 <= config.cpus <= MAX_CPUS:
-            raise UsageError(f"cpus: {config.cpus} are not 1 to {MAX_CPUS}")
         ranges = layout.memory_ranges(config.memory)
         host_memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if config.memory > host_memory:
             raise UsageError(f"memory: {config.memory >> 20} MiB are more than the host's {host_memory >> 20} MiB")
         self.config = config
         """The machine's configuration."""
-        self._requests: dict[str, DeviceRequest] = {}
+        self.name = config.name
+        """The machine's name; empty if it has none."""
+        requests = _requests(config.devices)
+        self._requests = {request.id: request for request in requests}
         self._reasons: list[ExitReason] = []
         self._joins: list[Callable[[], None]] = []
         self._crew = Crew()
         self.vcpus: list[Vcpu] = []
-        self._view = view_of(config.devices)
+        self._view = view_of(requests, config.name)
         with Closers() as closers:
             leftovers.add(self._view.files.remove)
             closers.add(self._view.files.remove)
             # Before anything else: a device's process has nothing of the machine but what it is given, and is made
             # while the machine is.
-            processes = _start_processes(config.devices, self._view, closers)
+            processes = _start_processes(requests, self._view, closers)
             trace.ended("device processes begun")
             self.kvm = closers.closing(Kvm())
             _check_cpus(config.cpus, self.kvm)
-            self.memory = closers.closing(_make_memory(config, ranges))
+            self.memory = closers.closing(_make_memory(config, requests, ranges))
             """The guest's memory, mapped as long as the machine is open."""
             trace.ended("/dev/kvm, guest memory")
             self.vm = closers.closing(self.kvm.create_vm())
@@ -144,14 +154,13 @@ class Machine:
             trace.ended("kernel and initrd")
             self._create_vcpus()
             trace.ended("vCPUs")
-            for request in config.devices:
-                self._requests[request.id] = request
+            for request in requests:
                 device = processes.take(request.id) if processes is not None else None
                 self.add_device(device or request.kind.make(request.options), request.id)
                 trace.ended(f"device {request.id}")
             finish_memory()
             trace.ended("memory in KVM's hands")
-            self._hooks = MachineHooks(self, [request.plugin for request in config.devices])
+            self._hooks = MachineHooks(self, [request.plugin for request in requests])
             closers.add(lambda: self._hooks.stopped(None))
             self._hooks.created()
             self._closers = closers.take_all()
@@ -281,7 +290,7 @@ class Machine:
                 request = self._requests.get(transport.name)
                 symbol = request.kind.kernel_config if request else ""
                 needs = f"; the guest's kernel needs {symbol}" if symbol else ""
-                log.info("%s: no driver came up for it%s", transport.name, needs)
+                log.info("%s: no driver came up for it%s", transport.title, needs)
 
     def __enter__(self) -> Self:
         return self

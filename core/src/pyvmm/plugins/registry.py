@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pyvmm.device_process.options import NO_PROCESS, records_of
 from pyvmm.device_request import DISABLED_PLUGINS, DeviceRequest, LoadedPlugin
-from pyvmm.errors import PluginError, UsageError, cause_of, nearest
+from pyvmm.errors import PluginError, PyvmmError, UsageError, cause_of, nearest
 from pyvmm.logs import logger
-from pyvmm.options import DeviceSpec, describe, parse_records
+from pyvmm.options import DeviceSpec, describe, format_options, parse_device, parse_records
 from pyvmm.plugins.entry_points import DEVICES, EntryPoint
 from pyvmm.plugins.hooks import caller
 from pyvmm.plugins.offers import Offers, disabled_by_environment, refusal
@@ -118,29 +118,73 @@ class Plugins:
         except PluginError as error:
             return "broken", str(error).removeprefix(f"{point}: ")
 
-    def request_devices(self, specs: Iterable[DeviceSpec]) -> list[DeviceRequest]:
-        """A :class:`DeviceRequest` for each of ``specs``, in their order.
+    def request_devices(
+        self, devices: Iterable[str | DeviceSpec | DeviceRequest | Any], *, field: str = ""
+    ) -> list[DeviceRequest]:
+        """A :class:`DeviceRequest` for each of ``devices``, in their order.
+
+        Each one is a text as on the command line, a :class:`DeviceSpec`, a record of options of an installed kind, or
+        a request, which stays as it is. ``field`` is the name that the caller has for ``devices``, for messages.
 
         Raises :class:`PluginError` and what :func:`pyvmm.options.parse_options` raises; :class:`UsageError` for
         an id that is taken.
         """
         requests: dict[str, DeviceRequest] = {}
         count: dict[str, int] = {}
-        for spec in specs:
-            kind = self.kind(spec.kind)
-            options, *life = parse_records(records_of(kind), spec.kind, spec.text)
-            id_ = getattr(options, "id", None)
-            if not isinstance(id_, str) or not id_:
-                number = count.get(spec.kind, 0)
-                count[spec.kind] = number + 1
-                id_ = f"{spec.kind}{number}"
-            if id_ in requests:
-                raise UsageError(f"{spec}: the id {id_!r} is taken by {requests[id_].spec}; give another with id=NAME")
-            [where] = life or [NO_PROCESS]
-            requests[id_] = DeviceRequest(
-                kind, options, str(spec), id_, where.own_process(kind), where.restart, self._plugins[spec.kind]
-            )
+        for at, device in enumerate(devices):
+            try:
+                request = device if isinstance(device, DeviceRequest) else self._request(device, count)
+                if (other := requests.get(request.id)) is not None:
+                    raise UsageError(
+                        f"{request.spec}: the id {request.id!r} is taken by {other.spec}; give another with id=NAME"
+                    )
+            except PyvmmError as error:
+                if field:
+                    raise type(error)(f"{field}[{at}]: {error}") from error
+                raise
+            requests[request.id] = request
         return list(requests.values())
+
+    def _request(self, device: str | DeviceSpec | Any, count: dict[str, int]) -> DeviceRequest:
+        """A request for ``device``; ``count`` says how many of each kind have an id by their number."""
+        if isinstance(device, str):
+            device = parse_device(device)
+        if isinstance(device, DeviceSpec):
+            spec, kind = device, self.kind(device.kind)
+            options, *life = parse_records(records_of(kind), spec.kind, spec.text)
+        else:
+            kind, options = self._kind_with(device), device
+            spec = DeviceSpec(kind.name, format_options(options))
+            life = [record() for record in records_of(kind)[1:]]
+        id_ = getattr(options, "id", None)
+        if not isinstance(id_, str) or not id_:
+            number = count.get(kind.name, 0)
+            count[kind.name] = number + 1
+            id_ = f"{kind.name}{number}"
+        [where] = life or [NO_PROCESS]
+        return DeviceRequest(
+            kind, options, str(spec), id_, where.own_process(kind), where.restart, self._plugins[kind.name]
+        )
+
+    def _kind_with(self, options: object) -> DeviceKind[Any]:
+        """The installed kind that has such ``options``, by the package that both are of."""
+        type_ = type(options)
+        package = type_.__module__.partition(".")[0]
+        names = [
+            name
+            for name, points in sorted(self.offers.items())
+            if any(point.value.partition(":")[0].partition(".")[0] == package for point in points)
+        ]
+        kinds = [kind for kind in map(self.kind, names) if kind.options is type_]
+        if len(kinds) == 1:
+            return kinds[0]
+        if kinds:
+            several = ", ".join(kind.name for kind in kinds)
+            raise UsageError(f"{options!r}: the options of several kinds of device: {several}; give a text, KIND:…")
+        raise UsageError(
+            f"{options!r}: not the options of an installed kind of device; give a text, such as 'block:disk.img', a "
+            "record of options of such a kind, or a DeviceRequest"
+        )
 
     def _load(self, point: EntryPoint) -> tuple[LoadedPlugin, Mapping[str, DeviceKind[Any]]]:
         """Import the plugin behind ``point``, register it and ask it for its kinds."""

@@ -10,7 +10,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any, Final, TypeVar, dataclass_transform
 
     T = TypeVar("T")
@@ -123,14 +123,28 @@ def _init(self: Any, /, *values: Any, **named: Any) -> None:
     state.update(self._defaults)
     state.update(zip(fields, values, strict=False))
     state.update(named)
-    if len(values) > len(fields) or len(state) != len(fields) or not named.keys().isdisjoint(fields[: len(values)]):
-        name = type(self).__qualname__
-        missing = [field for field in fields if field not in state]
-        problem = f"lacks {missing}" if missing else "got a value that it does not take, or one twice"
-        raise TypeError(f"{name}() {problem}")
+    if len(values) > len(fields) or state.keys() != {*fields} or not named.keys().isdisjoint(fields[: len(values)]):
+        raise TypeError(f"{type(self).__qualname__}() {_problem(fields, self._defaults, values, named)}")
     post_init = getattr(self, "__post_init__", None)
     if post_init is not None:
         post_init()
+
+
+def _problem(
+    fields: Sequence[str], defaults: Mapping[str, Any], values: Sequence[Any], named: Mapping[str, Any]
+) -> str:
+    """What is wrong with the arguments of a record."""
+    unknown = [name for name in named if name not in fields]
+    if unknown:
+        from pyvmm.errors import nearest
+
+        return f"has no field {unknown[0]!r}{nearest(unknown[0], fields)}"
+    twice = [name for name in fields[: len(values)] if name in named]
+    if twice:
+        return f"got {twice[0]!r} twice"
+    if len(values) > len(fields):
+        return f"has {len(fields)} fields and got {len(values)} values"
+    return f"lacks {[name for name in fields[len(values) :] if name not in named and name not in defaults]}"
 
 
 def _set(self: Any, name: str, value: object) -> None:

@@ -103,13 +103,14 @@ class Backend:
     ) -> None:
         """Attach ``device``, which :meth:`close` closes. ``stop`` is the device's way to end the machine, and
         ``machine`` what it may know of it."""
-        self.name = name
         self._loop = loop
         self._connection: Connection | None = None
         self._channel: Connection | None = None
         self._on_disconnect: Callable[[], None] = lambda: None
         self._protocol_features = 0
         self._served = ServedDevice(device, name, loop, stop, self._tell_config_change, machine)
+        self.name = self._served.title
+        """The device's name in the log."""
 
     @property
     def connected(self) -> bool:

@@ -322,7 +322,7 @@ class ServedDevice(VirtioTransport):
         while self.device_activated and queue.in_flight:
             left = deadline - time.monotonic()
             if left <= 0:
-                log.info("%s: ring %d stops with %d requests in flight", self.name, queue.index, queue.in_flight)
+                log.info("%s: ring %d stops with %d requests in flight", self.title, queue.index, queue.in_flight)
                 return False
             self.loop.run_once(left)
         return True

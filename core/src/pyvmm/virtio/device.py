@@ -64,8 +64,8 @@ class VirtioDevice:
 
     @property
     def name(self) -> str:
-        """The device's id in its machine."""
-        return self.context.name
+        """The name that the device's log lines begin with: :attr:`DeviceContext.title`."""
+        return self.context.title
 
     def has_feature(self, bit: int) -> bool:
         """Whether the driver accepted feature ``bit``."""

@@ -92,6 +92,11 @@ class VirtioTransport:
         """The features of device, rings and transport, as one number."""
 
     @property
+    def title(self) -> str:
+        """The device's name in the log: :attr:`DeviceContext.title`."""
+        return self._machine.title(self.name)
+
+    @property
     def label(self) -> str:
         """The device's id and its package, for messages."""
         return self._machine.label(self.name)
@@ -196,7 +201,7 @@ class VirtioTransport:
         sizes = [queue.size for queue in self.queues if queue.ready]
         again = sum(queue.to_resubmit for queue in self.queues)
         resubmitted = f"; {again} requests in flight are taken again" if again else ""
-        log.info("%s: active, features %#x, queues %s%s", self.name, self.acked_features, sizes, resubmitted)
+        log.info("%s: active, features %#x, queues %s%s", self.title, self.acked_features, sizes, resubmitted)
 
     def _deactivate(self) -> bool:
         """Reset the device, if it is active, and remove all that it has added to its loop since the negotiation.

@@ -60,7 +60,7 @@ class Fs(VhostUserDevice):
             os.close(directory_fd)
 
     def attach(self, context: DeviceContext) -> None:
-        self._daemon.child.log.name = context.name
+        self._daemon.child.log.name = context.title
         super().attach(context)
 
 

@@ -45,8 +45,8 @@ class UserNet(Card):
         if not self._mac_given:
             self.mac = self.own_mac = default_mac(f"user {context.name}")
             self.fill_config()
-        self.passt.attach(context.name, context.loop, self._passt_ended)
-        log.info("%s: frames are moved by this process and passt", context.name)
+        self.passt.attach(context.title, context.loop, self._passt_ended)
+        log.info("%s: frames are moved by this process and passt", context.title)
 
     def close(self) -> None:
         """End passt."""
