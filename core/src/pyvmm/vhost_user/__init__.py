@@ -1,1 +1,1 @@
-"""vhost-user: virtio devices on the other side of a Unix socket (QEMU's docs/interop/vhost-user.rst)."""
+"""vhost-user: virtio devices that another process serves, over a Unix socket (QEMU's docs/interop/vhost-user.rst)."""

@@ -1,4 +1,4 @@
-"""The back end of vhost-user: serves one virtio device, any plugin's, to a front end (QEMU, crosvm, another pyvmm)."""
+"""The back end of vhost-user: it serves any plugin's virtio device to a front end (QEMU, crosvm, another pyvmm)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ PROTOCOL_FEATURES: Final = sum(
         ProtocolFeature.STATUS,
     )
 )
-"""What this back end offers in GET_PROTOCOL_FEATURES."""
+"""The features that this back end offers in GET_PROTOCOL_FEATURES."""
 
 _NEEDS: Final = {
     FrontendRequest.GET_QUEUE_NUM: ProtocolFeature.MQ,
@@ -76,11 +76,11 @@ _NEEDS: Final = {
 _MESSAGES_A_TURN: Final = 64
 
 Answer: TypeAlias = "bytes | tuple[bytes, int] | None"
-"""A reply's payload, with a descriptor where one goes with it; None for a request that has no reply of its own."""
+"""A reply's payload, with a descriptor if the reply carries one; None for a request without a reply of its own."""
 
 
 class Backend:
-    """Serves ``device`` to one front end after the other. On the loop's thread.
+    """Serves ``device`` to one front end after the other. Use it on the loop's thread.
 
     ::
 
@@ -89,8 +89,8 @@ class Backend:
         loop.run()
         backend.close()
 
-    A front end that breaks the protocol is disconnected; a device that fails is stopped and its front end told by
-    the rings' err descriptors. Neither ends the loop.
+    A front end that breaks the protocol is disconnected. A device that fails is stopped, and the rings' err descriptors
+    tell the front end. Neither ends the loop.
     """
 
     def __init__(
@@ -101,8 +101,8 @@ class Backend:
         stop: Callable[[ExitReason], None] = lambda reason: None,
         machine: MachineView | None = None,
     ) -> None:
-        """Attach ``device``, which :meth:`close` closes. ``stop`` is the device's way to end the machine, and
-        ``machine`` what it may know of it."""
+        """Attach ``device``, which :meth:`close` closes. ``stop`` ends the machine, and ``machine`` is the device's
+        view of it."""
         self._loop = loop
         self._connection: Connection | None = None
         self._channel: Connection | None = None
@@ -114,14 +114,14 @@ class Backend:
 
     @property
     def connected(self) -> bool:
-        """Whether there is a front end."""
+        """Whether a front end is connected."""
         return self._connection is not None
 
     def serve(self, sock: socket.socket, on_disconnect: Callable[[], None] = lambda: None) -> None:
-        """Take over a connected socket, whose other side is a front end, and serve it while the loop runs.
+        """Take over ``sock``, which is connected to a front end, and serve the front end while the loop runs.
 
-        ``on_disconnect`` is called when it is gone, or was made to go; then another may be served. Raises
-        RuntimeError while there is one.
+        ``on_disconnect`` is called when the front end has left or was disconnected; then another one may be served.
+        Raises RuntimeError if a front end is connected already.
         """
         if self._connection is not None:
             raise RuntimeError(f"{self.name}: there is a front end already")
@@ -131,7 +131,7 @@ class Backend:
         log.info("%s: a front end has come", self.name)
 
     def disconnect(self) -> None:
-        """Let the front end go, if there is one; the device is as at the start."""
+        """Disconnect the front end, if there is one, and return the device to its initial state."""
         if self._connection is None:
             return
         self._loop.remove(self._connection.fileno())
@@ -143,7 +143,7 @@ class Backend:
         self._on_disconnect()
 
     def close(self) -> None:
-        """Let the front end go and close the device."""
+        """Disconnect the front end and close the device."""
         self._on_disconnect = lambda: None
         self.disconnect()
         self._served.close()
@@ -170,7 +170,7 @@ class Backend:
             self.disconnect()
 
     def _take(self, message: Message) -> None:
-        """Carry out one message, and answer it where it wants that."""
+        """Carry out one message, and answer it if the front end asks for an answer."""
         assert self._connection is not None
         if message.is_reply:
             raise VhostUserError(f"an answer to {message.name}, which nobody asked")
@@ -184,7 +184,7 @@ class Backend:
             self._connection.reply(message, pack_u64(1))
             return
         if self._connection is None:
-            return  # lost while requests in flight were waited for
+            return  # lost while requests in flight were finishing
         if isinstance(answer, tuple):
             payload, fd = answer
             self._connection.reply(message, payload, [fd])
@@ -241,7 +241,7 @@ class Backend:
         return None
 
     def _reset_owner(self, message: Message) -> Answer:
-        """Deprecated; "disable all rings" is what it is to do, if anything."""
+        """Deprecated. If it does anything, it should "disable all rings"."""
         for vring in self._served.vrings:
             self._served.enable_vring(vring, False)
         return None
@@ -277,7 +277,8 @@ class Backend:
         return None
 
     def _tell_config_change(self) -> None:
-        """CONFIG_CHANGE_MSG. One that the front end has no room for says nothing that those before it do not."""
+        """Send CONFIG_CHANGE_MSG. If the socket is full, drop it: the messages that wait there tell the front end the
+        same."""
         if self._channel is None or not self._has(ProtocolFeature.CONFIG):
             return
         try:
@@ -307,7 +308,7 @@ class Backend:
         return None
 
     def _rem_mem_reg(self, message: Message) -> Answer:
-        """A descriptor should not come with it but may, and is closed."""
+        """The message should carry no descriptor. If it carries one, that is closed."""
         self._served.table.remove(MemoryRegion.unpack(message.payload))
         self._served.memory_changed()
         return None
@@ -364,7 +365,7 @@ class Backend:
         vring = self._vring(state.index)
         assert self._connection is not None
         fd = self._connection.fileno()
-        # Requests in flight are waited for; what the front end says next has to wait as well.
+        # Wait for requests in flight. The front end's next message has to wait meanwhile.
         self._loop.remove(fd)
         base = self._served.stop_vring(vring)
         if self._connection is not None:
@@ -400,7 +401,8 @@ class Backend:
             message.take_fds(0)
             return vring, None
         fd = message.take_fd()
-        # Of anonymous inodes only an eventfd can be what is meant; a file, pipe or socket would wait or never end.
+        # The descriptor must be an eventfd, which is an anonymous inode. A read of a file, pipe or socket could block
+        # or never end.
         if stat.S_IFMT(os.fstat(fd).st_mode):
             os.close(fd)
             raise VhostUserError(f"{message.name} with a descriptor that is no eventfd")
@@ -450,4 +452,4 @@ _ANSWERED: Final = frozenset(
         FrontendRequest.GET_STATUS,
     }
 )
-"""Requests with a reply of their own: a front end would take a u64 for it."""
+"""Requests with a reply of their own. A front end would mistake an acknowledgement (a u64) for that reply."""

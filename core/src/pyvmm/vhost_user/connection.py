@@ -1,4 +1,4 @@
-"""A vhost-user socket: whole messages with their file descriptors, whatever the other side does."""
+"""A vhost-user socket, which sends and receives whole messages with their file descriptors."""
 
 from __future__ import annotations
 
@@ -39,9 +39,8 @@ _ANCILLARY: Final = socket.CMSG_SPACE(MAX_FDS * _FD_SIZE)
 
 
 class Message:
-    """One message. The descriptors are the receiver's to take; :meth:`close` closes those that were not.
-
-    A context manager that closes at its end.
+    """One message. The receiver takes its descriptors; :meth:`close` closes the ones that were not taken. It is a
+    context manager that closes at its end.
     """
 
     def __init__(
@@ -58,11 +57,11 @@ class Message:
     def __repr__(self) -> str:
         return f"Message({self.request}, {self.flags}, {self.payload!r}, {self.fds})"
 
-    __hash__ = None  # type: ignore[assignment]  # it can be changed
+    __hash__ = None  # type: ignore[assignment]  # it is mutable
 
     @property
     def is_reply(self) -> bool:
-        """Whether it answers a request."""
+        """Whether the message answers a request."""
         return bool(self.flags & REPLY)
 
     @property
@@ -71,13 +70,15 @@ class Message:
         return bool(self.flags & NEED_REPLY)
 
     def take_fd(self) -> int:
-        """The only descriptor, from now on the caller's; raises :class:`VhostUserError` where there is not just one."""
+        """Take the only descriptor, which the caller must close. Raises :class:`VhostUserError` if there is not exactly
+        one."""
         if len(self.fds) != 1:
             raise VhostUserError(f"{self.name} with {len(self.fds)} descriptors, not 1")
         return self.fds.pop()
 
     def take_fds(self, count: int) -> list[int]:
-        """All ``count`` descriptors, from now on the caller's; raises :class:`VhostUserError` for another number."""
+        """Take all ``count`` descriptors, which the caller must close. Raises :class:`VhostUserError` for another
+        number."""
         if len(self.fds) != count:
             raise VhostUserError(f"{self.name} with {len(self.fds)} descriptors, not {count}")
         fds, self.fds = self.fds, []
@@ -85,7 +86,7 @@ class Message:
 
     @property
     def name(self) -> str:
-        """The request's name, if it is one of a front end."""
+        """The name of a front end's request, or ``request N``."""
         return request_name(self.request)
 
     def close(self) -> None:
@@ -103,13 +104,13 @@ class Message:
 class Connection:
     """One end of a connected Unix stream socket that speaks vhost-user.
 
-    Whatever goes wrong raises :class:`VhostUserError` (:class:`DisconnectedError`, of its kind, where the other side
-    has gone away), after which the connection is of no more use. One thread at
-    a time. Usable as a context manager.
+    Every failure raises :class:`VhostUserError`, or its subclass :class:`DisconnectedError` if the other side has
+    disconnected. The connection cannot be used after that. One thread may use it at a time. It is a context manager
+    that closes at its end.
     """
 
     def __init__(self, sock: socket.socket, *, timeout: float = DEFAULT_TIMEOUT) -> None:
-        """Take over ``sock``. ``timeout``: seconds that the other side has for each message."""
+        """Take over ``sock``. ``timeout``: seconds within which the other side has to take or answer each message."""
         sock.setblocking(False)
         self.timeout = timeout
         self._socket = sock
@@ -120,8 +121,8 @@ class Connection:
 
     @classmethod
     def from_fd(cls, fd: int, *, timeout: float = DEFAULT_TIMEOUT) -> Connection:
-        """Take over the descriptor ``fd``, closed on failure; raises :class:`VhostUserError` for one that is no such
-        socket."""
+        """Take over the descriptor ``fd``, which is closed on failure. Raises :class:`VhostUserError` if it is no Unix
+        stream socket."""
         try:
             sock = socket.socket(fileno=fd)
         except OSError as error:
@@ -145,7 +146,7 @@ class Connection:
         flags: int = 0,
         timeout: float | None = None,
     ) -> None:
-        """Send one message; ``flags``: REPLY or NEED_REPLY, the version is added. The descriptors stay the caller's.
+        """Send one message. ``flags``: REPLY or NEED_REPLY; the version is added. The caller keeps the descriptors.
 
         Waits until the socket has taken it all, up to ``timeout`` seconds (the connection's by default).
         """
@@ -169,7 +170,7 @@ class Connection:
         self.send(message.request, payload, fds, flags=REPLY)
 
     def receive(self, timeout: float | None = None) -> Message:
-        """The next message, waiting up to ``timeout`` seconds for all of it (the connection's by default)."""
+        """Wait up to ``timeout`` seconds (the connection's by default) for the next whole message, and return it."""
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         while True:
             message = self.receive_available()
@@ -178,10 +179,10 @@ class Connection:
             self._wait(select.POLLIN, deadline)
 
     def receive_available(self) -> Message | None:
-        """The next message if all of it is there. For an event loop: never waits, and keeps what came of a message.
+        """The next message if all of it has arrived, else None. Never waits, so an event loop can call it; the part
+        that has arrived is kept.
 
-        No more is read than belongs to one message, so a loop that calls this once each time the socket is readable
-        misses none.
+        It reads no further than one message, so a loop that calls it once each time the socket is readable misses none.
         """
         try:
             while True:
@@ -210,7 +211,7 @@ class Connection:
         flags: int = 0,
         timeout: float | None = None,
     ) -> Message:
-        """Send a request that has an answer, and return that; raises for an answer to something else."""
+        """Send a request and return its answer. Raises if another message comes instead."""
         self.send(request, payload, fds, flags=flags, timeout=timeout)
         message = self.receive(timeout)
         if message.request != request or not message.is_reply:
@@ -222,14 +223,14 @@ class Connection:
     def exchange_ack(
         self, request: int, payload: bytes = b"", fds: Sequence[int] = (), *, timeout: float | None = None
     ) -> None:
-        """Send a request with NEED_REPLY (REPLY_ACK must be negotiated); raises where the answer is not success."""
+        """Send a request with NEED_REPLY (REPLY_ACK must be negotiated). Raises if the answer is not success."""
         with self.exchange(request, payload, fds, flags=NEED_REPLY, timeout=timeout) as message:
             message.take_fds(0)
             if result := unpack_u64(message.payload):
                 raise VhostUserError(f"{request_name(request)} was refused ({result:#x})")
 
     def close(self) -> None:
-        """Close the socket and what was received and not handed out; closing twice does nothing."""
+        """Close the socket, and the descriptors of a message that was not returned yet. Closing twice does nothing."""
         self._forget()
         self._socket.close()
 
@@ -242,7 +243,7 @@ class Connection:
         self.close()
 
     def _missing(self) -> int:
-        """Bytes that are still to come of the header, or of the payload."""
+        """The number of bytes that the header, or the payload, still lacks."""
         if self._header is None:
             return Header.SIZE - len(self._head)
         return self._header.size - len(self._payload)
@@ -262,7 +263,7 @@ class Connection:
         self._header = None
 
     def _read(self, size: int) -> bytes | None:
-        """Up to ``size`` bytes, and the descriptors that come with them; None where there is nothing yet."""
+        """Up to ``size`` bytes; keeps the descriptors that come with them. None if nothing has arrived."""
         try:
             data, ancillary, flags, _ = self._socket.recvmsg(size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
         except (BlockingIOError, InterruptedError):

@@ -1,8 +1,8 @@
 """A virtio device that a vhost-user back end serves: another process, of pyvmm or of another program.
 
-Kicks are the queues' ioeventfds and calls the transport's irqfd, handed over as they are, and guest memory is
-shared, so that no request passes through here. What passes is what a driver does at registers: features, status,
-configuration. It waits for the back end, for a bounded time, on a thread of the device's own.
+No request passes through this process: the back end gets the queues' ioeventfds as kicks and the transport's irqfd as
+calls, and it shares guest memory. Only the driver's accesses to registers pass through here: features, status,
+configuration. The device waits for the back end, for a bounded time, on a thread of its own.
 """
 
 from __future__ import annotations
@@ -42,27 +42,28 @@ __all__ = ["DEVICE_FEATURES", "VhostUserDevice"]
 log = logger(__name__)
 
 DEVICE_FEATURES: Final = (1 << 24) - 1 | ((1 << 64) - (1 << 50))
-"""The bits that are a device's own (virtio 1.2, section 2.2): 0 to 23, and 50 and up."""
+"""The feature bits of device types (virtio 1.2, section 2.2): 0 to 23, and 50 and up."""
 
 RESTART_TIMEOUT: Final = 10.0
 """Seconds within which a lost back end has to be back."""
 
 MAX_RESTARTS: Final = 5
 RESTART_WINDOW: Final = 60.0
-"""So many restarts are made in so many seconds: a request that kills each process must not be done for ever."""
+"""At most MAX_RESTARTS restarts are made within RESTART_WINDOW seconds. Otherwise a request that kills each process
+would be retried for ever."""
 
 _RETRY_DELAY: Final = 0.1
 _MAX_CONFIG_WRITES: Final = 64
 _CHANNEL_BURST: Final = 32
-"""Requests that a back end may make in :data:`_CHANNEL_PAUSE` seconds; more have to wait."""
+"""The number of requests that a back end may make in :data:`_CHANNEL_PAUSE` seconds; further ones wait."""
 _CHANNEL_PAUSE: Final = 0.5
 
 
 class VhostUserDevice(VirtioDevice):
-    """Any virtio device, served by a back end.
+    """A virtio device of any type, served by a back end.
 
-    A back end that lies, stalls or goes away fails this device and nothing else. Where its source can give another
-    one, that goes on where the lost one was, requests in flight included.
+    A back end that sends wrong answers, stalls or disconnects fails this device and nothing else. If the source can
+    give another back end, that one continues where the lost one stopped, requests in flight included.
     """
 
     config: bytes | bytearray
@@ -78,11 +79,10 @@ class VhostUserDevice(VirtioDevice):
         config: bytes | None = None,
         feature_mask: int = DEVICE_FEATURES,
     ) -> None:
-        """Connect to a back end; raises :class:`PyvmmError` where that fails or the back end lacks something.
+        """Connect to a back end. Raises :class:`PyvmmError` if that fails or if the back end lacks something.
 
-        ``config_size``: bytes of configuration space that the back end has, 0 to 256. ``config``: the configuration
-        space where it is not the back end's but ours, and never changes. ``feature_mask``: those of the device's
-        features that may be offered.
+        ``config_size``: bytes of the back end's configuration space, 0 to 256. ``config``: a constant configuration
+        space, used instead of the back end's. ``feature_mask``: the device's features that may be offered.
         """
         self.device_type = device_type
         self.queue_max_sizes = tuple(queue_max_sizes)
@@ -124,14 +124,15 @@ class VhostUserDevice(VirtioDevice):
         self._watch()
 
     def ack_features(self, page: int, value: int) -> None:
-        """The back end hears of the features when all pages are known, and may answer with another configuration."""
+        """Send the features to the back end once all pages are known. The back end may then have another
+        configuration."""
         super().ack_features(page, value)
         if page == 3:
             self._acked = self.acked_features
             self._attempt(self._send_features)
 
     def read_config(self, offset: int, data: memoryview) -> None:
-        """From memory; a back end that cannot tell of changes is asked each time."""
+        """Answer from memory. A back end that cannot announce changes is asked each time."""
         if self._session is not None and self._session.channel is None:
             self._attempt(self._read_config)
         super().read_config(offset, data)
@@ -155,8 +156,8 @@ class VhostUserDevice(VirtioDevice):
         self._attempt(self._start)
 
     def reset(self) -> bool:
-        """Have the back end let go of guest memory. Where it is lost, the driver cannot have the device again, unless
-        there is another back end."""
+        """Make the back end stop using guest memory. If the back end is lost and there is no other, the reset fails and
+        the driver cannot use the device again."""
         rings = self._ready_queues()
         self._active = False
         self._acked = None
@@ -179,7 +180,7 @@ class VhostUserDevice(VirtioDevice):
         return True
 
     def end(self, active: bool) -> None:
-        """Nobody waits for a back end that a machine leaves behind: it hears of it by the closed connection."""
+        """Close the connection without waiting for the back end: the closed connection tells it of the end."""
         self.close()
 
     def close(self) -> None:
@@ -196,7 +197,7 @@ class VhostUserDevice(VirtioDevice):
         self.close()
         self.own_loop.close()
 
-    # What is asked of the back end, for as long as a session lasts.
+    # Requests to the back end, as long as a session lasts.
 
     def _connect(self) -> Session:
         session = Session(self._source.connect(), inflight=self._source.restartable)
@@ -208,8 +209,9 @@ class VhostUserDevice(VirtioDevice):
         return session
 
     def check(self, session: Session) -> None:
-        """Whether a back end has what this device is said to have, and what the driver was promised; raises
-        :class:`VhostUserError`. A subclass may adjust ``config_size`` and ``feature_mask`` to the first one."""
+        """Check that the back end has the queues, the configuration space and the accepted features of this device;
+        raises :class:`VhostUserError`. A subclass may adjust ``config_size`` and ``feature_mask`` to the first back
+        end."""
         if session.max_queues and session.max_queues < len(self.queue_max_sizes):
             raise VhostUserError(f"it has {session.max_queues} queues, not {len(self.queue_max_sizes)}")
         if self.config_size and not session.has(ProtocolFeature.CONFIG):
@@ -239,7 +241,7 @@ class VhostUserDevice(VirtioDevice):
             session.set_inflight(self._inflight)
         for queue in rings:
             call = self._call_event(queue).fd
-            # What a lost back end had given back is done; with an inflight buffer the next one knows better.
+            # Requests that a lost back end completed are done. An inflight buffer tells the next one more exactly.
             base = queue.used_idx() if resumed else 0
             session.start_ring(queue, base, call, self._err.fd)
         session.enable_rings([queue.index for queue in rings])
@@ -248,13 +250,14 @@ class VhostUserDevice(VirtioDevice):
         return [queue for queue in self.queues if queue.ready]
 
     def _call_event(self, queue: Queue) -> EventFd:
-        """What the back end signals for used buffers of ``queue``; several queues may have the same."""
+        """The eventfd that the back end signals for used buffers of ``queue``; several queues may have the same one."""
         return (queue.interrupt or self.interrupt).event
 
-    # What becomes of the session.
+    # Loss and recovery of the session.
 
     def _attempt(self, function: Callable[[Session], object]) -> None:
-        """Run ``function`` with the session. What fails is done by :meth:`_recover`, by the state that is wanted."""
+        """Run ``function`` with the session. If that fails, :meth:`_recover` gets another session in the wanted
+        state."""
         if self._session is None:
             raise VhostUserError(self._lost)
         try:
@@ -263,7 +266,7 @@ class VhostUserDevice(VirtioDevice):
             self._recover(error)
 
     def _recover(self, error: VhostUserError) -> None:
-        """The session is lost for ``error``: get another, in the state of the one before, or raise."""
+        """Replace the session, lost for ``error``, with a new one in the same state, or raise."""
         if self._session is not None:
             self._close_session()
             self._lost = self._source.end(error)
@@ -293,12 +296,12 @@ class VhostUserDevice(VirtioDevice):
         return True
 
     def _reconnect(self, deadline: float) -> Session:
-        """Another session; raises :class:`VhostUserError` where there is none in time."""
+        """A new session. Raises :class:`VhostUserError` if there is none before ``deadline``."""
         while True:
             try:
                 return self._connect()
             except PyvmmError as error:
-                # What the lost one held of the host, such as a lock, may go a little later than itself.
+                # The lost one's resources on the host, such as a lock, may be released a little after its end.
                 if time.monotonic() > deadline:
                     self._lost = str(error)
                     raise VhostUserError(self._lost) from error
@@ -306,7 +309,7 @@ class VhostUserDevice(VirtioDevice):
                 time.sleep(_RETRY_DELAY)
 
     def _restore(self, session: Session) -> None:
-        """Bring a new back end into the state that the driver has brought the lost one to."""
+        """Bring a new back end into the state in which the driver had the lost one."""
         if self._acked is not None:
             session.set_features(self._acked)
         for (offset, _), data in self._config_writes.items():
@@ -316,7 +319,7 @@ class VhostUserDevice(VirtioDevice):
             self._start(session, resumed=True)
             rings = self._ready_queues()
             for queue in rings:
-                queue.event.signal()  # the lost one may have taken the kick, and not what it was for
+                queue.event.signal()  # the lost one may have taken the kick but not its request
             for call in {self._call_event(queue) for queue in rings}:
                 call.signal()  # and may have owed an interrupt
 
@@ -331,10 +334,10 @@ class VhostUserDevice(VirtioDevice):
                 self.context.loop.remove(session.channel.fileno())
         session.close()
 
-    # What the back end says by itself.
+    # Messages that the back end sends unasked.
 
     def _watch(self) -> None:
-        """Wait for what the back end may say; a failure of the device has ended that."""
+        """Watch the back end's descriptors. A failure of the device has removed them from the loop."""
         session, loop = self._session, self.context.loop
         if session is None:
             return
@@ -350,7 +353,7 @@ class VhostUserDevice(VirtioDevice):
                 loop.add(fd, callback)
 
     def _on_message(self, _: int) -> None:
-        """The back end has hung up, or says something on the connection that nobody asked."""
+        """The back end has disconnected, or sends an unasked message on the connection."""
 
         def receive(session: Session) -> None:
             message = session.connection.receive_available()

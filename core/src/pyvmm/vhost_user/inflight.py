@@ -1,4 +1,4 @@
-"""The buffer that outlives a back end, with an account of its requests in flight ("Inflight I/O tracking")."""
+"""The buffer that tracks requests in flight and outlives a back end ("Inflight I/O tracking")."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from pyvmm.virtio.queue import MAX_QUEUE_SIZE, inflight_size
 
 
 class InflightArea:
-    """One mapped buffer with a part for each queue; what is in the parts is :meth:`Queue.activate`'s affair."""
+    """One mapped buffer with a part for each queue. :meth:`Queue.activate` uses the parts."""
 
     def __init__(self, fd: int, description: Inflight) -> None:
-        """Map what ``description`` says of ``fd``, which is this object's to close, also on failure.
-
-        Raises :class:`VhostUserError` where it does not fit.
+        """Map the range of ``fd`` that ``description`` gives. This object closes ``fd``, also on failure. Raises
+        :class:`VhostUserError` if the range does not fit.
         """
         self.fd = fd
         self.description = description
@@ -48,7 +47,7 @@ class InflightArea:
         return cls(fd, Inflight(size, 0, num_queues, queue_size))
 
     def queue(self, index: int) -> memoryview | None:
-        """The part of queue ``index``; None where the area has none for it."""
+        """The part of queue ``index``; None if the area has no such part."""
         if index >= self.description.num_queues:
             return None
         stride = _stride(self.description.queue_size)
@@ -56,7 +55,7 @@ class InflightArea:
         return memoryview(self._map)[start : start + stride]
 
     def close(self) -> None:
-        """Close the descriptor, and unmap when the last queue has let go."""
+        """Close the descriptor. The mapping lasts until the last queue has released it."""
         close_fds([self.fd])
         try:
             self._map.close()

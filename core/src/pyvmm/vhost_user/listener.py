@@ -1,4 +1,4 @@
-"""A Unix socket that front ends come to, one after the other."""
+"""A Unix socket to which front ends connect, one after the other."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ log = logger(__name__)
 
 
 class Listener:
-    """Has ``backend`` serve who connects. The next one waits until the last has gone."""
+    """Accepts front ends for ``backend``, one at a time: the next one waits until the last one has disconnected."""
 
     def __init__(self, loop: EventLoop, backend: Backend, sock: socket.socket, path: str = "") -> None:
-        """Take over the listening ``sock``; ``path`` is removed at the end, where it is still the same socket."""
+        """Take over the listening ``sock``. At the end, ``path`` is removed if it is still the same socket."""
         self._loop = loop
         self._backend = backend
         self._socket = sock
@@ -35,7 +35,7 @@ class Listener:
         self._listen()
 
     def close(self) -> None:
-        """Listen no more, and remove the socket's file."""
+        """Stop listening, and remove the socket's file."""
         self._loop.remove(self._socket.fileno())
         self._socket.close()
         self._remove()
@@ -62,12 +62,12 @@ class Listener:
 
 
 def bind(path: str) -> socket.socket:
-    """A socket that listens at ``path``. One that is left there by a process that has ended is replaced.
+    """A socket that listens at ``path``. It replaces a socket left there by a process that has ended.
 
-    Raises :class:`UsageError` where something else is there or the path cannot be one.
+    Raises :class:`UsageError` if another file is there or if no socket can be made at ``path``.
     """
     if not path:
-        raise UsageError("serve: no socket can be made without a path; give one")  # the kernel would make up a name
+        raise UsageError("serve: no socket can be made without a path; give one")  # the kernel would choose a name
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         listen(sock, path, f"serve: {path}")
@@ -80,7 +80,7 @@ def bind(path: str) -> socket.socket:
 def from_fd(fd: int) -> tuple[socket.socket, bool]:
     """The socket that this process was started with as descriptor ``fd``, and whether it listens.
 
-    Raises :class:`UsageError` where that is no Unix stream socket.
+    Raises :class:`UsageError` if it is no Unix stream socket.
     """
     try:
         sock = socket.socket(fileno=fd)

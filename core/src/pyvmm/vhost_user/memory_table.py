@@ -1,4 +1,4 @@
-"""The front end's memory as its messages describe it, mapped here (SET_MEM_TABLE, ADD_MEM_REG, REM_MEM_REG)."""
+"""The guest memory that a front end shares, mapped in this process (SET_MEM_TABLE, ADD_MEM_REG, REM_MEM_REG)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 class MemoryTable:
-    """Guest memory of regions that come and go, and the front end's addresses of them.
+    """Guest memory whose regions are added and removed, and the front end's addresses of the regions.
 
-    Descriptors that a method is given are its own from then on, also when it raises :class:`VhostUserError`; the
-    table is then as before.
+    A method takes over the descriptors that it is given, also if it raises :class:`VhostUserError`; the table is then
+    unchanged.
     """
 
     def __init__(self) -> None:
         self.regions: tuple[MemoryRegion, ...] = ()
         self.memory: GuestMemory | None = None
-        """One object as long as there is a table; its regions change under who holds it."""
+        """The same object as long as there is a table. Its regions may change while other code holds it."""
 
     def set(self, regions: Sequence[MemoryRegion], fds: Sequence[int]) -> None:
-        """Have ``regions`` and no others, each of the descriptor at its place."""
+        """Replace all regions by ``regions``; each is in the descriptor with the same index."""
         try:
             _check_disjoint(regions)
         except VhostUserError:
@@ -43,14 +43,14 @@ class MemoryTable:
         self.regions = tuple(regions)
 
     def add(self, region: MemoryRegion, fd: int) -> None:
-        """Have one more region."""
+        """Add a region."""
         if len(self.regions) >= MAX_MEMORY_REGIONS:
             close_fds([fd])
             raise VhostUserError(f"more than {MAX_MEMORY_REGIONS} memory regions")
         self.set([*self.regions, region], [*self._duplicates(range(len(self.regions))), fd])
 
     def remove(self, region: MemoryRegion) -> None:
-        """Have one region less: the one with the guest address, user address and size of ``region``."""
+        """Remove the region that has the guest address, user address and size of ``region``."""
         keep = [
             i
             for i, other in enumerate(self.regions)
@@ -62,7 +62,7 @@ class MemoryTable:
         self.set([self.regions[i] for i in keep], self._duplicates(keep))
 
     def guest_address(self, user_address: int) -> GuestAddress:
-        """The guest's address for one of the front end's."""
+        """The guest address for an address of the front end."""
         for region in self.regions:
             if region.contains_user(user_address):
                 return user_address - region.user_address + region.guest_address

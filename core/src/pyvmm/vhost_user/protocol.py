@@ -1,9 +1,9 @@
 """The messages of vhost-user: numbers, flags and payloads (QEMU's docs/interop/vhost-user.rst, as of QEMU 9).
 
-No header of the kernel or of a library that is always there has them, so the numbers are here by hand, each under
-the specification's name. Numbers on the wire are of the machine's byte order, which here is little-endian.
+No header of the kernel or of a standard library defines them, so the numbers are written here by hand, under the
+specification's names. Numbers on the wire have the machine's byte order, which here is little-endian.
 
-A ``unpack`` checks size and fields and raises :class:`VhostUserError`.
+Each ``unpack`` checks size and fields and raises :class:`VhostUserError`.
 """
 
 from __future__ import annotations
@@ -29,44 +29,44 @@ NEED_REPLY: Final = 1 << 3
 """Header flag: with REPLY_ACK negotiated, the receiver answers with a u64, 0 for success."""
 
 MAX_PAYLOAD: Final = 4096
-"""Bytes of the largest payload that is taken. The largest of the messages here is a memory table of 264."""
+"""The largest accepted payload, in bytes. The largest payload of the messages here is a memory table of 264 bytes."""
 
 MAX_FDS: Final = 8
-"""File descriptors in one message (VHOST_USER_SET_MEM_TABLE; "at most 8 descriptors in each message")."""
+"""The most file descriptors in one message (VHOST_USER_SET_MEM_TABLE; "at most 8 descriptors in each message")."""
 
 MAX_MEMORY_REGIONS: Final = 8
-"""Regions in a memory table ("Memory regions description": region0 to region7)."""
+"""The most regions in a memory table ("Memory regions description": region0 to region7)."""
 
 MAX_CONFIG_SIZE: Final = 256
-"""Bytes of configuration space that fit into one message, as QEMU's front end has it (VHOST_USER_MAX_CONFIG_SIZE)."""
+"""The most bytes of configuration space in one message, as in QEMU's front end (VHOST_USER_MAX_CONFIG_SIZE)."""
 
 MAX_VRINGS: Final = 256
-"""A ring's index is bits 0 to 7 of the messages that carry its descriptors."""
+"""The most rings: in messages that carry a ring's descriptors, its index is bits 0 to 7."""
 
 VHOST_USER_F_PROTOCOL_FEATURES: Final = 30
-"""Feature bit: GET_PROTOCOL_FEATURES and SET_PROTOCOL_FEATURES are there, and rings start out disabled."""
+"""Feature bit: GET_PROTOCOL_FEATURES and SET_PROTOCOL_FEATURES are supported, and rings are disabled at first."""
 
 VHOST_F_LOG_ALL: Final = 26
 """Feature bit: writes to guest memory are logged, for migration (<linux/vhost_types.h>)."""
 
 VRING_INVALID_FD: Final = 1 << 8
-"""In the payload of SET_VRING_KICK, _CALL and _ERR: no descriptor comes with it, the ring is polled."""
+"""In the payload of SET_VRING_KICK, _CALL and _ERR: the message carries no descriptor; the ring is polled."""
 
 INFLIGHT_ALIGNMENT: Final = 64
-"""What the regions of an inflight buffer start at multiples of, as others' back ends have it."""
+"""The alignment of the regions of an inflight buffer, in bytes, as in other back ends."""
 
 
 class VhostUserError(HostError):
-    """The other side of a vhost-user socket broke the protocol, did not answer in time, or has gone away."""
+    """The other side of a vhost-user socket broke the protocol, did not answer in time, or has disconnected."""
 
 
 class DisconnectedError(VhostUserError):
-    """The other side has gone away."""
+    """The other side has disconnected."""
 
 
 class Number(int):
-    """A number that knows the name which its class gives it: as much of an IntEnum's member as is of use here, for the
-    tenth of the time to make."""
+    """A number that knows its name in its class. It does what this module needs of an IntEnum's member, and is made in
+    a tenth of the time."""
 
     name: str
 
@@ -75,7 +75,7 @@ class Number(int):
 
     @property
     def mask(self) -> int:
-        """As a bit."""
+        """The number as a bit mask: ``1 << self``."""
         return 1 << self
 
 
@@ -102,7 +102,7 @@ class ProtocolFeature:
 
 
 class FrontendRequest:
-    """What a front end asks of a back end ("Front-end message types": VHOST_USER_…)."""
+    """Requests of a front end to a back end ("Front-end message types": VHOST_USER_…)."""
 
     GET_FEATURES = Number(1)
     SET_FEATURES = Number(2)
@@ -147,7 +147,7 @@ class FrontendRequest:
 
 
 class BackendRequest:
-    """What a back end asks of a front end, on the socket of SET_BACKEND_REQ_FD ("Back-end message types")."""
+    """Requests of a back end to a front end, on the socket of SET_BACKEND_REQ_FD ("Back-end message types")."""
 
     IOTLB_MSG = Number(1)
     CONFIG_CHANGE_MSG = Number(2)
@@ -157,7 +157,7 @@ class BackendRequest:
 
 
 class ConfigFlags:
-    """Why a front end accesses the configuration space ("Virtio device config space")."""
+    """The reasons for which a front end accesses the configuration space ("Virtio device config space")."""
 
     WRITABLE = Number(0)
     LIVE_MIGRATION = Number(1)
@@ -260,13 +260,13 @@ class VringAddr:
 
 @record
 class VringFd:
-    """The u64 of SET_VRING_KICK, _CALL and _ERR."""
+    """The u64 payload of SET_VRING_KICK, _CALL and _ERR."""
 
     index: int
     """0 to 255."""
 
     has_fd: bool = True
-    """Whether one descriptor comes with it; without, the ring is polled."""
+    """Whether the message carries a descriptor. If not, the ring is polled."""
 
     def pack(self) -> bytes:
         """As bytes."""
@@ -288,7 +288,7 @@ class MemoryRegion:
     guest_address: int
     size: int
     user_address: int
-    """Where the front end has it mapped; SET_VRING_ADDR speaks in these."""
+    """The address at which the front end has mapped the region. SET_VRING_ADDR uses such addresses."""
 
     mmap_offset: int
     """Where it begins in its descriptor."""
@@ -303,7 +303,7 @@ class MemoryRegion:
         return cls(*_unpack(_SINGLE_REGION, data, "a memory region"))._checked()
 
     def contains_user(self, address: int) -> bool:
-        """Whether ``address``, of the front end, is in it."""
+        """Whether ``address``, an address of the front end, is in the region."""
         return self.user_address <= address < self.user_address + self.size
 
     def _checked(self) -> MemoryRegion:
@@ -343,7 +343,7 @@ class ConfigSpace:
 
     offset: int
     data: bytes
-    """The contents; in a request of GET_CONFIG, as many bytes as are wanted."""
+    """The contents. In a request of GET_CONFIG, only the length counts: the number of bytes wanted."""
 
     flags: int = ConfigFlags.WRITABLE
 
@@ -380,12 +380,12 @@ class Inflight:
     queue_size: int
 
     def pack(self) -> bytes:
-        """As bytes: 24, as the C structure has it, padding and all."""
+        """As 24 bytes: the C structure with its padding."""
         return _INFLIGHT.pack(self.mmap_size, self.mmap_offset, self.num_queues, self.queue_size) + bytes(4)
 
     @classmethod
     def unpack(cls, data: bytes) -> Inflight:
-        """From bytes: 24, or the 20 that the text of the specification adds up to."""
+        """From 24 bytes, or from 20, which is the sum of the specification's fields."""
         record = cls(*_unpack(_INFLIGHT, data[:-4] if len(data) == _INFLIGHT.size + 4 else data, "an inflight area"))
         if record.mmap_offset + record.mmap_size > _MAX_ADDRESS:
             raise VhostUserError(f"an inflight area beyond 2⁶⁴: {record.mmap_size:#x} bytes at {record.mmap_offset:#x}")

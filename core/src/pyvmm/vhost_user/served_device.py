@@ -1,8 +1,8 @@
-"""A virtio device in the hands of a back end: its rings, its memory, and when it runs.
+"""A virtio device that a back end serves: its rings, its memory, and its starts and stops.
 
-vhost-user starts and stops rings one by one; a device is activated with all of its queues at once. So the device
-is active while there is a ring to serve, and is stopped and activated again, requests in flight and all, when
-another is there.
+vhost-user starts and stops rings one by one, but a device is activated with all of its queues together. So the device
+is active while there is a ring to serve. When another ring is started, the device is stopped and activated again; its
+requests in flight continue.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 log = logger(__name__)
 
 DRAIN_TIMEOUT: Final = 5.0
-"""Seconds that requests in flight have when their ring is stopped. Those that take longer (a device may hold buffers
-for ever) are cancelled, and taken again when the ring goes on."""
+"""Seconds within which requests in flight have to finish when their ring is stopped. Requests that take longer (a
+device may hold buffers for ever) are cancelled, and taken again when the ring continues."""
 
 _PROTOCOL_FEATURES: Final = 1 << VHOST_USER_F_PROTOCOL_FEATURES
 _NEEDS_RESET: Final[int] = lib.VIRTIO_CONFIG_S_NEEDS_RESET
 
 
 class _DeviceInterrupt(Interrupt):
-    """The device's own interrupt. Each queue has another."""
+    """The device's own interrupt. Each queue has an interrupt of its own."""
 
     def __init__(self, served: ServedDevice) -> None:
         super().__init__(EventFd(-1))
@@ -62,7 +62,7 @@ class _DeviceInterrupt(Interrupt):
 
 
 class ServedDevice(VirtioTransport):
-    """One device and all that a front end can set of it. On the loop's thread."""
+    """One device with all the state that a front end can set. Use it on the loop's thread."""
 
     def __init__(
         self,
@@ -73,14 +73,14 @@ class ServedDevice(VirtioTransport):
         on_config_change: Callable[[], None],
         machine: MachineView | None = None,
     ) -> None:
-        """Attach ``device``, which is closed where it cannot be attached. ``on_config_change`` is called when its
+        """Attach ``device``, which is closed if it cannot be attached. ``on_config_change`` is called when its
         configuration space has changed."""
         self.loop = loop
         self.on_config_change = on_config_change
         self.vrings = [Vring(index, size) for index, size in enumerate(device.queue_max_sizes)]
         self.table = MemoryTable()
         self._negotiated: int | None = None
-        """What SET_FEATURES said last: :attr:`acked_features` and the protocol's own bit."""
+        """The features of the last SET_FEATURES: :attr:`acked_features` and the protocol's own bit."""
         self._area: InflightArea | None = None
         self._start_wanted = False
         queues = [vring.queue for vring in self.vrings]
@@ -93,16 +93,16 @@ class ServedDevice(VirtioTransport):
 
     @property
     def features(self) -> int:
-        """GET_FEATURES: what device, ring and back end offer."""
+        """GET_FEATURES: the features that device, rings and back end offer."""
         return self.offered_features & (1 << 64) - 1 | _PROTOCOL_FEATURES
 
     @property
     def status(self) -> int:
-        """GET_STATUS: what the front end has set, and DEVICE_NEEDS_RESET where the device has failed."""
+        """GET_STATUS: the bits that the front end has set, and DEVICE_NEEDS_RESET if the device has failed."""
         return self.driver_status | (_NEEDS_RESET if self.needs_reset else 0)
 
     def set_features(self, features: int) -> None:
-        """SET_FEATURES: what driver and front end accepted."""
+        """SET_FEATURES: take the features that driver and front end accepted."""
         if features & ~self.features:
             raise VhostUserError(f"features that were not offered: {features & ~self.features:#x}")
         if features == self._negotiated:
@@ -117,8 +117,8 @@ class ServedDevice(VirtioTransport):
         self._start_wanted = True
 
     def set_status(self, status: int) -> None:
-        """SET_STATUS: 0 resets the device. DRIVER_OK is not waited for: rings that are started and enabled are to be
-        served, and not every front end says it (QEMU 7.2 has devices for which it does not)."""
+        """SET_STATUS: 0 resets the device. Rings that are started and enabled are served without waiting for DRIVER_OK,
+        since not every front end sends it (QEMU 7.2 does not for some devices)."""
         if status & ~0xFF:
             raise VhostUserError(f"a device status of more than 8 bits: {status:#x}")
         if status == 0:
@@ -127,7 +127,7 @@ class ServedDevice(VirtioTransport):
         self.driver_status = status & ~_NEEDS_RESET
 
     def set_inflight(self, area: InflightArea) -> None:
-        """SET_INFLIGHT_FD: keep account of requests in flight there, once rings are started."""
+        """SET_INFLIGHT_FD: track requests in flight in ``area``, once rings are started."""
         self.deactivate()
         if self._area is not None:
             self._area.close()
@@ -135,9 +135,9 @@ class ServedDevice(VirtioTransport):
         self._start_wanted = True
 
     def memory_changed(self) -> None:
-        """The memory table is another: rings that run go on in it."""
+        """Continue running rings in a changed memory table."""
         if any(vring.queue.handed_over for vring in self.vrings):
-            self.deactivate()  # whoever has them knows the old addresses; settle() starts the device anew
+            self.deactivate()  # the other code has the old addresses; settle() restarts the device
         try:
             for vring in self.vrings:
                 vring.place(self.table)
@@ -145,15 +145,15 @@ class ServedDevice(VirtioTransport):
             self._callback_failed(error)
 
     def vring_changed(self, vring: Vring) -> None:
-        """A ring's size, addresses or kick are others: a device that runs is stopped and, when :meth:`settle` is
-        called, started with them."""
+        """Stop a running device before a ring's size, addresses or kick change. :meth:`settle` starts it with the new
+        ones."""
         if vring.queue.ready:
             self.deactivate()
         self._start_wanted = True
 
     def start_vring(self, vring: Vring, kick: EventFd | None) -> None:
         """SET_VRING_KICK."""
-        self.deactivate()  # before the old descriptor is closed: the event loop must not know it any more
+        self.deactivate()  # before the old descriptor is closed, so that the event loop does not hold it any more
         if self.needs_reset and not any(other.started for other in self.vrings):
             self._mend()
         vring.set_kick(kick)
@@ -162,37 +162,37 @@ class ServedDevice(VirtioTransport):
     def set_call(self, vring: Vring, call: EventFd | None) -> None:
         """SET_VRING_CALL."""
         if vring.queue.handed_over:
-            self.deactivate()  # whoever has the ring knows the old descriptor; settle() starts the device anew
+            self.deactivate()  # the other code has the old descriptor; settle() restarts the device
         vring.set_call(call)
 
     def enable_vring(self, vring: Vring, enabled: bool) -> None:
-        """SET_VRING_ENABLE: a disabled ring is left as it is."""
+        """SET_VRING_ENABLE: a disabled ring keeps its state but is not served."""
         vring.enabled = enabled
         if vring.queue.handed_over:
-            self.deactivate()  # whoever has the ring does not hear of this; settle() starts the device anew
+            self.deactivate()  # the other code does not learn of this; settle() restarts the device
             return
         if vring.queue.ready:
             vring.queue.paused = not self._is_enabled(vring)
             if not vring.queue.paused:
-                vring.queue.event.signal()  # for what came meanwhile
+                vring.queue.event.signal()  # serve requests that came meanwhile
         elif enabled:
             self._start_wanted = True
 
     def stop_vring(self, vring: Vring) -> int:
-        """GET_VRING_BASE: stop the ring, when its requests in flight are done; the next available entry."""
+        """GET_VRING_BASE: stop the ring when its requests in flight are done. Returns the next available entry."""
         drained = self._drain(vring)
         vring.started = False
         if vring.queue.ready:
             if drained and any(other.started and other.queue.ready for other in self.vrings):
                 vring.deactivate()
             else:
-                # Nothing may touch the ring's memory from now on, whatever the device still holds of it.
+                # Nothing may touch the ring's memory from now on, even if the device still holds chains.
                 self.deactivate()
                 self._start_wanted = True
         return vring.base
 
     def settle(self) -> None:
-        """Start the device, or start it anew, where that is wanted and all is there that it takes."""
+        """Start or restart the device if that is wanted and everything that it needs is set."""
         if not self._start_wanted or self.needs_reset or self._negotiated is None or self.table.memory is None:
             return
         if not any(vring.ready and self._is_enabled(vring) for vring in self.vrings):
@@ -203,9 +203,9 @@ class ServedDevice(VirtioTransport):
         self._call(self._activate)
 
     def deactivate(self) -> None:
-        """Stop the device; its rings are as they were, and it can be started again. Raises where the device cannot be
+        """Stop the device. Its rings keep their state, and it can be started again. Raises if the device cannot be
         reset."""
-        self._stop_queues()  # first: nothing may touch the rings' memory, whatever the device does in its reset
+        self._stop_queues()  # first, so that the device's reset cannot touch the rings' memory
         if not self.device_activated:
             return
         if not self._deactivate():
@@ -214,8 +214,8 @@ class ServedDevice(VirtioTransport):
         self._start_wanted = True
 
     def reset(self, *, disable: bool) -> None:
-        """RESET_DEVICE, and SET_STATUS of 0: the device and its rings as at the start; ``disable``: the rings need
-        SET_VRING_ENABLE again."""
+        """RESET_DEVICE, and SET_STATUS of 0: return the device and its rings to the initial state. ``disable``: the
+        rings need SET_VRING_ENABLE again."""
         self.deactivate()
         for vring in self.vrings:
             vring.reset(disable=disable)
@@ -226,7 +226,7 @@ class ServedDevice(VirtioTransport):
         self._start_wanted = False
 
     def disconnect(self) -> None:
-        """The front end is gone: forget all that it set."""
+        """Forget everything that the front end set, after it has disconnected."""
         try:
             self.reset(disable=True)
         except Exception:
@@ -240,12 +240,12 @@ class ServedDevice(VirtioTransport):
         self.driver_status = 0
 
     def close(self) -> None:
-        """The end: close the device."""
+        """Close the device, at the end."""
         self.disconnect()
         super().close()
 
     def get_config(self, offset: int, length: int) -> bytes:
-        """GET_CONFIG: part of the configuration space; empty where the device fails."""
+        """GET_CONFIG: part of the configuration space; empty if the device fails."""
         data = bytearray(length)
 
         def read() -> bool:
@@ -255,7 +255,7 @@ class ServedDevice(VirtioTransport):
         return bytes(data) if self._call(read) else b""
 
     def set_config(self, offset: int, data: bytes) -> None:
-        """SET_CONFIG: the driver's write to the configuration space."""
+        """SET_CONFIG: take the driver's write to the configuration space."""
         self._call(lambda: self.device.write_config(offset, memoryview(data)))
 
     @property
@@ -275,7 +275,8 @@ class ServedDevice(VirtioTransport):
             vring.deactivate()
 
     def _tell_failure(self, error: BaseException | None) -> None:
-        """Stop the device. The front end is told by the err descriptor of the ring that is broken, or of all."""
+        """Stop the device, and tell the front end by the err descriptor of the broken ring, or by those of all
+        rings."""
         try:
             self.deactivate()
         except Exception:
@@ -294,12 +295,12 @@ class ServedDevice(VirtioTransport):
             vring.close()
 
     def _mend(self) -> None:
-        """Forget that the device has failed: it is started anew."""
+        """Forget that the device has failed, so that it can be restarted."""
         self.needs_reset = False
         self._scope.reset()
 
     def _is_enabled(self, vring: Vring) -> bool:
-        """Without the protocol's feature, rings are enabled from the start ("Ring states")."""
+        """Whether the ring is enabled. Without the protocol's feature, rings are always enabled ("Ring states")."""
         return vring.enabled or not (self._negotiated or 0) & _PROTOCOL_FEATURES
 
     def _activate(self) -> None:
@@ -311,11 +312,11 @@ class ServedDevice(VirtioTransport):
         for vring in self.vrings:
             if vring.queue.ready:
                 if vring.resumed and vring.call is not None:
-                    vring.call.signal()  # who served it before may have died with the signal unsent
-                vring.queue.event.signal()  # for what is there already
+                    vring.call.signal()  # the last back end may have died before it sent the signal
+                vring.queue.event.signal()  # serve requests that are there already
 
     def _drain(self, vring: Vring) -> bool:
-        """Let the loop run until nothing of the ring is in flight; whether that came to be."""
+        """Run the loop until none of the ring's requests is in flight. Returns False if that takes too long."""
         queue = vring.queue
         queue.paused = True
         deadline = time.monotonic() + DRAIN_TIMEOUT

@@ -38,7 +38,7 @@ else:
 __all__ = ["InflightBuffer", "Session"]
 
 STOP_TIMEOUT: Final = 20.0
-"""Seconds that a back end has to end its requests in flight when the device is reset."""
+"""Seconds within which a back end has to end its requests in flight when the device is reset."""
 
 _WANTED: Final = (
     ProtocolFeature.MQ,
@@ -49,8 +49,8 @@ _WANTED: Final = (
     ProtocolFeature.STATUS,
 )
 _USER_ADDRESSES: Final = 1 << 44
-"""Where the guest's memory begins in what the back end is told are our addresses. They are none, so that no back end
-learns where things are in this process; all that it needs of them is that rings are found."""
+"""The start of guest memory in the user addresses that the back end is given. These are not the addresses in this
+process, so that no back end learns its memory layout. The back end only needs them to find the rings."""
 
 _PROTOCOL_FEATURES: Final = 1 << VHOST_USER_F_PROTOCOL_FEATURES
 _VERSION_1: Final = 1 << lib.VIRTIO_F_VERSION_1
@@ -60,7 +60,7 @@ _STATUS_FEATURES_OK: Final[int] = (
 
 
 class InflightBuffer:
-    """The shared memory in which back ends, one after the other, keep account of requests in flight."""
+    """The shared memory in which successive back ends track requests in flight."""
 
     def __init__(self, fd: int, description: Inflight) -> None:
         self.fd = fd
@@ -73,17 +73,17 @@ class InflightBuffer:
 
 
 class Session:
-    """A connection on which features of the protocol are negotiated.
+    """A connection on which protocol features are negotiated.
 
-    Each method waits until the back end has done what was asked, where the back end can say so (REPLY_ACK), and
-    raises :class:`VhostUserError`, after which the session is of no more use. One thread at a time.
+    Each method waits until the back end has carried out the request, if the back end can say so (REPLY_ACK). It raises
+    :class:`VhostUserError` on failure; the session cannot be used after that. One thread may use it at a time.
     """
 
     def __init__(self, connection: Connection, *, inflight: bool = False) -> None:
-        """Take over ``connection``, also on failure. ``inflight``: negotiate INFLIGHT_SHMFD where it is offered."""
+        """Take over ``connection``, also on failure. ``inflight``: negotiate INFLIGHT_SHMFD if it is offered."""
         self.connection = connection
         self.channel: Connection | None = None
-        """Where the back end makes requests (BACKEND_REQ); None where it does not."""
+        """The connection for the back end's requests (BACKEND_REQ); None if it makes none."""
         self.protocol_features = 0
         self.max_queues = 0
         """The answer to GET_QUEUE_NUM; 0 if the back end does not say."""
@@ -94,11 +94,12 @@ class Session:
             raise
 
     def has(self, feature: Number) -> bool:
-        """Whether ``feature`` of the protocol was negotiated."""
+        """Whether protocol feature ``feature`` was negotiated."""
         return bool(self.protocol_features & feature.mask)
 
     def set_features(self, features: int) -> None:
-        """Tell what the driver accepted, and hear whether the device agrees where it can say so (STATUS)."""
+        """Send the features that the driver accepted. Raises if the device refuses them, which it can say with
+        STATUS."""
         if self.features & _PROTOCOL_FEATURES:
             features |= _PROTOCOL_FEATURES
         self._request(FrontendRequest.SET_FEATURES, pack_u64(features))
@@ -108,7 +109,7 @@ class Session:
                 raise VhostUserError(f"it refuses the features {features:#x}")
 
     def set_status(self, status: int) -> None:
-        """Tell the device status (needs STATUS)."""
+        """Send the device status (needs STATUS)."""
         self._request(FrontendRequest.SET_STATUS, pack_u64(status))
 
     def get_status(self) -> int:
@@ -144,7 +145,7 @@ class Session:
         self._request(FrontendRequest.SET_MEM_TABLE, pack_memory_table(regions), fds)
 
     def start_ring(self, queue: Queue, base: int, call: int, err: int) -> None:
-        """Set up the ring of ``queue``, to go on from available entry ``base``, and start it.
+        """Set up the ring of ``queue``, to continue from available entry ``base``, and start it.
 
         ``call`` and ``err``: the descriptors that the back end signals for used buffers and for errors.
         """
@@ -167,7 +168,7 @@ class Session:
             self._request(request, VringFd(index).pack(), [fd])
 
     def enable_rings(self, indices: Sequence[int]) -> None:
-        """Have rings that are started served; at last, that is the driver's DRIVER_OK."""
+        """Enable started rings, so that the back end serves them, and set DRIVER_OK."""
         if self.features & _PROTOCOL_FEATURES:
             for index in indices:
                 self._request(FrontendRequest.SET_VRING_ENABLE, VringState(index, 1).pack())
@@ -175,10 +176,10 @@ class Session:
             self.set_status(_STATUS_FEATURES_OK | lib.VIRTIO_CONFIG_S_DRIVER_OK)
 
     def reset(self, indices: Sequence[int]) -> None:
-        """Stop the rings of ``indices`` and reset the device: then nothing touches guest memory any more."""
+        """Stop the rings of ``indices`` and reset the device. After that the back end does not touch guest memory."""
         if self.has(ProtocolFeature.RESET_DEVICE):
             self._request(FrontendRequest.RESET_DEVICE, timeout=STOP_TIMEOUT)
-        # The protocol's own way to stop a ring; one that is stopped already says so at once.
+        # This is the protocol's own way to stop a ring. A ring that is stopped already answers immediately.
         for index in indices:
             request = FrontendRequest.GET_VRING_BASE
             with self.connection.exchange(request, VringState(index, 0).pack(), timeout=STOP_TIMEOUT) as message:
@@ -190,7 +191,7 @@ class Session:
             self.set_status(0)
 
     def get_inflight(self, num_queues: int, queue_size: int) -> InflightBuffer:
-        """A new buffer for the account of requests in flight (needs INFLIGHT_SHMFD)."""
+        """A new buffer to track requests in flight (needs INFLIGHT_SHMFD)."""
         wanted = Inflight(0, 0, num_queues, queue_size)
         with self.connection.exchange(FrontendRequest.GET_INFLIGHT_FD, wanted.pack()) as message:
             description = Inflight.unpack(message.payload)
@@ -209,11 +210,12 @@ class Session:
         return buffer
 
     def set_inflight(self, buffer: InflightBuffer) -> None:
-        """Have account kept in ``buffer``; what another back end left there is done again."""
+        """Let the back end track its requests in ``buffer``. It repeats the requests that another back end left
+        there."""
         self._request(FrontendRequest.SET_INFLIGHT_FD, buffer.description.pack(), [buffer.fd])
 
     def close(self) -> None:
-        """Close the connection, by which the back end learns that it is to end; closing twice does nothing."""
+        """Close the connection, which tells the back end to end. Closing twice does nothing."""
         self.connection.close()
         if self.channel is not None:
             self.channel.close()
@@ -222,7 +224,7 @@ class Session:
     def _negotiate(self, inflight: bool) -> None:
         self._request(FrontendRequest.SET_OWNER)
         self.features = self._ask_u64(FrontendRequest.GET_FEATURES)
-        """What device, rings and back end offer (GET_FEATURES)."""
+        """The features that device, rings and back end offer (GET_FEATURES)."""
         if not self.features & _VERSION_1:
             raise VhostUserError("it offers no VIRTIO_F_VERSION_1: it is of virtio before 1.0")
         if self.features & _PROTOCOL_FEATURES:
@@ -245,7 +247,7 @@ class Session:
     def _request(
         self, request: Number, payload: bytes = b"", fds: Sequence[int] = (), timeout: float | None = None
     ) -> None:
-        """A request without an answer of its own."""
+        """Send a request that has no answer of its own."""
         if self.has(ProtocolFeature.REPLY_ACK):
             self.connection.exchange_ack(request, payload, fds, timeout=timeout)
         else:

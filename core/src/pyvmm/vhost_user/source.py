@@ -1,4 +1,4 @@
-"""The source of a device's back end, and the back end's fate."""
+"""The source of a device's back end: connects to it, watches it and ends it."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ __all__ = ["BackendSource"]
 
 
 class BackendSource:
-    """Gives a :class:`VhostUserDevice` a connection to its back end, and another one when that is lost.
+    """Gives a :class:`VhostUserDevice` a connection to its back end, and a new connection if that one is lost.
 
     All methods but the constructor are called on the device's own loop.
     """
 
     restartable: bool = False
-    """Whether :meth:`connect` may give another back end in place of one that is lost."""
+    """Whether :meth:`connect` may replace a lost back end by another."""
 
     end_fd: int = -1
-    """A descriptor that is readable when the back end has ended, where there is one that knows before the connection
-    does."""
+    """A descriptor that becomes readable when the back end has ended, possibly before the connection is closed; -1 for
+    none."""
 
     def connect(self) -> Connection:
         """A connection to a back end. Raises :class:`~pyvmm.errors.PyvmmError`."""
         raise NotImplementedError
 
     def watch(self, loop: LoopThread, stop: Callable[[ExitReason], None]) -> None:
-        """The device has its place in a machine, which ``stop`` ends: what else is to be heard of the back end, also of
-        the next one, can be waited for on ``loop``."""
+        """Start to watch the back end, and later ones, on ``loop``: the device is attached to a machine. ``stop`` ends
+        the machine."""
 
     def end(self, error: VhostUserError) -> str:
-        """The connection is of no more use, for ``error``: have the back end end too if that can be. Says, in a few
-        words that follow the device's name, what happened."""
+        """End the back end, if possible, since the connection has failed for ``error``. Returns a phrase for messages
+        that says what happened; the device's name precedes it."""
         return f"its back end: {error}"
 
     def close(self) -> None:
-        """The device is closed, and so is its connection."""
+        """Release the source's resources. The device and its connection are closed."""

@@ -1,4 +1,5 @@
-"""One ring as a front end has set it up, beside the :class:`Queue` that a device sees of it ("Ring states")."""
+"""One ring's state, as a front end has set it, and the :class:`Queue` through which a device sees the ring ("Ring
+states")."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class PolledEvent(EventFd):
-    """A kick that is always there: for a ring whose front end said that it is to be polled."""
+    """A kick that is always signalled, for a ring that has to be polled."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +27,7 @@ class PolledEvent(EventFd):
 
 
 class VringInterrupt(Interrupt):
-    """The line of one queue: the ring's own call descriptor, which may change at any time, or none."""
+    """The interrupt of one queue: the ring's call descriptor, which may change at any time, or none."""
 
     def __init__(self, vring: Vring) -> None:
         super().__init__(EventFd(-1))
@@ -34,11 +35,11 @@ class VringInterrupt(Interrupt):
 
     @property
     def call_fd(self) -> int:
-        """The front end's, or -1."""
+        """The front end's call descriptor; -1 if there is none."""
         return self._vring.call.fd if self._vring.call is not None else -1
 
     def signal_used_queue(self) -> None:
-        """Signal the call descriptor; where the front end polls the ring, there is none."""
+        """Signal the call descriptor. If the front end polls the ring, there is none."""
         self.used_signals += 1
         if self._vring.call is not None:
             self._vring.call.signal()
@@ -48,39 +49,39 @@ class Vring:
     """A ring's size, addresses, descriptors and state."""
 
     def __init__(self, index: int, max_size: int) -> None:
-        # The front end's takes its place while the ring is served. A device may signal any of its queues.
+        # The front end's kick replaces it while the ring is served. A device may signal any of its queues.
         self._unheard = EventFd()
         self.queue = Queue(index, max_size, self._unheard)
         self.size = 0
-        """SET_VRING_NUM; 0 before it came."""
+        """The number of SET_VRING_NUM; 0 before that."""
         self.addresses: VringAddr | None = None
         self.base = 0
-        """SET_VRING_BASE, or where the queue stopped: the next available entry."""
+        """The next available entry: from SET_VRING_BASE, or where the queue stopped."""
         self.kick: EventFd | None = None
         self.call: EventFd | None = None
         self.err: EventFd | None = None
         self.started = False
-        """Since SET_VRING_KICK, up to GET_VRING_BASE."""
+        """Whether the ring is started: from SET_VRING_KICK to GET_VRING_BASE."""
         self.enabled = False
-        """SET_VRING_ENABLE."""
+        """Whether SET_VRING_ENABLE has enabled the ring."""
         self.resumed = False
-        """Whether the ring was served before, by us or by another."""
+        """Whether the ring was served before, by this back end or by another."""
         self.interrupt = VringInterrupt(self)
         self._account: bytearray | None = None
 
     @property
     def ready(self) -> bool:
-        """Whether all is known that a queue needs."""
+        """Whether everything that the queue needs is set."""
         return self.started and self.size > 0 and self.addresses is not None and self.kick is not None
 
     def set_kick(self, event: EventFd | None) -> None:
-        """Take the kick's descriptor; None: the ring is to be polled. It starts the ring."""
+        """Take the kick's descriptor and start the ring. None: the ring has to be polled."""
         _close(self.kick)
         self.kick = event or PolledEvent()
         self.started = True
 
     def set_call(self, event: EventFd | None) -> None:
-        """Take the call's descriptor; None: the front end polls the used ring."""
+        """Take the call descriptor. None: the front end polls the used ring."""
         _close(self.call)
         self.call = event
 
@@ -90,7 +91,7 @@ class Vring:
         self.err = event
 
     def set_base(self, base: int) -> None:
-        """Go on from available entry ``base``. Where that is not where the queue stopped, it is another ring."""
+        """Continue from available entry ``base``. If the queue did not stop there, the ring counts as a new one."""
         if base != self.base:
             self._account = None
         self.base = base
@@ -107,7 +108,7 @@ class Vring:
         queue.paused = not enabled
         inflight = area.queue(queue.index) if area is not None else None
         if inflight is None:
-            # Not to be lost when the device is stopped and started by the same front end.
+            # Requests in flight must survive a stop and start by the same front end.
             if self._account is None or len(self._account) != inflight_size(self.size):
                 self._account = bytearray(inflight_size(self.size))
             inflight = memoryview(self._account)
@@ -116,11 +117,11 @@ class Vring:
         self.resumed = queue.used_idx() != 0
 
     def leave_out(self) -> None:
-        """The ring is not served while others may be: nobody hears its queue's kick."""
+        """Leave the ring unserved while others may be served: its queue's kick is ignored."""
         self.queue.event = self._unheard
 
     def place(self, table: MemoryTable) -> None:
-        """The memory table is another: find the rings anew. Raises as :meth:`activate`."""
+        """Find the rings in a changed memory table. Raises as :meth:`activate` does."""
         if self.queue.ready:
             self._place(table)
             self.queue.place()
@@ -132,8 +133,8 @@ class Vring:
             self.queue.ready = False
 
     def reset(self, *, disable: bool) -> None:
-        """Back to the stopped state, as at a device reset. The call and err descriptors are kept: a front end sends
-        them once."""
+        """Return to the stopped state, for a device reset. The call and err descriptors are kept: a front end sends
+        them only once."""
         self.deactivate()
         self.leave_out()
         self._account = None
@@ -146,13 +147,13 @@ class Vring:
             self.enabled = False
 
     def forget(self) -> None:
-        """The front end is gone: close all that is its."""
+        """Close the front end's descriptors, after it has disconnected."""
         self.reset(disable=True)
         self.set_call(None)
         self.set_err(None)
 
     def close(self) -> None:
-        """The end."""
+        """Close all descriptors, at the end."""
         self.forget()
         self._unheard.close()
 
