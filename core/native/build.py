@@ -17,6 +17,7 @@ AREAS = {
     "aio": "aio",
     "file_requests": "file_requests",
     "process": "process",
+    "terminal": "terminal",
 }
 """The fragments (cdef/NAME.cdef), each with its C file. A fragment uses only structs of those before it."""
 

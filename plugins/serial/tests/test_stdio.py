@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,14 @@ def difference(got: bytes, expected: bytes) -> str:
 class Terminal:
     """A terminal with a process in it."""
 
-    def __init__(self, command: str, *, nohup: bool = False, **files: int) -> None:
+    def __init__(
+        self,
+        command: str,
+        *,
+        nohup: bool = False,
+        program: Sequence[str] = (sys.executable, str(PROGRAM)),
+        **files: int,
+    ) -> None:
         self.master, self.slave = os.openpty()
         self.before = termios.tcgetattr(self.slave)
         self.screen = b""
@@ -50,9 +58,7 @@ class Terminal:
                 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
         ends = {"stdin": self.slave, "stdout": self.slave, "stderr": self.slave} | files
-        self.process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), command], preexec_fn=take_terminal, pass_fds=[self.slave], **ends
-        )
+        self.process = subprocess.Popen([*program, command], preexec_fn=take_terminal, pass_fds=[self.slave], **ends)
 
     def expect(self, text: bytes) -> None:
         """Read the screen until ``text`` is there."""
@@ -155,6 +161,73 @@ def test_terminal_in_front_of_a_guest_that_does_not_read_still_hears_ctrl_a() ->
 
     assert terminal.process.wait(PATIENCE) == 3
     terminal.close()
+
+
+def test_all_that_is_pasted_arrives(terminal: Terminal) -> None:
+    pasted = bytes(32 + at % 64 for at in range(64 << 10))
+    typing = threading.Thread(target=terminal.type, args=[pasted])  # a terminal takes a few KiB, and then waits
+    typing.start()
+    expected = b"".join(b"<%c>" % byte for byte in pasted)
+    while len(terminal.screen) < len(b"ready\r\n" + expected):
+        ready, _, _ = select.select([terminal.master], [], [], PATIENCE)
+        assert ready, len(terminal.screen)
+        terminal.screen += os.read(terminal.master, 65536)
+    typing.join()
+    assert not difference(terminal.screen, b"ready\r\n" + expected)
+
+
+@pytest.mark.parametrize("faulthandler", ["", "1"])
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE])
+def test_signal_that_python_does_not_see_restores_the_terminal(
+    number: signal.Signals, faulthandler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONFAULTHANDLER", faulthandler)
+    terminal = Terminal("echo")
+    try:
+        terminal.expect(b"ready\r\n")
+        assert terminal.is_raw
+
+        os.kill(terminal.process.pid, number)
+
+        assert terminal.process.wait(PATIENCE) == -number
+        assert termios.tcgetattr(terminal.slave) == terminal.before
+        if faulthandler and number != signal.SIGQUIT:
+            terminal.expect(b"Fatal Python error")
+    finally:
+        terminal.close()
+
+
+JOBS = """
+set -m
+{before}
+"$@" &
+read key
+echo "the shell got $key"
+jobs
+echo "to the foreground"
+fg >/dev/null
+echo "ended with $?"
+"""
+
+
+@pytest.mark.parametrize("before", ["", "stty tostop"])
+def test_machine_in_the_background_of_a_shell_runs_on_and_takes_no_key(before: str) -> None:
+    terminal = Terminal(
+        "echo", program=["bash", "-c", JOBS.format(before=before), "bash", sys.executable, str(PROGRAM)]
+    )
+    try:
+        terminal.expect(b"ready")
+        terminal.type(b"k\r")
+        terminal.expect(b"the shell got k")
+        terminal.expect(b"Running")
+        terminal.expect(b"to the foreground")
+        wait_until(lambda: terminal.is_raw)
+        terminal.type(b"xq")
+        terminal.expect(b"<x><q>")
+        terminal.expect(b"ended with 0")
+        assert termios.tcgetattr(terminal.slave)[3] & termios.ICANON
+    finally:
+        terminal.close()
 
 
 def test_terminal_stays_cooked_when_output_goes_elsewhere(tmp_path: Path) -> None:

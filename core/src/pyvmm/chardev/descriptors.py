@@ -20,6 +20,12 @@ log = logger(__name__)
 
 _READ_SIZE: Final = 4096
 
+BACKLOG: Final = 1 << 20
+"""Bytes typed or pasted that wait for a guest that does not read."""
+
+_BACKGROUND_INTERVAL: Final = 0.25
+"""Seconds between two looks whether a process in the background of a shell has come to the foreground."""
+
 _READS_A_TURN: Final = 64
 """Of a file that always has more, so that other devices on the loop get their turn."""
 
@@ -113,14 +119,20 @@ class DescriptorInput:
         *,
         on_end: Callable[[], None] | None = None,
         interpret: Callable[[bytes], bytes] | None = None,
+        may_read: Callable[[], bool] | None = None,
         events: int = READABLE,
     ) -> None:
         """``on_end`` is called at the end of input, after which there is no more.
 
-        ``interpret`` sees all input first and says what of it goes to the guest; then input is read even if the
-        line has no room, for a person's way out must not depend on the guest, and what does not fit is lost.
+        ``interpret`` sees all input first and says what of it goes to the guest. Input is then read even if the line
+        has no room, since a person's way out must not depend on the guest: up to :data:`BACKLOG` bytes wait for the
+        guest, and what comes after them is lost. ``may_read`` says whether input is this process's just now, which a
+        terminal's is not in the background of a shell.
         """
         self.fd = fd
+        self._may_read = may_read
+        self._backlog = bytearray()
+        self._lost = False
         self._line = line
         self._on_end = on_end
         self._interpret = interpret
@@ -136,7 +148,11 @@ class DescriptorInput:
 
     def resume(self) -> None:
         """Read again, after the line had no room."""
+        self._deliver()
         if self._ended or self._watched or self._loop is None:
+            return
+        if self._may_read is not None and not self._may_read():
+            self._look_again()
             return
         try:
             self._loop.add(self.fd, self._on_readable, self._events)
@@ -158,10 +174,11 @@ class DescriptorInput:
 
     def _read(self) -> bool:
         """Read once; whether there may be more now."""
-        room = self._line.input_room()
-        if self._interpret is not None:
-            room = _READ_SIZE
-        elif room <= 0:
+        if self._may_read is not None and not self._may_read():
+            self._look_again()
+            return False
+        room = _READ_SIZE if self._interpret is not None else self._line.input_room()
+        if room <= 0:
             # Not just deaf to READABLE: epoll reports a hang-up in any case, again and again.
             self._unwatch()
             return False
@@ -170,13 +187,37 @@ class DescriptorInput:
         except BlockingIOError:
             return False
         except OSError as error:
+            if self._may_read is not None and not self._may_read():  # the shell has taken the terminal just now
+                self._look_again()
+                return False
             log.debug("fd %d: %s", self.fd, error.strerror)
             data = b""
         if not data:
             self._end()
             return False
-        self._line.deliver(self._interpret(data) if self._interpret is not None else data)
+        if self._interpret is None:
+            self._line.deliver(data)
+            return True
+        self._backlog += self._interpret(data)
+        self._deliver()
+        if len(self._backlog) > BACKLOG:
+            del self._backlog[BACKLOG:]
+            if not self._lost:
+                self._lost = True
+                log.warning("the guest reads no input; what is typed after %d bytes is lost", BACKLOG)
         return True
+
+    def _deliver(self) -> None:
+        """Give the guest what waits, as far as the line has room; the line says when it has room again."""
+        while self._backlog and (room := self._line.input_room()) > 0:
+            self._line.deliver(bytes(self._backlog[:room]))
+            del self._backlog[:room]
+
+    def _look_again(self) -> None:
+        """Wait until input is this process's: a shell tells nobody that a running job came to its foreground."""
+        self._unwatch()
+        if self._loop is not None:
+            self._loop.call_later(_BACKGROUND_INTERVAL, self.resume)
 
     def _end(self) -> None:
         self.stop()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import ClassVar
 
     from pyvmm.chardev.line import Line
-    from pyvmm.chardev.terminal import RawTerminal
+    from pyvmm.chardev.terminal import JobControl, RawTerminal
     from pyvmm.device_context import DeviceContext
 
 
@@ -40,6 +40,7 @@ class Stdio(Backend):
         self.kind: str = kind
         Stdio._owner = self
         self._terminal: RawTerminal | None = None
+        self._job_control: JobControl | None = None
         self._fds: list[int] = []
 
     def attach(self, line: Line, context: DeviceContext) -> None:
@@ -52,8 +53,15 @@ class Stdio(Backend):
             line.connect(self.output)
         if stdin is None:
             return
-        interpret = None
+        interpret = may_read = None
+        if os.isatty(stdin) or (stdout is not None and os.isatty(stdout)):
+            from pyvmm.chardev.terminal import JobControl
+
+            self._job_control = JobControl()
+            self._job_control.enter()
         if os.isatty(stdin):
+            may_read = self._is_in_foreground
+            self._stdin = stdin
             self._keys = EscapeKeys(lambda: context.stop(ExitReason(End.QUIT)), lambda: line.send(HELP))
             interpret = self._on_keys
             if stdout is not None and os.isatty(stdout):
@@ -62,7 +70,7 @@ class Stdio(Backend):
                 self._terminal = RawTerminal(stdin, lambda: context.loop.post(self._look_at_size))
                 self._terminal.enter()
                 self.size = self._terminal.size
-        self.input = DescriptorInput(self._reopen(stdin, os.O_RDONLY), line, interpret=interpret)
+        self.input = DescriptorInput(self._reopen(stdin, os.O_RDONLY), line, interpret=interpret, may_read=may_read)
         self.input.start(context.loop)
 
     def close(self) -> None:
@@ -72,15 +80,26 @@ class Stdio(Backend):
             if self._terminal is not None:
                 self._terminal.leave()
                 self._terminal = None
+            if self._job_control is not None:
+                self._job_control.leave()
+                self._job_control = None
         while self._fds:
             os.close(self._fds.pop())
         if Stdio._owner is self:
             Stdio._owner = None
 
     def _on_keys(self, data: bytes) -> bytes:
-        if self._terminal is not None:
-            self._terminal.make_raw()  # if not yet: a shell tells nobody that a running job came to the foreground
         return self._keys.feed(data)
+
+    def _is_in_foreground(self) -> bool:
+        """Whether the terminal is this process's; it is raw then."""
+        from pyvmm.chardev.terminal import in_foreground
+
+        if not in_foreground(self._stdin):
+            return False
+        if self._terminal is not None:
+            self._terminal.make_raw()
+        return True
 
     def _look_at_size(self) -> None:
         before = self.size

@@ -8,6 +8,7 @@ import termios
 import threading
 from contextlib import contextmanager
 
+from pyvmm._native import lib
 from pyvmm.host import leftovers
 
 TYPE_CHECKING = False
@@ -40,11 +41,44 @@ def make_raw(fd: int) -> list[Any]:
     return before
 
 
+def in_foreground(fd: int) -> bool:
+    """Whether this process may read the terminal ``fd``: it is not in the background of a shell."""
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:
+        return True  # not our controlling terminal: nobody's job control is in the way
+
+
+class JobControl:
+    """Keeps a process in a shell's background from being stopped by the terminal, from :meth:`enter` to :meth:`leave`.
+
+    A read of the terminal is an error there (EIO) in place of SIGTTIN, and a write works in place of SIGTTOU. Where
+    ``enter`` is not called on the main thread, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._handlers: dict[int, Any] = {}
+
+    def enter(self) -> None:
+        """Ignore both signals, where nobody else handles them."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTTIN, signal.SIGTTOU):
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    self._handlers[number] = signal.signal(number, signal.SIG_IGN)
+
+    def leave(self) -> None:
+        """End that. Leaving twice does nothing."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
+
 class RawTerminal:
     """A terminal that is raw while the process is in its foreground, from :meth:`enter` to :meth:`leave`.
 
-    It is restored at the interpreter's exit at the latest, and while the process is stopped. Where ``enter`` is
-    not called on the main thread, nobody can be told of a stop: then it is not.
+    It is restored at the process's end at the latest, also where a signal such as SIGQUIT, SIGABRT or SIGSEGV ends it,
+    and while the process is stopped. Where ``enter`` is not called on the main thread, nobody can be told of a stop:
+    then it is not.
     """
 
     def __init__(self, fd: int, on_resize: Callable[[], None] = lambda: None) -> None:
@@ -70,11 +104,12 @@ class RawTerminal:
 
     def make_raw(self) -> None:
         """Make it raw if it is not and this process has it in the foreground."""
-        if self._saved is None and self._in_foreground():
+        if self._saved is None and in_foreground(self.fd):
+            lib.pyvmm_terminal_guard(self.fd)
             try:
                 self._saved = make_raw(self.fd)
             except termios.error:
-                pass  # hung up: there is nothing left to be raw
+                lib.pyvmm_terminal_unguard()  # hung up: there is nothing left to be raw
 
     @property
     def size(self) -> tuple[int, int]:
@@ -100,12 +135,7 @@ class RawTerminal:
                 except termios.error:
                     pass
             self._saved = None
-
-    def _in_foreground(self) -> bool:
-        try:
-            return os.tcgetpgrp(self.fd) == os.getpgrp()
-        except OSError:
-            return True  # not our controlling terminal: nobody's job control is in the way
+            lib.pyvmm_terminal_unguard()
 
     def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._restore()
