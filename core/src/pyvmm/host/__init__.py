@@ -1,1 +1,1 @@
-"""What pyvmm uses of the host, without ever blocking: event loop, descriptors, files, child processes."""
+"""The parts of the host that pyvmm uses, without ever blocking: event loop, descriptors, files, child processes."""

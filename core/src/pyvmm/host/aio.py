@@ -33,10 +33,10 @@ _FDATASYNC: Final[int] = lib.PYVMM_AIO_FDATASYNC
 _FALLOCATE: Final[int] = lib.PYVMM_AIO_FALLOCATE
 
 INLINE_WRITE: Final = 1 << 20
-"""Bytes of one submission that are written at once, by an engine that may wait: 0.25 ms of copying."""
+"""An engine that may wait writes up to this many bytes of one submission immediately: 0.25 ms of copying."""
 
 _BATCH: Final = 64
-"""Results taken by one native call."""
+"""The most results that one native call returns."""
 
 _REFUSED: Final = (errno.ENOSYS, errno.EPERM, errno.EACCES, errno.ENOMEM)
 """The errors of io_uring_setup(2) if a kernel, a sysctl, a seccomp filter or a limit forbids it."""
@@ -60,11 +60,12 @@ class IoFile:
         memory_alignment: int = 1,
         offset_alignment: int = 1,
     ) -> None:
-        """``cached``: reads go through the page cache, so that one may be tried at once without waiting.
+        """``cached``: whether reads go through the page cache, so that the engine may try one immediately without
+        waiting.
 
-        With O_DIRECT on ``fd``, ``cached`` is false and ``unaligned_fd`` is the same file without O_DIRECT:
-        it takes the transfers whose buffers' addresses and lengths are not multiples of ``memory_alignment`` or
-        whose offset and length are not of ``offset_alignment``, both in bytes and powers of two.
+        With O_DIRECT on ``fd``, ``cached`` is false, and ``unaligned_fd`` is the same file without O_DIRECT. It serves
+        unaligned transfers: those in which a buffer's address or length is not a multiple of ``memory_alignment``, or
+        the offset or length is not a multiple of ``offset_alignment``. Both are in bytes and powers of two.
         """
         for alignment in (memory_alignment, offset_alignment):
             if alignment < 1 or alignment & (alignment - 1):
@@ -91,26 +92,26 @@ class IoFile:
 class IoEngine:
     """Runs file requests in the background, many at a time, in no particular order.
 
-    A request is readied by :meth:`preadv` and its like, started with all others by :meth:`submit`, and finished by
-    a call of its ``on_done(result)``, from within :meth:`submit` where the answer is there at once, else from within
-    :meth:`dispatch`, which belongs on the event loop, at :attr:`fd`. ``result`` is the number of bytes moved,
-    fewer than asked for only at the file's end; for other requests 0; or an errno negated. What the kernel moves in
-    parts goes on where it stopped. Buffers are held until then.
+    :meth:`preadv` and the similar methods prepare a request, and :meth:`submit` starts all prepared ones. A finished
+    request calls its ``on_done(result)``: within :meth:`submit` if the result is there immediately, else within
+    :meth:`dispatch`, which the event loop has to call when :attr:`fd` is readable. ``result`` is the number of bytes
+    moved, which is less than requested only at the file's end; 0 for other requests; or a negative errno. A transfer
+    that the kernel makes in parts is continued. The engine holds the buffers until ``on_done``.
 
-    One thread at a time may use an engine. Made after a fork, it belongs to the child; a fork's copy must not be
-    used, only closed.
+    One thread at a time may use an engine. A forked child must make its own engine; it may only close its copy of the
+    parent's.
     """
 
     may_wait = False
-    """Whether engines that are made from now on may make a write into the page cache at once, although the kernel may
-    have to wait for room there: where nothing else lives on the loop, as in a device's own process."""
+    """Whether engines that are made from now on may write to the page cache immediately, although the kernel may have
+    to wait for room there. Set it if no other device uses the loop, as in a device's own process."""
 
     def __init__(self, depth: int = 256, *, backend: str | None = None, threads: int = 8) -> None:
-        """An engine for ``depth`` requests under way, 1 to 4096.
+        """An engine for ``depth`` requests in flight, 1 to 4096.
 
-        ``backend``: ``io_uring`` or ``threads``; by default what $PYVMM_AIO says, else io_uring where the kernel
-        (5.6 and later) lets us, else up to ``threads`` threads, each started when it is first needed.
-        Raises :class:`HostError` if the requested backend is not available.
+        ``backend``: ``io_uring`` or ``threads``. The default is $PYVMM_AIO; else io_uring, if the kernel (5.6 and
+        later) allows it; else up to ``threads`` threads, each started when it is first needed. Raises
+        :class:`HostError` if the requested backend is not available.
         """
         backend = backend or os.environ.get(ENVIRONMENT) or None
         if backend not in (None, *BACKENDS):
@@ -119,7 +120,7 @@ class IoEngine:
         if self.may_wait:
             self._native.inline_write = INLINE_WRITE
         self.fd: int = self._native.fd
-        """Readable when :meth:`dispatch` has something to do; level-triggered."""
+        """A descriptor that is readable when :meth:`dispatch` has something to do; level-triggered."""
         self.depth = depth
         self._results = ffi.new("struct pyvmm_aio_result[]", _BATCH)
         self._iov = ffi.new("struct iovec[]", 256)
@@ -134,12 +135,13 @@ class IoEngine:
 
     @property
     def pending(self) -> int:
-        """The number of these whose ``on_done`` is still to be called."""
+        """The number of requests whose ``on_done`` was not called yet."""
         return len(self._under_way)
 
     @property
     def native(self) -> Any:
-        """The engine as a ``struct pyvmm_aio *`` for native code that readies requests of its own; None when closed."""
+        """The engine as a ``struct pyvmm_aio *`` for native code that prepares requests of its own; None when
+        closed."""
         return self._native
 
     def preadv(
@@ -167,7 +169,7 @@ class IoEngine:
         self._prepare(_WRITE, file, flags, offset, 0, buffers, on_done)
 
     def fdatasync(self, file: IoFile, on_done: Callable[[int], None]) -> None:
-        """Bring to the disk what was written: at least by the writes whose ``on_done`` was called before."""
+        """Flush written data to the disk: at least the writes whose ``on_done`` was called before."""
         self._prepare(_FDATASYNC, file, 0, 0, 0, (), on_done)
 
     def fallocate(self, file: IoFile, mode: int, offset: int, length: int, on_done: Callable[[int], None]) -> None:
@@ -175,22 +177,24 @@ class IoEngine:
         self._prepare(_FALLOCATE, file, mode, offset, length, (), on_done)
 
     def submit(self) -> None:
-        """Start what is readied. Calls ``on_done`` of what is finished already; that may ready and start more."""
+        """Start the prepared requests. Calls ``on_done`` of requests that are finished already; that may prepare and
+        start more."""
         while self._native is not None and (self._native.prepared or self._native.ready):
             if lib.pyvmm_aio_submit(self._native):
                 self._finish()
 
     def dispatch(self) -> int:
-        """Call ``on_done`` of what is finished, without waiting, and start what that readied; how many were."""
+        """Call ``on_done`` of finished requests, without waiting, and start the requests that it prepares. Returns the
+        number of finished ones."""
         count = self._finish()
         self.submit()
         return count
 
     def drain(self, *, cancel: bool = False) -> None:
-        """Wait until nothing is under way, calling each ``on_done``.
+        """Wait until no request is in flight, and call each ``on_done``.
 
-        With ``cancel``, what has not begun or can be interrupted ends with -ECANCELED, and what its ``on_done``
-        readies likewise.
+        With ``cancel``, requests that have not begun or can be interrupted end with -ECANCELED. Requests that their
+        ``on_done`` prepares are cancelled, too.
         """
         while self.in_use:
             before = self.in_use
@@ -199,7 +203,8 @@ class IoEngine:
                 return  # a fork's copy
 
     def close(self) -> None:
-        """Cancel, wait, and release descriptors, threads and buffers. No ``on_done`` is called for what remained."""
+        """Cancel the requests, wait for them, and release descriptors, threads and buffers. Their ``on_done`` is not
+        called."""
         if self._native is not None:
             lib.pyvmm_aio_free(self._native)
             self._native = None
@@ -244,14 +249,15 @@ class IoEngine:
         self._under_way[tag] = on_done, (held, file)
 
     def _finish(self) -> int:
-        """Call back for what is finished; how many were. The first error of a callback is raised when all are done."""
+        """Call ``on_done`` of finished requests; returns their number. The first error of a callback is raised after
+        all calls."""
         total = 0
         failure: Exception | None = None
         results, under_way = self._results, self._under_way
         while self._native is not None:
             count = lib.pyvmm_aio_reap(self._native, results, _BATCH)
             total += count
-            # Copied first: a callback may come back here.
+            # Copied first, since a callback may call this method again.
             for tag, result in [(results[i].tag, results[i].result) for i in range(count)]:
                 on_done, _ = under_way.pop(tag)
                 try:
@@ -266,9 +272,10 @@ class IoEngine:
 
 
 def direct_alignment(fd: int) -> tuple[int, int] | None:
-    """What O_DIRECT asks of memory and of offsets, in bytes; (0, 0) where there is no O_DIRECT for the file.
+    """The alignment that O_DIRECT needs for memory and for offsets, in bytes; (0, 0) if the file does not support
+    O_DIRECT.
 
-    None where the kernel or the file system does not say (statx(2), STATX_DIOALIGN, Linux 6.1).
+    None if the kernel or the file system does not tell (statx(2), STATX_DIOALIGN, Linux 6.1).
     """
     memory, offset = ffi.new("uint32_t *"), ffi.new("uint32_t *")
     if lib.pyvmm_aio_direct_alignment(fd, memory, offset):

@@ -1,15 +1,15 @@
-"""A process of ours that does not outlive us: made, watched, ended and reaped.
+"""Child processes that do not outlive this process: making, watching, ending and reaping them.
 
-Its stdin is /dev/null; its stdout and stderr are a :class:`~pyvmm.host.child_log.LogRelay`. Of our descriptors it has
-those that it is given, from 3 on. It has a process group of its own and no terminal, so that none's signals reach it,
-nor it a terminal. It has no session of its own: the kernel may share CPUs by sessions (the autogroup of sched(7)), and
-on a busy host a device would wait long for its turn beside its own machine. The kernel kills it when the thread that
-made it ends (PR_SET_PDEATHSIG of prctl(2)). So a thread that lasts as long as our process makes it, whichever thread
-asks for it."""
+A child's stdin is /dev/null; its stdout and stderr go to a :class:`~pyvmm.host.child_log.LogRelay`. It inherits no
+descriptors but those that it is given, from 3 on. It has a process group of its own and no terminal, so that no
+terminal's signals reach it and it cannot use a terminal. It shares its parent's session: the kernel may divide CPUs by
+sessions (the autogroup of sched(7)), and with a session of its own a device would wait long for its turn on a busy
+host. The kernel kills the child when the thread that made it ends (PR_SET_PDEATHSIG of prctl(2)). So a thread that
+lasts as long as this process makes it, whichever thread asks for it."""
 
 from __future__ import annotations
 
-# signal without its enums, which take longer to make than all that is done with them.
+# This is the module signal without its enums, which take longer to make than all uses of them here.
 import _signal as signal  # type: ignore[import-not-found]
 import fcntl
 import os
@@ -32,18 +32,19 @@ if TYPE_CHECKING:
 __all__ = ["FIRST_FD", "Child", "default_signals", "enter", "fork", "spawn"]
 
 FIRST_FD: Final = 3
-"""The number that the first of a process's given descriptors gets."""
+"""The number of the first descriptor that a process is given."""
 
 _PIPE_SIZE: Final = 1 << 18
 _OUT_OF_THE_WAY: Final = 64
 _PARENTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-"""Signals that a terminal or a service manager sends to all processes; the parent decides what comes of them."""
+"""Signals that a terminal or a service manager sends to all processes. The children ignore them; the parent handles
+them."""
 
 _ERRNO_INSTEAD: Final = (signal.SIGPIPE, signal.SIGXFSZ)
-"""Signals that end a process where, without them, one write fails: with EPIPE, or with EFBIG."""
+"""Signals that would end a process. When they are ignored, only the write fails, with EPIPE or EFBIG."""
 
 _STANDARD: Final = [number for number in range(1, 32) if number not in (signal.SIGKILL, signal.SIGSTOP)]
-"""The signals of signal(7) whose disposition can be set; those of real time are their users' own."""
+"""The standard signals of signal(7) whose disposition can be set, without the real-time signals."""
 
 _END: Final = signal.SIGUSR1
 """The signal by which the parent makes the process remove its files and end immediately."""
@@ -55,7 +56,7 @@ _living: Final[set[Child]] = set()
 
 
 class Child:
-    """One process, from outside. One thread at a time."""
+    """A child process, as its parent sees it. One thread may use it at a time."""
 
     def __init__(self, name: str, pid: int, log_fd: int) -> None:
         """Take over the child ``pid`` and the reading end of its log."""
@@ -64,7 +65,8 @@ class Child:
         self.log = LogRelay(log_fd, name)
         _living.add(self)
         self.outcome = ""
-        """How it ended, once it has: ``was killed by SIGKILL``, ``ended with status 1``."""
+        """The way in which the process ended: ``was killed by SIGKILL``, ``ended with status 1``; empty before its
+        end."""
         try:
             self.pidfd = os.pidfd_open(pid)
         except ProcessLookupError:  # somebody has SIGCHLD ignored, and it is gone
@@ -73,11 +75,11 @@ class Child:
 
     @property
     def ended(self) -> bool:
-        """Whether it has."""
+        """Whether the process has ended."""
         return self.wait(0)
 
     def wait(self, timeout: float) -> bool:
-        """Wait up to ``timeout`` seconds for its end; whether it has ended. It is reaped then."""
+        """Wait up to ``timeout`` seconds for the process's end, and reap the process. Returns whether it has ended."""
         if self.outcome:
             return True
         poll = select.poll()
@@ -104,7 +106,7 @@ class Child:
         """End the process immediately, reap it, relay the rest of its log; closing twice does nothing."""
         if self.pidfd >= 0:
             self.kill()
-            # A process that the kernel holds (state D) is left to it: it is gone when the kernel is done.
+            # A process that is stuck in the kernel (state D) is not waited for: it ends when the kernel is done.
             self.wait(1.0)
             os.close(self.pidfd)
             self.pidfd = -1
@@ -112,15 +114,15 @@ class Child:
 
 
 def fork(name: str, body: Callable[[], int], fds: Sequence[int] = ()) -> Child:
-    """A copy of this process that runs ``body`` and ends with the status that it returns. For when there are no other
-    threads but of native code: what they held, nobody would let go of.
+    """Fork this process; the child runs ``body`` and exits with the status that it returns. Use it only while this
+    process has no other Python thread: locks that such a thread holds would stay locked in the child.
 
     ``body`` finds ``fds`` from :data:`FIRST_FD` on.
     """
     reading, writing = _log_pipe()
     ours = os.getpid()
     for stream in (sys.stdout, sys.stderr):
-        flush(stream)  # what is in their buffers is not the fork's to write
+        flush(stream)  # so that the fork does not write their buffers again
 
     def make() -> Child:
         pid = os.fork()
@@ -137,7 +139,7 @@ def fork(name: str, body: Callable[[], int], fds: Sequence[int] = ()) -> Child:
 def spawn(
     name: str, arguments: Sequence[str], fds: Sequence[int] = (), environment: Mapping[str, str] = os.environ
 ) -> Child:
-    """Another program, from any thread. It has to call :func:`enter` first, with our process's number."""
+    """Start another program, from any thread. The program has to call :func:`enter` first, with this process's id."""
     reading, writing = _log_pipe()
     null = standard_streams.null()
     moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for fd in (writing, *fds, null)]
@@ -174,16 +176,16 @@ def spawn(
 
 
 def enter(name: str, parent: int) -> None:
-    """In the new process: take its name, and end when ``parent``, the process that made it, does."""
+    """In the new process: set its name, and let it end when ``parent``, the process that made it, ends."""
     result = lib.pyvmm_process_die_with(parent)
     if result:
-        os._exit(1)  # it has ended already
+        os._exit(1)  # the parent has ended already
     lib.pyvmm_process_set_name(f"pyvmm:{name}".encode()[:_NAME_SIZE])
     _give_up_terminal()
 
 
 def _give_up_terminal() -> None:
-    """Have no controlling terminal, as after setsid(2)."""
+    """Give up the controlling terminal, as setsid(2) does."""
     try:
         fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
@@ -195,8 +197,8 @@ def _give_up_terminal() -> None:
 
 
 def set_signals() -> None:
-    """The dispositions of a process of ours: it ends when its parent says so, by the end of their connection or, at
-    once, by SIGUSR1; a write that cannot be made is an error."""
+    """Set the dispositions of a child process. It ends when its parent closes their connection or, immediately, by
+    SIGUSR1. A write that fails raises an error instead of ending the process."""
     for number in _STANDARD:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
@@ -208,14 +210,14 @@ def set_signals() -> None:
 def default_signals() -> None:
     """Set the dispositions that another program expects, for a fork that becomes one: all defaults, none blocked."""
     for number in _STANDARD:
-        if signal.getsignal(number) is not signal.SIG_DFL:  # a handler of C code, which exec resets, is None
+        if signal.getsignal(number) is not signal.SIG_DFL:  # None is a handler in C, which exec resets
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def end_all(timeout: float) -> None:
-    """End the children of this process, at once but for what they remove of theirs, for which they have ``timeout``
-    seconds together. For a process that ends itself: the kernel ends what is left with it."""
+    """End the children of this process immediately; they have ``timeout`` seconds together to remove their files. Call
+    it when this process ends: the kernel then kills the children that are left."""
     children = [child for child in list(_living) if child.pidfd >= 0]  # other threads may make some
     for child in children:
         try:
@@ -236,7 +238,7 @@ def _end(_number: int, _frame: object) -> None:
 
 
 def set_title(title: str) -> None:
-    """Set the name that ps(1) shows for this process, as far as its arguments have room."""
+    """Set the name that ps(1) shows for this process; it is cut to the size of the process's arguments."""
     try:
         with open("/proc/self/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -247,7 +249,7 @@ def set_title(title: str) -> None:
 
 
 def has_threads() -> bool:
-    """Whether this process has more than one thread, of Python's or not."""
+    """Whether this process has more than one thread, including threads that Python did not make."""
     try:
         return len(os.listdir("/proc/self/task")) > 1
     except OSError:
@@ -257,15 +259,15 @@ def has_threads() -> bool:
 def _log_pipe() -> tuple[int, int]:
     reading, writing = os.pipe()
     try:
-        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)  # room for what is said while nobody listens
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)  # room for output while the parent does not read
     except OSError:
-        pass  # a user may have a limit on them all (pipe(7))
+        pass  # a user's pipes may have a limit (pipe(7))
     return reading, writing
 
 
 def _run(name: str, parent: int, body: Callable[[], int], fds: list[int], log_fd: int) -> NoReturn:
-    """What a fork does. Nothing of the frames that it came from is returned to: their files are closed here, and
-    what closes them again would close another's."""
+    """Run a fork. It never returns to the calling frames: their files are closed here, and closing them again would
+    close other files with the same numbers."""
     status = 1
     try:
         enter(name, parent)
@@ -295,7 +297,7 @@ def _keep(log_fd: int, fds: list[int]) -> None:
     for i, fd in enumerate(moved[1:]):
         os.dup2(fd, FIRST_FD + i, inheritable=False)
     close_from(FIRST_FD + len(fds))
-    # Those there were may be anybody's: a test's, a notebook's.
+    # The old ones may belong to other code: a test, a notebook.
     sys.stdin = open(0, closefd=False)
     sys.stdout = sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
 

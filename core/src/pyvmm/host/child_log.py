@@ -1,8 +1,8 @@
-"""Log records and stderr of a process of pyvmm, relayed to this process: both ends of a pipe.
+"""Log records and stderr of a pyvmm process, relayed through a pipe to its parent.
 
-A log record is one line of level, logger and message, marked by control characters that are in no other; any other
-line is what it is. The reader believes none of it: it bounds how much comes, and lets no control characters through
-to a terminal.
+A log record is one line with level, logger and message, marked by control characters that no other line has. Any other
+line is relayed as text. The reader does not trust the process: it bounds the amount, and lets no control characters
+through to a terminal.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 __all__ = ["LogRelay"]
 
 RECORD: Final = b"\x1e"
-"""The beginning of a line that is a log record."""
+"""The first character of a line that is a log record."""
 
 FIELD: Final = b"\x1f"
-"""The separator of its fields."""
+"""The separator of a record's fields."""
 
 _CONTROLS: Final = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if n not in (9, 10)}
 
 MAX_LINE: Final = 1 << 16
-"""Bytes of a line; longer ones are cut into several."""
+"""The longest line, in bytes; longer ones are cut into several."""
 
 MAX_LOGGERS: Final = 32
-"""Loggers that a process can make here."""
+"""The most loggers that one child process can create in this process."""
 
 LINES_A_SECOND: Final = 500
-"""A process that says more has to wait."""
+"""The most lines relayed in a second. A process that writes more has to wait."""
 
 _CHUNK: Final = 1 << 13
 _DRAINED: Final = 1 << 20
@@ -46,10 +46,10 @@ log = logger("pyvmm.process")
 
 
 class LogRelay:
-    """The reading end."""
+    """The reading end of the pipe."""
 
     def __init__(self, fd: int, name: str) -> None:
-        """Take over ``fd``. Each line gets ``name`` as its beginning, unless it begins with it already."""
+        """Take over ``fd``. ``name`` is put before each line that does not begin with it."""
         os.set_blocking(fd, False)
         self._fd = fd
         self.name = name
@@ -60,31 +60,31 @@ class LogRelay:
         self._loop: EventLoop | LoopScope | None = None
         self._expected_to_end = False
         self.ignored: re.Pattern[bytes] | None = None
-        """Lines that are not worth relaying."""
+        """A pattern of lines to drop."""
 
     def expect_end(self) -> None:
-        """Later lines come from a process that was told to end: log them at a lower level."""
+        """Log later lines at a lower level: they come from a process that was told to end."""
         self._expected_to_end = True
 
     def watch(self, loop: EventLoop | LoopScope) -> None:
-        """Relay what comes, as it comes, on ``loop``."""
+        """Relay lines as they arrive, on ``loop``."""
         self._loop = loop
         loop.add(self._fd, self._readable)
 
     def unwatch(self) -> None:
-        """Leave what comes in the pipe, for :meth:`drain`."""
+        """Stop relaying on the loop. Output stays in the pipe until :meth:`drain`."""
         if self._loop is not None:
             self._loop.remove(self._fd)
             self._loop = None
 
     def drain(self) -> None:
-        """Relay what is there, without waiting."""
+        """Relay the output that is in the pipe, without waiting."""
         for _ in range(_DRAINED // _CHUNK):
             if not self._read():
                 break
 
     def fileno(self) -> int:
-        """The pipe."""
+        """The pipe's descriptor."""
         return self._fd
 
     def close(self) -> None:
@@ -106,7 +106,7 @@ class LogRelay:
             self._counting = True
             self._loop.call_later(1.0, self._second_over)
         if self._lines >= LINES_A_SECOND:
-            # The pipe fills, and then it is the process that waits.
+            # The pipe fills up, and then the process has to wait.
             self._loop.remove(self._fd)
 
     def _second_over(self) -> None:
@@ -115,7 +115,7 @@ class LogRelay:
             self._loop.add(self._fd, self._readable)
 
     def _read(self) -> bool:
-        """Relay some; whether there was anything."""
+        """Relay some output. Returns whether there was any."""
         try:
             data = os.read(self._fd, _CHUNK)
         except OSError:
@@ -152,7 +152,7 @@ class LogRelay:
         return log, level, line.decode("utf-8", "backslashreplace")
 
     def _logger(self, name: str) -> logging.Logger:
-        """The logger of that name, as far as a process may make them: they are never freed."""
+        """The logger called ``name``. A process can create only a limited number, since loggers are never freed."""
         if name not in self._loggers:
             plain = name.replace("_", "").replace(".", "")
             if len(self._loggers) >= MAX_LOGGERS or not (plain.isascii() and plain.isalnum() and len(name) <= 100):

@@ -1,4 +1,5 @@
-"""The writing end of a :class:`~pyvmm.host.child_log.LogRelay`: what a process of ours logs, as lines in a pipe."""
+"""The writing end of a :class:`~pyvmm.host.child_log.LogRelay`: it sends a child's log records as lines through a
+pipe."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ __all__ = ["PipeHandler", "send_all"]
 
 
 class PipeHandler(logging.Handler):
-    """Sends log records through the descriptor ``fd``, in a process whose :class:`LogRelay` is another's."""
+    """Sends log records through the descriptor ``fd`` to the :class:`LogRelay` of the parent process."""
 
     def __init__(self, fd: int) -> None:
         super().__init__()
@@ -26,8 +27,8 @@ class PipeHandler(logging.Handler):
 
 
 def send_all(fd: int, level: int) -> None:
-    """All loggers to ``fd``. Handlers that are here from before a fork may write to descriptors that are now another
-    file's."""
+    """Send all loggers' records from ``level`` on to ``fd``, and remove other handlers. Handlers from before a fork may
+    write to descriptors that are now other files."""
     for logger in [logging.root, *logging.root.manager.loggerDict.values()]:
         if isinstance(logger, logging.Logger):
             logger.handlers.clear()

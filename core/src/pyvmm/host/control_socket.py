@@ -31,7 +31,7 @@ It raises ValueError with a phrase that tells the user what is wrong.
 """
 
 _MAX_LINE: Final = 4096
-"""Bytes that a command may have."""
+"""The longest command, in bytes."""
 
 
 class ControlSocket:
@@ -42,8 +42,8 @@ class ControlSocket:
         $ echo size 64M | socat - UNIX:balloon.sock
         {"target": 67108864, "actual": 0}
 
-    A client's commands are carried out one after the other; what cannot be is answered with ``{"error": "…"}``. On the
-    loop's thread, all of it.
+    A client's commands are carried out one after the other. A command that fails is answered with ``{"error": "…"}``.
+    Everything runs on the loop's thread.
     """
 
     def __init__(self, path: Path, what: str) -> None:
@@ -93,7 +93,7 @@ class _Client:
         self._on_close = on_close
         self._input = b""
         self._waits = False
-        """Whether a command is not answered yet."""
+        """Whether a command is waiting for its answer."""
         self._sends_no_more = False
         loop.add(sock.fileno(), self._readable)
 
@@ -117,12 +117,12 @@ class _Client:
             data = b"\n"  # the last line may lack it
         self._input += data
         if len(self._input) > _MAX_LINE:
-            self.close()  # it does not wait for answers, or makes no sense
+            self.close()  # it does not wait for answers, or sends no commands
         else:
             self._serve()
 
     def _serve(self) -> None:
-        """Carry out the next command, when the last one is answered."""
+        """Carry out the next command, if the last one was answered."""
         if self._waits or self._socket.fileno() < 0:
             return
         while b"\n" in self._input:
@@ -146,7 +146,7 @@ class _Client:
             answer({"error": str(error)})
 
     def _answer(self, given: list[bool], answer: Mapping[str, object]) -> None:
-        """Send ``answer``, the first to a command, and go on with the next command."""
+        """Send ``answer``, if it is the command's first, and continue with the next command."""
         if given or self._socket.fileno() < 0:
             return
         given.append(True)

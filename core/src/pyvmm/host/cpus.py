@@ -8,6 +8,6 @@ __all__ = ["has_several"]
 
 
 def has_several() -> bool:
-    """Whether this thread may run on more than one CPU (sched_getaffinity(2)): whether a spin can wait for another
-    thread, and a second process runs beside this one."""
+    """Whether this thread may run on more than one CPU (sched_getaffinity(2)). If so, polling can wait for another
+    thread, and a second process can run in parallel."""
     return len(os.sched_getaffinity(0)) > 1

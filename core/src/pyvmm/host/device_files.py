@@ -1,4 +1,5 @@
-"""A place on the host for the files of a machine's devices: a directory each, the user's own, gone with the machine."""
+"""Directories on the host for the files of a machine's devices: one each, private to the user, removed with the
+machine."""
 
 from __future__ import annotations
 
@@ -16,19 +17,19 @@ __all__ = ["HostFiles"]
 
 
 class HostFiles:
-    """A directory with one for each device in it, made only when somebody asks.
+    """A directory with a subdirectory for each device, made when it is first asked for.
 
-    It is in ``$XDG_RUNTIME_DIR``, else in ``$TMPDIR`` or ``/tmp``, and no other user can look into it. The machine, its
-    devices' processes and a process that takes a dead one's place all find the same: who has ``path`` has it.
+    It is in ``$XDG_RUNTIME_DIR``, else in ``$TMPDIR`` or ``/tmp``, and no other user can read it. The machine, its
+    devices' processes and their replacements all use the same directory, by its ``path``.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        """The place at ``path``; by default a new one."""
+        """The directory ``path``; by default a new one."""
         self._path = os.fspath(path) if path else _new_path()
 
     @property
     def path(self) -> Path:
-        """Where it is, or would be."""
+        """The directory's path, even before the directory is made."""
         from pathlib import Path
 
         return Path(self._path)
@@ -37,9 +38,9 @@ class HostFiles:
         return self._path
 
     def directory(self, device: str) -> Path:
-        """The directory of the device with the id ``device``, made if it is not there; raises :class:`HostError`.
+        """The directory of the device with the id ``device``, made if it does not exist; raises :class:`HostError`.
 
-        The path is short, as that of a Unix socket has to be.
+        The path is short enough for a Unix socket.
         """
         from pathlib import Path
 
@@ -49,7 +50,7 @@ class HostFiles:
         return Path(path)
 
     def remove(self) -> None:
-        """Remove it with all that is in it, if it was ever made."""
+        """Remove the directory with its contents, if it was ever made."""
         leftovers.discard(self.remove)
         if os.path.exists(self._path):
             import shutil
@@ -61,17 +62,17 @@ def _new_path() -> str:
     parent = os.environ.get("XDG_RUNTIME_DIR", "")
     if not os.access(parent, os.W_OK | os.X_OK):
         parent = os.environ.get("TMPDIR", "/tmp")
-    # Absolute, for other processes, whose current directory may be another.
+    # An absolute path, since other processes may have another current directory.
     return os.path.join(os.path.abspath(parent), f"pyvmm-{os.getpid()}-{os.urandom(8).hex()}")
 
 
 def _file_name(device: str) -> str:
-    """An id, which may have any character, as the name of a file."""
+    """A file name for an id, which may have any character."""
     return "".join(c if c.isascii() and (c.isalnum() or c in "_-") else f"%{ord(c):x}" for c in device)
 
 
 def _make(path: str) -> None:
-    """Make a directory, unless it is there and nobody else's."""
+    """Make the directory. One that exists must belong to this user."""
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:

@@ -32,7 +32,7 @@ class EventFd:
             return 0
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait up to ``timeout`` seconds (for ever when None), then drain; whether it was signalled."""
+        """Wait up to ``timeout`` seconds (for ever if None), then drain. Returns whether it was signalled."""
         poll = select.poll()
         poll.register(self.fd, select.POLLIN)
         poll.poll(None if timeout is None else timeout * 1000)

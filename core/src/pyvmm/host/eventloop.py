@@ -1,4 +1,4 @@
-"""The event loop that devices live on: one thread, epoll(7), callbacks that do not block."""
+"""The event loop on which devices run: one thread, epoll(7), callbacks that do not block."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WRITABLE: Final = select.EPOLLOUT
 
 
 class _Call:
-    """A function that another thread wants run on the loop, and what came of it."""
+    """A function that another thread asks the loop to run, and the function's result."""
 
     __slots__ = ("_under_way", "error", "function", "result")
 
@@ -50,24 +50,24 @@ class _Call:
         except BaseException as error:
             self.error = error
             if not isinstance(error, Exception):
-                raise  # Ctrl-C is for the thread that it came to
+                raise  # Ctrl-C belongs to the thread that received it
         finally:
             self._under_way.release()
 
     def wait(self) -> None:
-        """Until it has run; called once."""
+        """Wait until the function has run. Call it once."""
         self._under_way.acquire()
 
 
 class Timer:
-    """A call that is due later."""
+    """A call that the loop makes later."""
 
     __slots__ = ("_loop", "deadline", "function")
 
     def __init__(self, loop: EventLoop, deadline: float, function: Callable[[], object]) -> None:
         self._loop = loop
         self.deadline = deadline
-        """By time.monotonic()."""
+        """The time of the call, by time.monotonic()."""
         self.function = function
 
     def cancel(self) -> None:
@@ -83,7 +83,7 @@ class EventLoop:
     """
 
     _now = staticmethod(time.monotonic)
-    """The clock that timers go by."""
+    """The clock for timers."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll(-1)
@@ -108,7 +108,8 @@ class EventLoop:
         self._callbacks[fd] = callback
 
     def fileno(self) -> int:
-        """An epoll descriptor that is readable while something is ready, so that native code knows when to return."""
+        """An epoll descriptor that is readable while a descriptor of the loop is ready, so that native code knows when
+        to return."""
         return self._epoll.fileno()
 
     def modify(self, fd: int, events: int) -> None:
@@ -116,7 +117,7 @@ class EventLoop:
         self._epoll.modify(fd, events)
 
     def remove(self, fd: int) -> None:
-        """Forget ``fd``, before it is closed; an fd that is not there is ignored."""
+        """Stop watching ``fd``. Call it before the descriptor is closed; a descriptor that was not added is ignored."""
         if self._callbacks.pop(fd, None) is not None:
             self._removed.add(fd)
             try:
@@ -125,7 +126,7 @@ class EventLoop:
                 pass  # closed already: the kernel forgot it with the last reference
 
     def call_later(self, seconds: float, function: Callable[[], object]) -> Timer:
-        """Call ``function`` once, in ``seconds`` or as soon after as the loop is free."""
+        """Call ``function`` once, after ``seconds``, or as soon as the loop is free after that."""
         timer = Timer(self, self._now() + seconds, function)
         insort_left(self._timers, timer, key=lambda other: -other.deadline)
         return timer
@@ -136,12 +137,13 @@ class EventLoop:
             self._timers.remove(timer)
 
     def post(self, function: Callable[[], object]) -> None:
-        """Run ``function`` on the loop's thread, soon. From any thread."""
+        """Run ``function`` on the loop's thread soon, without waiting for it. Any thread may call this."""
         self._posted.append(function)
         self._wake.signal()
 
     def call(self, function: Callable[[], T]) -> T:
-        """Run ``function`` on the loop's thread, and return its result or raise its exception. From any thread.
+        """Run ``function`` on the loop's thread, and return its result or raise its exception. Any thread may call
+        this.
 
         While no thread is in :meth:`run`, ``function`` runs on the calling thread.
         """
@@ -172,14 +174,15 @@ class EventLoop:
             self._run_posted()
 
     def run_once(self, timeout: float | None = None) -> int:
-        """Wait up to ``timeout`` seconds (for ever when None) and serve what is ready or due; how many were."""
+        """Wait up to ``timeout`` seconds (for ever if None), then serve ready descriptors and due timers. Returns their
+        number."""
         if self._timers:
             due = max(self._timers[-1].deadline - self._now(), 0)
             timeout = due if timeout is None else min(timeout, due)
         ready = self._epoll.poll(timeout)
         self._removed.clear()
         for fd, events in ready:
-            # An earlier callback of this round may have removed it, and even added another file by the same number.
+            # An earlier callback of this round may have removed it, and even added another file with the same number.
             callback = self._callbacks.get(fd) if fd not in self._removed else None
             if callback is not None:
                 callback(events)
@@ -187,31 +190,31 @@ class EventLoop:
 
     @property
     def is_here(self) -> bool:
-        """Whether the calling thread is the loop's, or none is in :meth:`run`."""
+        """Whether the calling thread is the loop's, or no thread is in :meth:`run`."""
         return self._thread is None or self._thread == get_ident()
 
     def idle_until(self) -> int:
-        """Until when nobody needs the loop's thread, unless its descriptor (:meth:`fileno`) is readable: nanoseconds
-        by time.monotonic_ns(), 0 where no thread is in :meth:`run`. For native code that waits in the loop's place."""
+        """The time until which the loop's thread is free, as long as :meth:`fileno` is not readable: nanoseconds by
+        time.monotonic_ns(); 0 if no thread is in :meth:`run`. Native code that waits instead of the loop needs it."""
         if self._thread is None or self._stopping or self._closed:
             return 0
         latest = time.monotonic_ns() + _LONGEST_WAIT
         return min(int(self._timers[-1].deadline * 1e9), latest) if self._timers else latest
 
     def stop(self) -> None:
-        """End :meth:`run` after the present round. From any thread and from a signal handler."""
+        """End :meth:`run` after the current round. Any thread and any signal handler may call this."""
         self._stopping = True
         self._wake.signal()
 
     def close(self) -> None:
-        """Release the loop's descriptors, not those that were added."""
+        """Release the loop's own descriptors, not those that were added."""
         if not self._closed:
             self._closed = True
             self._epoll.close()
             self._wake.close()
 
     def _run_timers(self) -> int:
-        """Make the calls that are due, but for what they ask for in turn."""
+        """Make the due calls, but not the calls that these add."""
         count, now = 0, self._now()
         for _ in range(len(self._timers)):
             if not self._timers or self._timers[-1].deadline > now:
@@ -222,8 +225,8 @@ class EventLoop:
 
     def _run_posted(self, _: int = 0) -> None:
         self._wake.drain()
-        # What these functions post has its turn later, so that other descriptors have theirs. One that raises
-        # keeps none of the others from running: somebody may wait for them.
+        # Functions that these functions post run later, so that other descriptors get their turn. If one raises, the
+        # others still run, since other threads may wait for them.
         functions = self._posted[:]
         del self._posted[: len(functions)]  # others may have posted meanwhile
         call_all(functions)
@@ -264,11 +267,12 @@ class LoopScope:
         self._after = after
         self._registrations: dict[int, _Registration] = {}
         self._running: _Registration | None = None
-        """The one whose callback runs now."""
+        """The registration whose callback runs now."""
         self._ends_with_reset = False
-        """Whether what is added now ends with a reset."""
+        """Whether registrations that are added now end with a reset."""
         self._closed = self._reset = 0
-        """How often that was done: timers and posted functions compare it with the time when they were added."""
+        """The numbers of closings and resets. Timers and posted functions compare them with the numbers when they were
+        added."""
 
     def add(self, fd: int, callback: Callable[[int], None], events: int = READABLE) -> None:
         """As :meth:`EventLoop.add`."""
@@ -302,23 +306,25 @@ class LoopScope:
         return self.loop.call_later(seconds, self._unless_ended(function, self._ends_with_reset))
 
     def post(self, function: Callable[[], object]) -> None:
-        """As :meth:`EventLoop.post`. What another thread posts is dropped by a reset."""
+        """As :meth:`EventLoop.post`. A reset drops functions that another thread has posted."""
         self.loop.post(self._unless_ended(function, self._ends_with_reset or not self.loop.is_here))
 
     def guard(self, function: Callable[[], object]) -> None:
-        """Run ``function`` as a callback of this scope is run."""
+        """Run ``function`` in the same way as a callback of this scope."""
         self._run(function, self._ends_with_reset, self._running)
 
     def until_reset(self, function: Callable[[], T]) -> T:
-        """Run ``function`` and return or raise what it does. What it adds ends at the next :meth:`reset`."""
+        """Run ``function``, and return its result or raise its exception. Callbacks that it adds end at the next
+        :meth:`reset`."""
         return self._adding(function, ends_with_reset=True)
 
     def until_close(self, function: Callable[[], T]) -> T:
-        """Run ``function`` and return or raise what it does. What it adds lasts until :meth:`close`."""
+        """Run ``function``, and return its result or raise its exception. Callbacks that it adds last until
+        :meth:`close`."""
         return self._adding(function, ends_with_reset=False)
 
     def reset(self) -> None:
-        """Remove what ends with a reset. Callbacks that :meth:`fail` has suspended are called again."""
+        """Remove callbacks that end with a reset, and resume callbacks that :meth:`fail` has suspended."""
         self._reset += 1
         for registration in list(self._registrations.values()):
             if registration.ends_with_reset:
@@ -328,10 +334,10 @@ class LoopScope:
                 self._listen(registration)
 
     def fail(self) -> None:
-        """For ``on_error``, when the device has failed: remove what ends with a reset.
+        """Remove callbacks that end with a reset. ``on_error`` calls this when the device has failed.
 
-        A callback that lasts and that has just raised is suspended until :meth:`reset`. Otherwise a descriptor that
-        stays ready would keep the loop busy for ever.
+        If the callback that has just raised does not end with a reset, it is suspended until :meth:`reset`. Otherwise a
+        descriptor that stays ready would keep the loop busy for ever.
         """
         self._reset += 1
         for registration in list(self._registrations.values()):

@@ -1,7 +1,8 @@
-"""A thread that lasts as long as the process, for what the kernel ends together with the thread that made it.
+"""A thread that lasts as long as the process. It makes child processes, which the kernel ends with the thread that made
+them.
 
-The main thread is such a thread. For any other thread, a second one is begun when it is first needed. It waits, and
-does what it is asked to do.
+The main thread is such a thread. When another thread first asks, a second one is started, which waits for further
+requests.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _NAME = "maker"
 
 
 class _LastingThread:
-    """The thread, with the one function that it is to call. One caller at a time."""
+    """The thread, and the one function that it calls next. One caller may use it at a time."""
 
     def __init__(self) -> None:
         self.process = os.getpid()
@@ -37,7 +38,7 @@ class _LastingThread:
         begin(self._serve, _NAME)
 
     def call(self, function: Callable[[], None]) -> None:
-        """Have ``function``, which raises nothing, called; returns when it was."""
+        """Call ``function`` on the thread and wait for its return. ``function`` must not raise."""
         self._function = function
         self._asked.release()
         self._done.acquire()
@@ -57,9 +58,10 @@ _thread: _LastingThread | None = None
 
 
 def on_lasting_thread(function: Callable[[], T]) -> T:
-    """Call ``function`` on the main thread, if that is the calling one, or on the lasting one; its result or error.
+    """Call ``function``: directly if this is the main thread, else on the lasting thread. Returns its result or raises
+    its error.
 
-    Raises :class:`~pyvmm.errors.HostError` where the host has no thread left.
+    Raises :class:`~pyvmm.errors.HostError` if the host has no thread left.
     """
     if get_native_id() == os.getpid():
         return function()
@@ -83,6 +85,6 @@ def on_lasting_thread(function: Callable[[], T]) -> T:
 def _the_thread() -> _LastingThread:
     global _thread
     with _lock:
-        if _thread is None or _thread.process != os.getpid():  # a fork has none of its parent's threads
+        if _thread is None or _thread.process != os.getpid():  # a fork does not have its parent's threads
             _thread = _LastingThread()
         return _thread

@@ -1,7 +1,8 @@
-"""What this process has on its host that a sudden end would leave behind: socket files, directories, a raw terminal.
+"""Removal of things on the host that a sudden end of this process would leave: socket files, directories, a raw
+terminal.
 
-The owner of such a thing removes it in the ordinary way, and calls :func:`discard` then. The interpreter's exit, and a
-signal that ends the command at once, remove the rest.
+The owner of such a thing normally removes it and calls :func:`discard`. The interpreter's exit, and a signal that ends
+the command immediately, remove the rest.
 """
 
 from __future__ import annotations
@@ -22,30 +23,30 @@ _late: list[Callable[[], object]] = []
 
 
 def add(remover: Callable[[], object]) -> None:
-    """Have ``remover`` called at the end of this process, where nobody discards it before. Forks do not call it."""
+    """Call ``remover`` at the end of this process, unless it is discarded before. Forks do not call it."""
     _removers.append((os.getpid(), remover))
 
 
 def discard(remover: Callable[[], object]) -> None:
-    """Forget ``remover``; one that is not there is ignored."""
+    """Forget ``remover``; one that was not added is ignored."""
     for at in range(len(_removers) - 1, -1, -1):
         if _removers[at][1] == remover:
             del _removers[at]
 
 
 def remove_all() -> None:
-    """Call what is left, the last one first. One that raises does not keep the others from being called."""
+    """Call the remaining removers, the last one first. If one raises, the others are still called."""
     while _removers:
         process, remover = _removers.pop()
         if process == os.getpid():
             try:
                 remover()
             except Exception:
-                pass  # the process ends, and there is nobody to tell
+                pass  # the process ends: there is nowhere to report it
 
 
 def begin_fork() -> None:
-    """In a fork: what its parent has made, and is making, is its parent's."""
+    """In a fork: forget the parent's removers, and what the parent was making."""
     global _making
     _making = 0
     _removers.clear()
@@ -53,7 +54,7 @@ def begin_fork() -> None:
 
 
 class Making:
-    """Within it, something is made and its remover is added: a signal that ends the process waits for both."""
+    """A context manager around making a thing and adding its remover: a signal that ends the process waits for both."""
 
     def __enter__(self) -> Self:
         global _making
@@ -68,7 +69,7 @@ class Making:
 
 
 def at_a_safe_point(end: Callable[[], object]) -> None:
-    """Call ``end``, a signal's way to end this process, at once or when nothing is being made any more."""
+    """Call ``end``, which ends this process after a signal, immediately or after the last :class:`Making`."""
     if _making:
         _late.append(end)
     else:

@@ -1,4 +1,4 @@
-"""An event loop with a thread of its own: for what has to wait for somebody else."""
+"""An event loop with a thread of its own, for a device that waits for another process."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["LoopThread"]
 
 
 class LoopThread(EventLoop):
-    """An :class:`EventLoop` that runs on a thread which it makes.
+    """An :class:`EventLoop` that runs on a thread of its own.
 
-    Until :meth:`start` there is no thread, and :meth:`call` works at once, where it is called: what needs a fork
-    can come before.
+    Until :meth:`start` there is no thread, and :meth:`call` runs on the calling thread. So the process can still fork
+    before the start.
     """
 
     def __init__(self, name: str) -> None:
-        """``name`` is the thread's, and may be changed until it is started."""
+        """``name`` is the thread's name. It may be changed until the start."""
         super().__init__()
         self.name = name
         self._join: Callable[[], None] | None = None
@@ -46,7 +46,8 @@ class LoopThread(EventLoop):
             waiting.release()
 
     def close(self) -> None:
-        """End the thread after what it is at, and release the loop's descriptors. Not from the thread itself."""
+        """End the thread after its current round, and release the loop's descriptors. The thread itself must not call
+        this."""
         if self._join is not None and not self._closed:
             self.stop()
             self._join()

@@ -1,4 +1,4 @@
-"""The standard streams of a process: closed, full, or unable to say a character. Nothing of that ends a machine."""
+"""A process's standard streams. One that is closed or full, or that lacks a character, must not end a machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["complete", "flush", "null", "write_line"]
 
 
 def complete() -> None:
-    """Open descriptors 0, 1 and 2 where they are closed, so that no other file gets their numbers."""
+    """Open descriptors 0, 1 and 2 if they are closed, so that no other file gets their numbers."""
     for fd in range(3):
         try:
             os.fstat(fd)
@@ -24,7 +24,7 @@ def complete() -> None:
 
 
 def null() -> int:
-    """A new descriptor of an empty file: /dev/null, or an anonymous file where there is no /dev."""
+    """A new descriptor of an empty file: /dev/null, or an anonymous file if there is no /dev."""
     try:
         return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -32,10 +32,10 @@ def null() -> int:
 
 
 def write_line(stream: TextIO | None, text: str, end: str = "\n") -> OSError | None:
-    """Write ``text`` and ``end`` to ``stream``; why that could not be, or None.
+    """Write ``text`` and ``end`` to ``stream``. Returns the error if that failed, else None.
 
-    A character that the stream's encoding does not have is replaced. A stream that Python closed or never had is no
-    error: nobody wants the text.
+    A character that the stream's encoding lacks is replaced. A stream that is closed or None is no error: the text is
+    dropped.
     """
     if stream is None or stream.closed:
         return None
@@ -51,7 +51,7 @@ def write_line(stream: TextIO | None, text: str, end: str = "\n") -> OSError | N
 
 
 def flush(stream: TextIO | None) -> OSError | None:
-    """Write what is in the buffer of ``stream``; why that could not be, or None."""
+    """Flush ``stream``. Returns the error if that failed, else None."""
     try:
         if stream is not None and not stream.closed:
             stream.flush()

@@ -57,7 +57,7 @@ def _remove_dead(path: str | os.PathLike[str], what: str) -> None:
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise UsageError(f"{what}: something that is no socket is there; give another path")
-        # One that listens and is busy would have a blocking socket wait.
+        # A blocking socket would wait for a busy listener.
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
             error = probe.connect_ex(os.fspath(path))
         if error == errno.ECONNREFUSED:
@@ -79,8 +79,8 @@ class UnixListener:
     """
 
     def __init__(self, path: Path, what: str, *, backlog: int = 1) -> None:
-        """``what`` begins an error's message, such as ``vsock: /run/vm.sock``. ``backlog``: how many clients wait,
-        more or less, before the next one is made to.
+        """``what`` begins an error's message, such as ``vsock: /run/vm.sock``. ``backlog``: about how many clients may
+        wait in the queue before connect(2) blocks.
 
         Raises :class:`UsageError` if no socket can be made at the path, or if another file is there.
         """
@@ -90,7 +90,7 @@ class UnixListener:
         self._process = os.getpid()
         self._identity: tuple[int, int] | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        # When no descriptor is left, this one is given up for as long as it takes to turn a client away.
+        # When no descriptor is left, this one is closed for a moment in order to turn a client away.
         self._reserve = null()
         try:
             with leftovers.Making():
@@ -145,7 +145,7 @@ class UnixListener:
 
     def _remove(self) -> None:
         leftovers.discard(self._remove)
-        # A child that was forked after this was made has it as well, and it is not the child's to remove.
+        # A forked child has a copy of this object, but must not remove the socket.
         if self._identity is not None and os.getpid() == self._process and identity(self.path) == self._identity:
             os.unlink(self.path)
         self._identity = None
