@@ -28,6 +28,17 @@ def test_a_warning_is_formatted_as_it_was_wanted() -> None:
     assert python("log.warning('%d lit', 2)") == ("", "pyvmm: lamp: 2 lit")
 
 
+def test_a_message_cannot_forge_a_line_or_move_the_cursor() -> None:
+    statement = r"log.warning('%s', 'one\npyvmm: two\x1b[2J\u202e\udcff é')"
+    assert python(statement)[1] == "pyvmm: lamp: one\n" r"    pyvmm: two\x1b[2J\u202e\udcff é"
+
+
+def test_a_traceback_has_its_lines() -> None:
+    statement = "exec(\"try:\\n 1/0\\nexcept ZeroDivisionError:\\n log.exception('a\\\\nb')\")"
+    lines = python(statement)[1].splitlines()
+    assert lines[:3] == ["pyvmm: lamp: a", "    b", "Traceback (most recent call last):"]
+
+
 def test_a_plugins_own_logger_is_as_well() -> None:
     statement = "import logging; logging.getLogger('pyvmm_lamp').warning('on')"
     assert python(statement) == ("", "pyvmm: pyvmm_lamp: on")

@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["HostError", "PluginError", "PyvmmError", "UsageError", "cause_of", "nearest"]
+__all__ = ["HostError", "PluginError", "PyvmmError", "UsageError", "cause_of", "nearest", "printable"]
 
 
 class PyvmmError(Exception):
@@ -38,6 +38,19 @@ def cause_of(error: BaseException) -> str:
     """One line that says what an exception is, for the message of a :class:`PyvmmError`."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def printable(text: str, keep: str = "") -> str:
+    """``text`` with an escape such as ``\\x1b`` for each character that is not printable and not one of ``keep``.
+
+    A file's name or a guest's words can then neither forge a line of pyvmm's own nor move a terminal's cursor.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or letter in keep else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 
+from pyvmm.errors import printable
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
@@ -83,11 +85,16 @@ def _send(verbosity: int, stream: TextIO | None) -> None:
     newline = "\r\n" if stream.isatty() else "\n"
 
     class Formatter(logging.Formatter):
+        def formatMessage(self, record: logging.LogRecord) -> str:
+            # What goes on in another line is indented, so that it cannot pass for a line of its own.
+            record.message = printable(record.message, keep="\n").replace("\n", "\n    ")
+            return super().formatMessage(record)
+
         def format(self, record: logging.LogRecord) -> str:
             name = record.name
             record.name = name.removeprefix("pyvmm.")
             try:
-                return super().format(record).replace("\n", newline)
+                return printable(super().format(record), keep="\n").replace("\n", newline)
             finally:
                 record.name = name
 

@@ -128,3 +128,17 @@ def test_what_the_host_refuses_is_one_line_with_the_path(tmp_path: Path) -> None
     assert done.stderr == (
         f"pyvmm: {str(tmp_path / 'loop')!r}: Too many levels of symbolic links; -v says what needs it\n"
     )
+
+
+def test_a_files_name_cannot_forge_a_line(tmp_path: Path) -> None:
+    done = run([*COMMAND, "--kernel", f"{tmp_path}/a\npyvmm: \x1b[31mb"])
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "\x1b" not in done.stderr
+    assert "no such file" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--kernel", "--initrd"])
+def test_a_tilde_that_no_shell_replaced_is_told_as_one(option: str) -> None:
+    done = run([*COMMAND, f"{option}=~/no-such-kernel"])
+    assert done.returncode == 2
+    assert "a shell replaces ~ only at the start of a word" in done.stderr

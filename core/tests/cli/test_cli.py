@@ -58,6 +58,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     module = ModuleType("pyvmm.machine")
     vars(module).update(Machine=Machine, MachineConfig=SimpleNamespace)
     monkeypatch.setitem(sys.modules, "pyvmm.machine", module)
+    monkeypatch.setattr(pyvmm, "machine", module, raising=False)
     return seen
 
 
@@ -461,7 +462,7 @@ def test_log_lines_on_a_terminal_return_the_carriage() -> None:
         tty.setraw(terminal)
         logs.configure(0, stream)
         logging.getLogger("pyvmm.bus").warning("one\ntwo")
-        assert screen.read(100) == b"pyvmm: bus: one\r\ntwo\r\n"
+        assert screen.read(100) == b"pyvmm: bus: one\r\n    two\r\n"
 
 
 def test_the_librarys_main_names_are_found_when_they_are_asked_for(machine: SimpleNamespace) -> None:

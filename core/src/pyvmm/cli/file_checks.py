@@ -22,6 +22,8 @@ def file_fault(path: str | os.PathLike[str]) -> str:
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
+        if os.fspath(path)[:1] in ("~", b"~"):
+            return "no such file; a shell replaces ~ only at the start of a word: give $HOME or a whole path"
         return "no such file"
     except OSError as error:
         return error.strerror or str(error)

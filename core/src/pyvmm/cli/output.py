@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 
-from pyvmm.errors import HostError
+from pyvmm.errors import HostError, printable
 from pyvmm.host.standard_streams import null, write_line
 
 __all__ = ["complain", "show"]
@@ -22,6 +22,10 @@ def show(text: str) -> None:
             raise HostError(f"standard output cannot be written: {error.strerror}")
 
 
-def complain(message: str) -> None:
-    """Print ``pyvmm: MESSAGE`` on stderr. Where that cannot be written, the exit status has to say it."""
-    write_line(sys.stderr, f"pyvmm: {message}")
+def complain(message: str, *, lines: bool = False) -> None:
+    """Print ``pyvmm: MESSAGE`` on stderr: one line, or with ``lines`` as many as it has.
+
+    Where that cannot be written, the exit status has to say it.
+    """
+    keep = "\n" if lines else ""
+    write_line(sys.stderr, f"pyvmm: {printable(message, keep)}")

@@ -121,5 +121,5 @@ def _report(reason: ExitReason) -> int:
     if reason.status and not reason.signal:
         from pyvmm.cli.output import complain
 
-        complain(str(reason))
+        complain(str(reason), lines=True)  # registers have lines of their own
     return reason.status
