@@ -25,11 +25,11 @@ ADDRESS_SPACE_END: Final = 1 << 64
 
 
 class BusError(PyvmmError):
-    """A range cannot be put on a bus."""
+    """A range that cannot be added to a bus."""
 
 
 class DeviceOverlap(BusError):
-    """A range overlaps one that is already on the bus."""
+    """A range that overlaps one that is already on the bus."""
 
 
 @record
@@ -41,7 +41,7 @@ class BusRange:
 
     @property
     def end(self) -> int:
-        """The first address behind the range."""
+        """The first address after the range."""
         return self.base + self.size
 
     def __contains__(self, address: object) -> bool:
@@ -72,7 +72,7 @@ class Placement:
     """The interrupt line (GSI) that the device needs."""
 
     any_irq: bool = False
-    """Whether the device needs an interrupt line, and any free one will do."""
+    """Whether the device needs an interrupt line and any free line is right."""
 
     acpi_hid: str = ""
     """The ACPI hardware ID by which the guest finds the device, such as ``PNP0501``; empty for none."""
@@ -84,7 +84,7 @@ class Placement:
 
 
 class _Service:
-    """Whether a device answers, and its lock: one for all places that it has, on whichever bus."""
+    """A device's lock, and whether it still answers. All of a device's ranges, on both buses, share one such object."""
 
     __slots__ = ("failed", "lock")
 
@@ -117,7 +117,7 @@ class BusDevice:
         self.name = context.title
 
     def close(self) -> None:
-        """Release what the device holds of the host."""
+        """Release the host's resources that the device holds."""
 
     def read(self, offset: int, data: memoryview) -> None:
         """Answer a read of ``len(data)`` bytes (1, 2, 4 or 8) at ``offset`` from the (first) range's start.
@@ -140,19 +140,19 @@ class BusDevice:
 Answer: TypeAlias = (
     "tuple[Callable[[int, memoryview], object], int, memoryview, Callable[[], object], Callable[[], object]]"
 )
-"""How to answer an access: the device's handler, the offset and the data for its call, and the functions that take the
+"""The calls that answer an access: the device's handler, its arguments offset and data, and the functions that take the
 device's lock before the call and release it after."""
 
 
 class _Slot:
-    """One range of a bus and the device that is there."""
+    """One range of a bus and its device."""
 
     __slots__ = ("base", "device", "end", "range", "service")
 
     def __init__(self, range_: BusRange, device: BusDevice, base: int, service: _Service) -> None:
         self.range = range_
         self.base = base
-        """The address that is offset 0 to the device."""
+        """The address of the device's offset 0."""
         self.end = range_.end
         self.device = device
         self.service = service
@@ -179,10 +179,10 @@ class Bus:
         """Dicts that keep :meth:`answer` results. The bus empties them when a device is added or fails."""
 
     def insert(self, device: BusDevice, base: int, size: int, *, offset: int = 0) -> BusRange:
-        """Put ``device`` at ``size`` addresses from ``base`` on, of which the first is ``offset`` to the device.
+        """Put ``device`` at ``size`` addresses from ``base`` on. The device sees the first one as ``offset``.
 
-        Raises :class:`BusError` for an empty range or one that does not fit the address space and
-        :class:`DeviceOverlap` where another device is.
+        Raises :class:`BusError` for an empty range or one outside the address space, and :class:`DeviceOverlap` if
+        another device is there.
         """
         range_ = BusRange(base, size)
         if size <= 0:
@@ -216,16 +216,17 @@ class Bus:
         return slot.device if slot else None
 
     def read(self, address: int, data: memoryview) -> bool:
-        """Fill ``data`` from the device at ``address``; whether one answered."""
+        """Fill ``data`` from the device at ``address``. Returns whether a device answered."""
         data[:] = _ALL_ONES[: len(data)]
         return self._access(address, data, False)
 
     def write(self, address: int, data: memoryview) -> bool:
-        """Hand ``data`` to the device at ``address``; whether one took it."""
+        """Give ``data`` to the device at ``address``. Returns whether a device took it."""
         return self._access(address, data, True)
 
     def answer(self, address: int, data: memoryview, is_write: bool) -> Answer:
-        """How :meth:`write` or :meth:`read` would answer with ``data``, which holds all ones already for a read.
+        """The calls with which :meth:`write` or :meth:`read` would answer. For a read, ``data`` must hold all ones
+        already.
 
         The result can be used again until a device is added or fails. So keep it in a dict of :attr:`remembered`, and
         hold :attr:`changing` from before this call. Pass an exception of the handler to :meth:`fail_access`.
@@ -259,7 +260,8 @@ class Bus:
         return slot if address + size <= slot.end else None
 
     def fail(self, device: BusDevice, error: BaseException) -> None:
-        """Take ``device`` out of service for ``error``, wherever it is: logged once, all ones from then on."""
+        """Take ``device`` out of service on all buses because of ``error``. The failure is logged once; accesses then
+        read all ones."""
         service = device._service
         with self.changing:
             if service is None or service.failed:
@@ -270,9 +272,9 @@ class Bus:
         log.error("%s: the device failed and answers no more", label, exc_info=error)
 
     def fail_access(self, address: int, data: memoryview, is_write: bool, error: Exception) -> None:
-        """The handler of the access raised ``error``: :meth:`fail` its device, and read all ones.
+        """Handle ``error``, which the handler of the access raised: :meth:`fail` its device, and read all ones.
 
-        Also for one that was called by what :meth:`answer` gave.
+        Call it also for a handler that :meth:`answer` has returned.
         """
         device = self.device_at(address)
         if device is not None:

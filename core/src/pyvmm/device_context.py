@@ -1,4 +1,4 @@
-"""The things that a machine gives to a device of any kind: its name, the event loop, the other devices' names."""
+"""The context that a machine gives to each device: its name, the event loop, the other devices' names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["DeviceContext", "DeviceInfo", "HostFiles", "MachineView"]
 
 @record
 class DeviceInfo:
-    """One device of a machine, as the others see it."""
+    """One device of a machine, as the other devices see it."""
 
     kind: str
 
@@ -81,11 +81,11 @@ class DeviceContext:
     """The device's id. It is unique in the machine."""
 
     loop: LoopScope
-    """The event loop that the device lives on.
+    """The event loop on which the device runs.
 
-    What a virtio device adds to it in ``attach`` lasts until ``close``. What it adds later, from the negotiation of
-    features on, ends with a reset and with a failure of the device. What a callback adds lasts as long as what the
-    callback was added for. A callback that fails its device is not called again until the driver resets the device.
+    A callback that a virtio device adds in ``attach`` lasts until ``close``. A callback that it adds later, from
+    feature negotiation on, ends with a reset or a failure of the device. A callback that another callback adds lasts as
+    long as that one. A callback that fails its device is not called again until the driver resets the device.
     """
 
     stop: Callable[[ExitReason], None]
@@ -95,48 +95,48 @@ class DeviceContext:
     """A BusDevice's interrupt line, as an irqfd: each signal is one edge. None if the device asked for no line."""
 
     fast_port: Callable[[int], FastPort | None] = lambda offset: None
-    """For a BusDevice at ports, before the machine runs: makes the port at this offset one whose bytes need not
-    all be calls of the device. None where it cannot; the device must work all the same."""
+    """Makes the port at this offset a fast port, for which not every byte calls the device. For a BusDevice at ports,
+    before the machine runs. Returns None if there can be no fast port; the device must work without one."""
 
     memory: GuestMemory | None = None
-    """A BusDevice's view of guest memory; a memfd where its kind says ``needs_memfd``, else perhaps without a
-    descriptor. None for a virtio device, which is given it when it is activated."""
+    """Guest memory, for a BusDevice. It is a memfd if the device's kind sets ``needs_memfd``; otherwise it may have no
+    descriptor. None for a virtio device, which gets it when it is activated."""
 
     machine: MachineView = MachineView()
     """The machine around the device."""
 
     def replace(self, **changes: Any) -> Self:
-        """The same context, but for the fields that are given: for what a device makes of parts of its own."""
+        """The same context with other values for the given fields, for parts that a device makes itself."""
         return replace(self, **changes)
 
     @property
     def devices(self) -> Mapping[str, DeviceInfo]:
         """All devices that the machine was asked to have, this one too, by id: kind and package of each.
 
-        A device may be in another process, so its name is all that another can have of it; where two have to meet,
-        they do so by files in the :meth:`directory` of one.
+        A device may be in another process, so other devices know only its name. Two devices that depend on each other
+        use files in the :meth:`directory` of one of them.
         """
         return self.machine.devices
 
     @property
     def title(self) -> str:
-        """The name that the device's log lines begin with: its id, after the machine's name if it has one, as in
+        """The name with which the device's log lines begin: its id, after the machine's name if there is one, as in
         ``web/lamp0``."""
         return self.machine.title(self.name)
 
     @property
     def label(self) -> str:
-        """The device and its package, for messages of its failure: ``lamp0 (pyvmm-lamp 1.2)``."""
+        """The device and its package, for messages about its failure: ``lamp0 (pyvmm-lamp 1.2)``."""
         return self.machine.label(self.name)
 
     def directory(self, device: str = "") -> Path:
-        """A directory on the host for this device's files, or for those of the one with the id ``device``.
+        """A directory on the host for this device's files, or for the files of the device with the id ``device``.
 
-        It is made at the first call, only this user can look into it, and it goes with all that is in it when the
-        machine ends (but not when the VMM is killed by SIGKILL). The path is short, as
-        that of a Unix socket has to be.
+        It is made at the first call, and only this user can read it. It is removed with its contents when the machine
+        ends (but not if SIGKILL kills the VMM). The path is short enough for a Unix socket.
 
-        Raises :class:`UsageError` where the machine has no such device and :class:`HostError` where it cannot be made.
+        Raises :class:`UsageError` if the machine has no such device and :class:`HostError` if the directory cannot be
+        made.
         """
         if device and device != self.name and device not in self.devices:
             known = ", ".join(self.devices) or "it has no other"

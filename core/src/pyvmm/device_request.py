@@ -1,4 +1,4 @@
-"""One device that a machine is to have, and the plugin whose kind it is."""
+"""A request for one device of a machine, and the plugin that offers the device's kind."""
 
 from __future__ import annotations
 
@@ -15,56 +15,57 @@ if TYPE_CHECKING:
 __all__ = ["DISABLED_PLUGINS", "DeviceRequest", "LoadedPlugin", "view_of"]
 
 DISABLED_PLUGINS: Final = "PYVMM_DISABLE_PLUGINS"
-"""The environment variable with the names of disabled plugins, between commas."""
+"""The environment variable with the names of disabled plugins, separated by commas."""
 
 
 @record
 class LoadedPlugin:
-    """A plugin whose kinds were asked for."""
+    """A plugin that was imported because one of its kinds was asked for."""
 
     package: str
     """The distribution and its version, for messages: ``pyvmm-lamp 1.2``."""
 
     module: Any
-    """The module, or what else the entry point names, that has the hooks."""
+    """The object with the hooks, which the entry point names: usually a module."""
 
     call: Callable[..., Sequence[Any]]
-    """Calls one of the hooks, ``call(name, **arguments)``: the answers, none where the plugin does not have it."""
+    """Calls a hook: ``call(name, **arguments)`` returns the answers; none if the plugin does not have the hook."""
 
     disabled: Sequence[str] = ()
-    """Which plugins it was chosen without."""
+    """The plugins that were disabled when it was chosen."""
 
 
 @record
 class DeviceRequest:
-    """One device that a machine is to have."""
+    """A request for one device of a machine."""
 
     kind: DeviceKind[Any]
     options: Any
     """A record of the type ``kind.options``."""
 
     spec: str
-    """What the user typed, for messages: ``net:tap0,mtu=9000``."""
+    """The user's text, for messages: ``net:tap0,mtu=9000``."""
 
     id: str
-    """Unique in the machine: the device's own option ``id`` where it has one, or kind and number: ``net0``."""
+    """The device's id, unique in the machine: its option ``id`` if that is given, or kind and number, such as
+    ``net0``."""
 
     process: bool = False
     """Whether the device gets a process of its own."""
 
     restart: bool = False
-    """Whether a process that dies is replaced."""
+    """Whether the device's process is replaced if it dies."""
 
     plugin: LoadedPlugin | None = None
-    """Whose kind it is; None where no plugin was asked for it."""
+    """The plugin that offers the kind; None if the kind came from no plugin."""
 
     @property
     def package(self) -> str:
-        """The distribution that the device is of and its version, for messages; empty where it is of none."""
+        """The device's distribution and version, for messages; empty if it has no distribution."""
         return self.plugin.package if self.plugin else ""
 
 
 def view_of(requests: Iterable[DeviceRequest], name: str = "") -> MachineView:
-    """What a machine called ``name`` with the devices of ``requests`` lets its devices know of itself."""
+    """The view that devices have of a machine called ``name`` with the devices of ``requests``."""
     devices = {request.id: DeviceInfo(request.kind.name, request.package) for request in requests}
     return MachineView(devices, name=name)

@@ -1,4 +1,4 @@
-"""Guest physical memory: one memfd that the VMM and the devices' processes map, or anonymous memory of this process."""
+"""Guest-physical memory: a memfd that the VMM and the devices' processes map, or anonymous memory of this process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GuestAddress: TypeAlias = int
 """A guest-physical address, in bytes from 0."""
 
 MAX_REGIONS: Final[int] = lib.PYVMM_MAX_REGIONS
-"""Regions that a guest's memory can have."""
+"""The most regions that a guest's memory can have."""
 
 _HUGE_PAGE: Final = 2 << 20  # the smallest that x86-64 has
 _U16, _U32, _U64 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<Q")
@@ -41,7 +41,7 @@ class GuestMemoryError(Exception):
 
 @record
 class GuestRegion:
-    """``size`` bytes of guest memory from ``base`` on, found at ``offset`` in the memfd.
+    """``size`` bytes of guest memory from guest address ``base`` on, at ``offset`` in the memfd.
 
     ``base``, ``size`` and ``offset`` are in bytes and multiples of 4 KiB.
     """
@@ -52,14 +52,15 @@ class GuestRegion:
 
     @property
     def end(self) -> GuestAddress:
-        """The first address behind the region."""
+        """The first address after the region."""
         return self.base + self.size
 
 
 class GuestMemory:
-    """Guest memory in one memfd, or where another process made it in one a region, or in none; one mapping a region.
+    """Guest memory: backed by one memfd, by one per region if another process made it, or by anonymous memory. Each
+    region has one mapping.
 
-    Memory is reserved and not touched: a page costs the host nothing before the guest or a device writes it.
+    Memory is reserved but not touched: a page costs the host nothing until the guest or a device writes it.
     All numbers are little-endian. Every access is checked: it lies inside one region or raises
     :class:`GuestMemoryError`.
     """
@@ -67,16 +68,16 @@ class GuestMemory:
     def __init__(
         self, fd: int | Sequence[int] | None, regions: Sequence[GuestRegion], *, join_pages: bool = True
     ) -> None:
-        """Map ``regions`` of the memfd ``fd``, which becomes this object's to close, also on failure.
+        """Map ``regions`` of the memfd ``fd``. This object closes ``fd``, also on failure.
 
-        With a sequence of descriptors, each is that of the region at its place; with :attr:`fd` then the first. None
-        for new memory that is this process's alone, as :meth:`private` makes it.
-        ``join_pages``: whether :meth:`join` and large transfers make huge pages of what they touch.
-        Raises OSError where one cannot be mapped.
+        ``fd`` may be a sequence, with one descriptor for each region in the same order; :attr:`fd` is then the first.
+        None makes new memory that is private to this process, as :meth:`private` does.
+        ``join_pages``: whether :meth:`join` and large transfers make huge pages of the memory that they touch.
+        Raises OSError if a region cannot be mapped.
         """
         self.join_pages = join_pages
         self.fds: tuple[int, ...] = () if fd is None else (fd,) if isinstance(fd, int) else tuple(fd)
-        """The memfds: one, or one a region; none of memory that is this process's alone."""
+        """The memfds: one, or one per region. Memory that is private to this process has none."""
         self.regions: tuple[GuestRegion, ...] = ()
         self._bases: list[GuestAddress] = []
         self._region_fds: list[int] = []
@@ -96,8 +97,8 @@ class GuestMemory:
     def replace(self, fds: Sequence[int], regions: Sequence[GuestRegion]) -> None:
         """Replace all mappings by those of other regions; each region is in the descriptor with the same index.
 
-        A slice of an old mapping keeps that mapping. Native code that holds addresses must ask for them again. The
-        descriptors are taken over as by the constructor; on failure the memory is as before.
+        A slice of an old mapping keeps that mapping. Native code that holds addresses must ask for them again. This
+        object closes the descriptors, as with the constructor. On failure the memory is unchanged.
         """
         old = self.fds, self._views
         self._views = []
@@ -118,9 +119,9 @@ class GuestMemory:
     ) -> GuestMemory:
         """New memory, all zeros, at ``ranges`` of (base, size).
 
-        ``huge_page_size``: bytes, 2 MiB or 1 GiB, of the host's reserved huge pages that it is made of (hugetlbfs);
-        all of them are taken at once, so that the guest cannot meet their end. 0: the usual pages.
-        Raises :class:`HostError` where the host refuses so much memory.
+        ``huge_page_size``: the size of the host's reserved huge pages to use (hugetlbfs), in bytes, 2 MiB or 1 GiB. All
+        of them are taken now, so that the guest cannot run out of them. 0: normal pages. Raises :class:`HostError`
+        where the host refuses so much memory.
         """
         regions, offset = _regions(ranges)
         fd = -1
@@ -129,7 +130,7 @@ class GuestMemory:
                 "guest-memory", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | _huge_page_flags(huge_page_size)
             )
             os.ftruncate(fd, offset)
-            # Whoever it is shared with cannot take it away under the others, whom that would kill (SIGBUS).
+            # Another process that maps it cannot shrink it, which would kill the others (SIGBUS).
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         except OSError as error:
             if fd >= 0:
@@ -148,11 +149,12 @@ class GuestMemory:
 
     @classmethod
     def private(cls, ranges: Sequence[tuple[GuestAddress, int]]) -> GuestMemory:
-        """New memory, all zeros, at ``ranges`` of (base, size), for a machine none of whose memory another process has
-        to see.
+        """New memory, all zeros, at ``ranges`` of (base, size), for a machine that shares no memory with other
+        processes.
 
-        Anonymous memory: of huge pages from its first use on, where the host gives them to who asks (madvise(2),
-        MADV_HUGEPAGE). Forks do not get it. Raises :class:`HostError` where the host refuses so much memory.
+        The memory is anonymous. It uses huge pages from its first use on, if the host gives them on request
+        (madvise(2), MADV_HUGEPAGE). Forks do not inherit it. Raises :class:`HostError` if the host refuses so much
+        memory.
         """
         regions, size = _regions(ranges)
         try:
@@ -164,17 +166,17 @@ class GuestMemory:
 
     @property
     def size(self) -> int:
-        """All regions' bytes."""
+        """The size of all regions together, in bytes."""
         return sum(region.size for region in self.regions)
 
     @property
     def end(self) -> GuestAddress:
-        """The first address behind the last region."""
+        """The first address after the last region."""
         return self.regions[-1].end
 
     def host_address(self, region: GuestRegion) -> int:
         """The address of ``region`` in this process, for the kernel and for native code."""
-        # The buffer is let go at once: holding it would keep the mapping from closing.
+        # The buffer is released immediately: while it is held, the mapping cannot be closed.
         with self._views[self.regions.index(region)][:] as view:
             return int(ffi.cast("uintptr_t", ffi.from_buffer(view)))
 
@@ -210,10 +212,11 @@ class GuestMemory:
         raise ValueError("not a view of guest memory")
 
     def discard(self, address: GuestAddress, length: int) -> None:
-        """Give the whole pages among ``length`` bytes at ``address`` back to the host; they read as zeros from then on.
+        """Give the whole pages in ``length`` bytes at ``address`` back to the host. They read as zeros from then on.
 
-        Of a memory with pages of another size, such as hugetlbfs, only those that are covered are given back, and what
-        is covered of others is zeroed. Raises :class:`GuestMemoryError`, and OSError where the host cannot.
+        If the memory has larger pages, such as those of hugetlbfs, only pages that the range covers wholly are given
+        back; the covered part of other pages is zeroed. Raises :class:`GuestMemoryError`, and OSError if the host
+        cannot do it.
         """
         if not self.contains(address, length):
             raise GuestMemoryError(address, length)
@@ -232,9 +235,9 @@ class GuestMemory:
                 raise OSError(-error, os.strerror(-error))
 
     def join(self, address: GuestAddress, length: int) -> None:
-        """Make the ranges of 2 MiB that ``length`` bytes at ``address`` touch one page each, where the kernel can.
+        """Make a huge page of each 2 MiB range that ``length`` bytes at ``address`` touch, if the kernel can.
 
-        Worth it before much of them is used. Raises :class:`GuestMemoryError`.
+        It pays off before much of the ranges is used. Raises :class:`GuestMemoryError`.
         """
         with self.slice(address, length) as view:
             lib.pyvmm_memory_join(self.native(), ffi.from_buffer(view), length)
@@ -267,7 +270,8 @@ class GuestMemory:
         """Write ``value``, 0 to 2⁸−1."""
         self.slice(address, 1)[0] = value
 
-    # By one store each: others read this memory meanwhile, and struct.pack_into fills it with zeros first.
+    # Each is a single store, since other threads read this memory meanwhile. struct.pack_into fills it with zeros
+    # first.
 
     def write_u16(self, address: GuestAddress, value: int) -> None:
         """Write ``value``, 0 to 2¹⁶−1."""
@@ -282,7 +286,8 @@ class GuestMemory:
         self.slice(address, 8).cast("Q")[0] = value
 
     def close(self) -> None:
-        """Unmap and close. A mapping with a slice in use is unmapped when the slice is released."""
+        """Unmap the regions and close the descriptors. A mapping with a slice in use is unmapped when the slice is
+        released."""
         self._release(self.fds, self._views)
         self.fds, self._region_fds, self._views = (), [], []
 
@@ -294,13 +299,13 @@ class GuestMemory:
             page = PAGE_SIZE if fd is None else _page_size(fd)
             start = region.offset % page
             length = -(-(start + region.size) // page) * page
-            # Huge pages are reserved: were none left, touching one would end the process.
+            # Huge pages are reserved here: if none were left later, touching one would kill the process.
             host = lib.pyvmm_memory_map(
                 -1 if fd is None else fd, region.offset - start, length, page, page != PAGE_SIZE
             )
             if host == ffi.NULL:
                 raise OSError(ffi.errno, os.strerror(ffi.errno))
-            # Whoever has a view of it keeps it.
+            # A view keeps the mapping.
             mapping = ffi.gc(host, lambda host, length=length: _unmap(host, length))
             self._views.append(memoryview(ffi.buffer(mapping, length))[start : start + region.size])
         self.regions = tuple(region for _, region in pairs)
@@ -309,7 +314,7 @@ class GuestMemory:
 
     def _fill_native(self) -> None:
         self._native.count = len(self.regions)
-        self._ranges: list[Any] = []  # what native code keeps account in
+        self._ranges: list[Any] = []  # native code notes joined ranges in them
         for i, region in enumerate(self.regions):
             native = self._native.regions[i]
             native.base, native.size = region.base, region.size
@@ -335,7 +340,7 @@ class GuestMemory:
 
 
 def _regions(ranges: Sequence[tuple[GuestAddress, int]]) -> tuple[list[GuestRegion], int]:
-    """Regions of ``ranges``, one behind the other in one file, and how large that is."""
+    """Regions of ``ranges``, one after the other in one file, and the file's size."""
     regions = []
     offset = 0
     for base, size in ranges:
@@ -360,7 +365,7 @@ def _huge_page_flags(size: int) -> int:
 
 
 def _no_huge_pages(size: int, page_size: int) -> HostError:
-    """Says how many there are, and how to reserve what is needed."""
+    """An error that says how many huge pages are free, and how to reserve the missing ones."""
     directory = f"/sys/kernel/mm/hugepages/hugepages-{page_size >> 10}kB"
     name = f"{page_size >> 20} MiB" if page_size < 1 << 30 else f"{page_size >> 30} GiB"
     wanted = -(-size // page_size)
@@ -376,6 +381,6 @@ def _no_huge_pages(size: int, page_size: int) -> HostError:
 
 
 def _page_size(fd: int) -> int:
-    """Of what the mappings of ``fd`` must be multiples: hugetlbfs maps and unmaps whole pages of its own."""
+    """The page size of ``fd``, of which mappings must be multiples: hugetlbfs maps and unmaps whole huge pages."""
     block = os.fstatvfs(fd).f_bsize
     return block if block >= _HUGE_PAGE and block & (block - 1) == 0 else PAGE_SIZE

@@ -1,6 +1,6 @@
-"""What is at the host's end of a line of bytes to the guest: the terminal, a pty, a file, a socket.
+"""Character devices: a line of bytes between the guest and the host's terminal, a pty, a file or a socket.
 
-For devices such as serial ports and consoles. The device's side is a :class:`~pyvmm.chardev.line.Line`; what the user
-chose is a :class:`~pyvmm.chardev.options.ChardevOptions`, of which :func:`~pyvmm.chardev.options.open_backend` makes a
-:class:`~pyvmm.chardev.backend.Backend`. Nothing here blocks, and both directions are bounded.
+Serial ports and consoles use them. The device's side is a :class:`~pyvmm.chardev.line.Line`. The user's choice is a
+:class:`~pyvmm.chardev.options.ChardevOptions`, from which :func:`~pyvmm.chardev.options.open_backend` makes the host's
+side, a :class:`~pyvmm.chardev.backend.Backend`. Nothing here blocks, and both directions are bounded.
 """

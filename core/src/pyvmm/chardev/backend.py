@@ -1,4 +1,4 @@
-"""What all that can be at the host's end of a line has in common."""
+"""The base class of the host's ends of a line."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from pyvmm.device_context import DeviceContext
 
 _LAST_WORDS: Final = 1.0
-"""Seconds without reading anything after which a host gets no more of the output that a machine ends with."""
+"""At the machine's end, waiting output is given up if the host takes none of it for this many seconds."""
 
 
 class Backend:
     """The host's end of a line. All methods are called on the event loop's thread.
 
-    What the user may have got wrong is found when it is made, by :class:`PyvmmError`. ``close`` may come without
-    an ``attach`` before it, and twice.
+    The constructor finds the user's mistakes and raises :class:`PyvmmError`. ``close`` may come without an ``attach``
+    before it, and twice.
     """
 
     line: Line | None = None
     size: tuple[int, int] | None = None
-    """Columns and rows of the terminal that it is, once attached; None where it is none."""
+    """The terminal's columns and rows, once attached; None if it is no terminal."""
     on_resize: Callable[[], None] = staticmethod(lambda: None)
-    """Called when ``size`` is another one. Set before it is attached."""
+    """Called when ``size`` changes. Set it before ``attach``."""
     input: DescriptorInput | None = None
     output: DescriptorOutput | None = None
 
@@ -35,12 +35,12 @@ class Backend:
         self.line = line
 
     def resume_input(self) -> None:
-        """The line has room for input again."""
+        """Continue to read: the line has room for input again."""
         if self.input is not None:
             self.input.resume()
 
     def close(self) -> None:
-        """Write what still waits, then let go of the host."""
+        """Write waiting output, then release the host's resources."""
         if self.input is not None:
             self.input.stop()
         if self.line is not None and self.output is not None:

@@ -1,4 +1,4 @@
-"""Reading and writing file descriptors of the host without ever blocking, whatever they are."""
+"""Reading and writing file descriptors of the host, of any kind, without ever blocking."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ log = logger(__name__)
 _READ_SIZE: Final = 4096
 
 BACKLOG: Final = 1 << 20
-"""Bytes typed or pasted that wait for a guest that does not read."""
+"""The most typed or pasted bytes that wait for a guest that does not read."""
 
 _BACKGROUND_INTERVAL: Final = 0.25
-"""Seconds between two looks whether a process in the background of a shell has come to the foreground."""
+"""Seconds between checks whether a process in a shell's background has come to the foreground."""
 
 _READS_A_TURN: Final = 64
-"""Of a file that always has more, so that other devices on the loop get their turn."""
+"""The most reads in a turn from a file that always has more, so that other devices on the loop get their turn."""
 
 
 def reopen(fd: int, flags: int) -> int:
-    """A new, non-blocking descriptor for the pipe or terminal behind ``fd``; ``fd`` itself where there can be none.
+    """A new, non-blocking descriptor for the pipe or terminal behind ``fd``; ``fd`` itself if none can be made.
 
-    O_NONBLOCK belongs to the open file, which an inherited descriptor shares with the shell and with everything
-    else that runs on the terminal; so it must not be set there. A file opened anew has a flag of its own. It is
-    refused for sockets, and for the terminal of another user. A regular file keeps its descriptor, for the
-    position belongs to the open file as well.
+    O_NONBLOCK belongs to the open file, which an inherited descriptor shares with the shell and with all other programs
+    on the terminal. So it must not be set there. A file that is opened again has a flag of its own. The kernel refuses
+    that for sockets, and for the terminal of another user. A regular file keeps its descriptor, since the position also
+    belongs to the open file.
     """
     mode = os.fstat(fd).st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
@@ -51,7 +51,7 @@ class DescriptorOutput:
     """Writes to a file descriptor."""
 
     def __init__(self, name: str, fd: int) -> None:
-        """``name`` is what the log calls it."""
+        """``name`` is its name in the log."""
         self.name = name
         self.fd = fd
         self._failed = False
@@ -75,7 +75,7 @@ class DescriptorOutput:
             return len(data)
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it can be written to; whether it can."""
+        """Wait up to ``seconds`` until the descriptor can be written. Returns whether it can."""
         poll = select.poll()
         poll.register(self.fd, select.POLLOUT)
         return bool(poll.poll(seconds * 1000))
@@ -97,7 +97,7 @@ class DescriptorOutput:
             try:
                 loop.add(self.fd, callback, WRITABLE)
             except PermissionError:
-                self._blocks = False  # epoll refuses what never blocks: a regular file, /dev/null
+                self._blocks = False  # epoll refuses files that never block: a regular file, /dev/null
                 return False
             self._watched = True
         return True
@@ -110,7 +110,7 @@ class DescriptorOutput:
 
 
 class DescriptorInput:
-    """Reads a file descriptor into a line while the line has room for it. All of it is on the loop's thread."""
+    """Reads a file descriptor into a line while the line has room. Use it on the loop's thread."""
 
     def __init__(
         self,
@@ -122,12 +122,12 @@ class DescriptorInput:
         may_read: Callable[[], bool] | None = None,
         events: int = READABLE,
     ) -> None:
-        """``on_end`` is called at the end of input, after which there is no more.
+        """``on_end`` is called once, at the end of input.
 
-        ``interpret`` sees all input first and says what of it goes to the guest. Input is then read even if the line
-        has no room, since a person's way out must not depend on the guest: up to :data:`BACKLOG` bytes wait for the
-        guest, and what comes after them is lost. ``may_read`` says whether input is this process's just now, which a
-        terminal's is not in the background of a shell.
+        ``interpret`` gets all input first and returns the part for the guest. Input is then read even if the line has
+        no room, so that a person's way out does not depend on the guest. Up to :data:`BACKLOG` bytes wait for the
+        guest; further bytes are lost. ``may_read`` returns whether this process may read now: in the background of a
+        shell it may not read the terminal.
         """
         self.fd = fd
         self._may_read = may_read
@@ -158,14 +158,15 @@ class DescriptorInput:
             self._loop.add(self.fd, self._on_readable, self._events)
             self._watched = True
         except PermissionError:
-            # epoll refuses what never blocks: a regular file, /dev/null. It is read when the line has room.
+            # epoll refuses files that never block: a regular file, /dev/null. Such a file is read when the line has
+            # room.
             for _ in range(_READS_A_TURN):
                 if self._ended or not self._read():
                     return
             self._loop.post(self.resume)
 
     def stop(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self._ended = True
         self._unwatch()
 
@@ -173,13 +174,13 @@ class DescriptorInput:
         self._read()
 
     def _read(self) -> bool:
-        """Read once; whether there may be more now."""
+        """Read once. Returns whether there may be more now."""
         if self._may_read is not None and not self._may_read():
             self._look_again()
             return False
         room = _READ_SIZE if self._interpret is not None else self._line.input_room()
         if room <= 0:
-            # Not just deaf to READABLE: epoll reports a hang-up in any case, again and again.
+            # It is not enough to wait for no events: epoll always reports a hang-up, again and again.
             self._unwatch()
             return False
         try:
@@ -187,7 +188,7 @@ class DescriptorInput:
         except BlockingIOError:
             return False
         except OSError as error:
-            if self._may_read is not None and not self._may_read():  # the shell has taken the terminal just now
+            if self._may_read is not None and not self._may_read():  # the shell has just taken the terminal
                 self._look_again()
                 return False
             log.debug("fd %d: %s", self.fd, error.strerror)
@@ -208,13 +209,14 @@ class DescriptorInput:
         return True
 
     def _deliver(self) -> None:
-        """Give the guest what waits, as far as the line has room; the line says when it has room again."""
+        """Give the guest waiting input, up to the line's room. The line says when it has room again."""
         while self._backlog and (room := self._line.input_room()) > 0:
             self._line.deliver(bytes(self._backlog[:room]))
             del self._backlog[:room]
 
     def _look_again(self) -> None:
-        """Wait until input is this process's: a shell tells nobody that a running job came to its foreground."""
+        """Check again later whether this process may read: a shell does not tell a running job that it came to the
+        foreground."""
         self._unwatch()
         if self._loop is not None:
             self._loop.call_later(_BACKGROUND_INTERVAL, self.resume)

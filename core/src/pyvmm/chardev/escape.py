@@ -1,4 +1,4 @@
-"""The keys by which a person at the terminal talks to the VMM instead of the guest: Ctrl-a and one more."""
+"""Key sequences with which a person at the terminal controls the VMM instead of the guest: Ctrl-a and another key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HELP: Final = (
 
 
 class EscapeKeys:
-    """Takes the key sequences of the VMM out of what is typed. Unknown ones are dropped, as in QEMU."""
+    """Removes the VMM's key sequences from typed input and acts on them. Unknown sequences are dropped, as in QEMU."""
 
     def __init__(self, on_quit: Callable[[], None], on_help: Callable[[], None]) -> None:
         self._on_quit = on_quit
@@ -27,7 +27,7 @@ class EscapeKeys:
         self._escaped = False
 
     def feed(self, data: bytes) -> bytes:
-        """What of ``data`` is for the guest; the rest is acted on."""
+        """The part of ``data`` for the guest. The VMM's key sequences in it are acted on."""
         if not self._escaped and ESCAPE not in data:
             return data
         for_guest = bytearray()

@@ -1,4 +1,4 @@
-"""``file=PATH``: the guest's output in a file; no input."""
+"""``file=PATH``: a file that takes the guest's output. There is no input."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ _FLOCK: Final = struct.Struct("hhqqi4x")
 
 
 class File(Backend):
-    """A file that is made, or emptied, when the machine starts; a FIFO that somebody reads or a device will do."""
+    """A file that is made, or emptied, when the machine starts. It may also be a device, or a FIFO that a process
+    reads."""
 
     def __init__(self, kind: str, path: Path) -> None:
-        """Raises :class:`UsageError` for a path that cannot be written."""
+        """Raises :class:`UsageError` if ``path`` cannot be written."""
         self.path = path
         self._fd = -1
         flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -57,7 +58,7 @@ class File(Backend):
 
 
 class _FileOutput(DescriptorOutput):
-    """Empties the file when the machine runs: by then each device of it has opened, and locked, what is its own."""
+    """Empties the file when the machine runs. By then each device has opened, and locked, its own files."""
 
     _is_emptied = False
 
@@ -73,7 +74,7 @@ class _FileOutput(DescriptorOutput):
 
 
 def _lock(fd: int, what: str) -> None:
-    """Have the file for this line alone (fcntl(2), F_OFD_SETLK), so that no disk and no other line is written over."""
+    """Lock the file for this line (fcntl(2), F_OFD_SETLK), so that it overwrites no disk and no other line's file."""
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
     except OSError as error:

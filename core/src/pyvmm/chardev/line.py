@@ -1,4 +1,4 @@
-"""The two ends of a line of bytes, as each sees the other."""
+"""The interfaces between the two ends of a line of bytes."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ class Output(Protocol):
     """The destination of the guest's output."""
 
     def write(self, data: bytes) -> int:
-        """Write without blocking: how many bytes were taken, 0 for none just now. On any thread.
+        """Write without blocking. Returns the number of bytes taken, 0 if none can be taken now. Any thread may call
+        it.
 
-        Never raises OSError: what cannot be written ever is taken and lost.
+        Never raises OSError: data that can never be written is taken and lost.
         """
 
     def watch(self, loop: LoopScope, callback: Callable[[int], None]) -> bool:
-        """Call ``callback`` while it can be written to; False where it always can. On the loop's thread."""
+        """Call ``callback`` while the output can be written. Returns False, and calls nothing, if it always can. Use it
+        on the loop's thread."""
 
     def unwatch(self, loop: LoopScope) -> None:
-        """Stop that. On the loop's thread."""
+        """Stop calling ``callback``. Use it on the loop's thread."""
 
 
 class Line(Protocol):
-    """The guest's end, for what is on the host to be plugged in. All of it is called on the loop's thread."""
+    """The guest's end of the line, to which the host's end connects. All methods are called on the loop's thread."""
 
     def connect(self, output: Output) -> None:
         """Send the guest's output to ``output``."""
@@ -40,14 +42,15 @@ class Line(Protocol):
         """Drop output, and waiting output too: a line that is not plugged in does not make the guest wait."""
 
     def send(self, data: bytes) -> None:
-        """Write ``data`` to the output, as if the guest had: for words of the VMM's own."""
+        """Write ``data``, a message of the VMM, to the output as if the guest had written it."""
 
     def input_room(self) -> int:
-        """How many bytes may be delivered now. After a 0, :meth:`Backend.resume_input` is called when there is
-        room."""
+        """The number of bytes that may be delivered now. After a 0, :meth:`Backend.resume_input` is called when there
+        is room."""
 
     def deliver(self, data: bytes) -> None:
         """Take input, up to the free room. The rest is lost."""
 
     def drain(self, wait: Callable[[], bool]) -> None:
-        """Write what waits, before the end; ``wait`` waits until the host takes more, or says that it will not."""
+        """Write waiting output, before the end. ``wait`` waits until the host can take more; it returns False if the
+        host does not."""

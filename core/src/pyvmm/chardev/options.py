@@ -16,8 +16,8 @@ __all__ = ["ChardevOptions", "open_backend"]
 
 @options
 class ChardevOptions:
-    """The host's end of a line: at most one of these, stdio when none is given. A kind's own record may be this
-    one, or derive from it."""
+    """The host's end of a line: at most one of these, stdio by default. A kind's own record may be this one, or derive
+    from it."""
 
     backend: Literal["stdio", "pty"] | None = option(
         None, primary=True, help="stdio, which is the default, or a new pty"
@@ -32,11 +32,11 @@ class ChardevOptions:
 
 
 def open_backend(kind: str, options: ChardevOptions) -> Backend:
-    """Open what ``options`` say, for a device of ``kind``, which begins an error's message.
+    """Open the host's end that ``options`` choose, for a device of ``kind``. An error's message begins with ``kind``.
 
-    Raises :class:`~pyvmm.errors.PyvmmError` where it cannot be had.
+    Raises :class:`~pyvmm.errors.PyvmmError` if it cannot be opened.
     """
-    # Each is imported when it is used: sockets and terminals cost start-up time.
+    # Each is imported only when it is used, since sockets and terminals cost start-up time.
     if options.file is not None:
         from pyvmm.chardev.file import File
 

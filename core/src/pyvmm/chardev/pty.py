@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class Pty(Backend):
-    """The master's end of a new pty. Whoever wants to may open the slave, leave it and come back.
+    """The master's end of a new pty. A program may open the slave, close it and open it again.
 
-    While nobody has it open, output is lost: a line that is not plugged in holds up no guest.
+    While no program has the slave open, output is lost: a line that is not plugged in does not make the guest wait.
     """
 
     def __init__(self, kind: str) -> None:
-        """Raises :class:`HostError` where the host has no pty to give."""
+        """Raises :class:`HostError` if the host has no pty left."""
         from pyvmm.chardev.terminal import make_raw
 
         try:
@@ -33,7 +33,7 @@ class Pty(Backend):
         except OSError as error:
             raise HostError(f"{kind}: no pseudo-terminal: {error.strerror}; see /proc/sys/kernel/pty/max") from error
         os.set_blocking(self._master, False)
-        # Or else it would echo the guest's output to the guest until a terminal program sets it.
+        # Otherwise it would echo the guest's output to the guest until a terminal program sets it.
         make_raw(slave)
         self.path = os.ttyname(slave)
         os.close(slave)
@@ -56,7 +56,8 @@ class Pty(Backend):
 
 
 class _PtyOutput(DescriptorOutput):
-    """Writes to the master, which takes some KiB for a slave that nobody has open: for whoever may open it later."""
+    """Writes to the master. Without an open slave the kernel would keep some KiB for a later one; such output is
+    dropped instead."""
 
     def __init__(self, name: str, fd: int) -> None:
         super().__init__(name, fd)
@@ -68,14 +69,14 @@ class _PtyOutput(DescriptorOutput):
 
 
 class _PtyInput(DescriptorInput):
-    """Reads the master. Without a slave it reports a hang-up for ever, so it is watched for changes only."""
+    """Reads the master. Without an open slave it always reports a hang-up, so it is watched for changes only."""
 
     def _on_readable(self, _: int) -> None:
         while self._read():
             pass
 
     def _end(self) -> None:
-        """EIO: the last one closed the slave; another may open it, and the first key is a change."""
+        """Handle EIO: the last program closed the slave. Another one may open it; its first key is then a change."""
         from termios import TCOFLUSH, tcflush
 
-        tcflush(self.fd, TCOFLUSH)  # what the last one has not read
+        tcflush(self.fd, TCOFLUSH)  # output that the last program has not read

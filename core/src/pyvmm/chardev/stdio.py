@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 class Stdio(Backend):
-    """The terminal, or what the shell has put in its place.
+    """The terminal, or a pipe or file that the shell uses instead.
 
-    With a terminal at both ends it is raw: each key goes to the guest, but for those of :class:`EscapeKeys`. With
-    anything else at one end a terminal keeps its settings, so that Ctrl-c ends the VMM. Input from a pipe or a file
-    is the guest's to the last byte, Ctrl-a included.
+    If both are a terminal, it is raw: each key goes to the guest, except those of :class:`EscapeKeys`. If only one is a
+    terminal, it keeps its settings, so that Ctrl-c ends the VMM. The guest gets every byte of a pipe or a file, Ctrl-a
+    included.
     """
 
     _owner: ClassVar[Stdio | None] = None
 
     def __init__(self, kind: str) -> None:
-        """Raises :class:`UsageError` where another device has them."""
+        """Raises :class:`UsageError` if another device has them."""
         if Stdio._owner is not None:
             raise UsageError(
                 f"{kind}: standard input and output serve one device, and {Stdio._owner.kind} has them; "
@@ -45,7 +45,7 @@ class Stdio(Backend):
 
     def attach(self, line: Line, context: DeviceContext) -> None:
         super().attach(line, context)
-        # Python has no file object for a descriptor that was closed when it started; its number may be any file now.
+        # Python has no file object for a descriptor that was closed at its start. Another file may have its number now.
         stdin = 0 if sys.__stdin__ is not None else None
         stdout = 1 if sys.__stdout__ is not None else None
         if stdout is not None:
@@ -92,7 +92,7 @@ class Stdio(Backend):
         return self._keys.feed(data)
 
     def _is_in_foreground(self) -> bool:
-        """Whether the terminal is this process's; it is raw then."""
+        """Whether this process has the terminal in its foreground; if so, make the terminal raw."""
         from pyvmm.chardev.terminal import in_foreground
 
         if not in_foreground(self._stdin):

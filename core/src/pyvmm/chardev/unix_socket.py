@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class UnixSocket(Backend):
-    """A socket that one client at a time is served on; others wait until it leaves.
+    """A socket that serves one client at a time; other clients wait until that one leaves.
 
-    While there is no client, output is lost: a line that is not plugged in holds up no guest. A client that has
-    shut down its sending half still gets output, until it closes the socket.
+    While there is no client, output is lost: a line that is not plugged in does not make the guest wait. A client that
+    has shut down its sending half still gets output, until it closes the socket.
     """
 
     def __init__(self, kind: str, path: Path) -> None:
-        """Raises :class:`UsageError` for a path where no socket can be, or where something else is."""
+        """Raises :class:`UsageError` if no socket can be made at ``path``, or if another file is there."""
         self._listener = UnixListener(path, f"{kind}: unix={path}")
         self._client: socket.socket | None = None
         self._client_fd = -1
@@ -59,7 +59,7 @@ class UnixSocket(Backend):
         self.input.start(self._context.loop)
 
     def _on_end(self) -> None:
-        """The client sends no more; has it left as well?"""
+        """Handle the end of a client's input, and check whether the client has closed the socket as well."""
         poll = select.poll()
         poll.register(self._client_fd, 0)
         if poll.poll(0):
@@ -85,4 +85,4 @@ class UnixSocket(Backend):
 
 class _SocketOutput(DescriptorOutput):
     def _lose(self, error: OSError) -> None:
-        """EPIPE: the client left."""
+        """Ignore EPIPE: the client has left."""

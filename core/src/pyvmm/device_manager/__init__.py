@@ -1,4 +1,4 @@
-"""Where devices are put: their addresses and interrupt lines."""
+"""Devices' places in a machine: their addresses and interrupt lines."""
 
 from pyvmm.device_manager.mmio import MMIODeviceManager
 

@@ -1,4 +1,4 @@
-"""Gives devices their places in a machine: addresses, interrupt lines, ids, and how the guest finds them."""
+"""The manager of a machine's devices: it gives them addresses, interrupt lines and ids, and tells the guest of them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ VIRTIO_MMIO_HID: Final = "LNRO0005"
 
 
 class MMIODeviceManager:
-    """All devices of a machine: virtio ones in windows of the MMIO bus, others where they ask to be.
+    """All devices of a machine: virtio devices in windows of the MMIO bus, other devices at the places that they ask
+    for.
 
-    What KVM has to be told is recorded in ``vm_requests``, so that devices can be registered before there is a
-    virtual machine.
+    Requests to KVM are recorded in ``vm_requests``, so that devices can be registered before there is a virtual
+    machine.
     """
 
     def __init__(
@@ -49,9 +50,9 @@ class MMIODeviceManager:
         interrupt_status: InterruptStatusTable | None = None,
         machine: MachineView | None = None,
     ) -> None:
-        """``loop``: the event loop that the devices run on. ``stop``: a function with which they may end the machine.
-        ``machine``: what they may know of it. ``fast_ports``, ``interrupt_status``: the tables of the virtual machine
-        (:class:`~pyvmm.kvm.Vm`) that say which accesses its vCPUs' threads serve without Python."""
+        """``loop``: the event loop that the devices run on. ``stop``: a function with which devices may end the
+        machine. ``machine``: the devices' view of the machine. ``fast_ports``, ``interrupt_status``: the virtual
+        machine's tables (:class:`~pyvmm.kvm.Vm`) of accesses that the vCPUs' threads serve without Python."""
         self._machine = machine or MachineView()
         self._fast_ports = fast_ports
         self._interrupt_status = interrupt_status
@@ -62,7 +63,7 @@ class MMIODeviceManager:
         self.id_to_addr_map: dict[str, int] = {}
         """Each device's id, and its first address or port."""
         self.acpi_devices: list[AcpiDevice] = []
-        """What the guest is told of in ACPI's name space, where it has a hardware ID or AML of its own."""
+        """The devices for ACPI's name space. A device appears there if it has a hardware ID or AML of its own."""
         self._resources = Resources(mmio_base, self.ports)
         self._loop = loop
         self._stop = stop
@@ -75,12 +76,12 @@ class MMIODeviceManager:
         return self._resources.next_irq
 
     def register_device(self, device: VirtioDevice, cmdline: Cmdline | None, id: str) -> GuestAddress:
-        """Give ``device`` a window and an interrupt line; the window's address.
+        """Give ``device`` a window and an interrupt line. Returns the window's address.
 
-        With ``cmdline``, the kernel is told of it there (``virtio_mmio.device=``, for kernels with
-        CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES), otherwise in ACPI's tables. The device is this object's to close,
-        also when this raises :class:`UsageError`: the id is taken, or lines, addresses or the command line are
-        used up.
+        The guest finds the device by ``cmdline`` if that is given (``virtio_mmio.device=``, for kernels with
+        CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES), otherwise by ACPI's tables. This object closes the device, also if this
+        method raises. Raises :class:`UsageError` if the id is taken, or if no line, no address or no room on the
+        command line is left.
         """
         from pyvmm.virtio.mmio import MmioDevice
 
@@ -115,9 +116,9 @@ class MMIODeviceManager:
         return address
 
     def register_bus_device(self, device: BusDevice, id: str) -> int:
-        """Put ``device`` at the first of its placements that is free; its first port or address.
+        """Put ``device`` at the first of its placements that is free. Returns its first port or address.
 
-        The device is this object's to close, also when this raises :class:`UsageError`.
+        This object closes the device, also if this method raises :class:`UsageError`.
         """
         close_device = self._on_close(device.close)
         self._check_id(id)
@@ -135,7 +136,7 @@ class MMIODeviceManager:
 
         context = DeviceContext(id, scope, self._stop, event, fast_port, self.guest_mem, self._machine)
         device.attach(context)
-        # The device goes before what it was given.
+        # The device is closed before the things that it was given.
         self._closers.remove(close_device)
         self._on_close(close_device)
         base = -1
@@ -156,7 +157,7 @@ class MMIODeviceManager:
         return self._transports.copy()
 
     def carry_out(self, vm: Vm) -> None:
-        """Tell KVM what was recorded, once, and let devices have threads."""
+        """Make the recorded requests to KVM, once, and let devices start threads."""
         for request in self.vm_requests:
             request.carry_out(vm)
         self.vm_requests.clear()
@@ -164,12 +165,12 @@ class MMIODeviceManager:
             transport.start()
 
     def close(self) -> None:
-        """Close all devices, the last one first. On the loop's thread, when no vCPU runs any more."""
+        """Close all devices, the last one first. Call it on the loop's thread, after all vCPUs have stopped."""
         while self._closers:
             try:
                 self._closers.pop()()
             except Exception:
-                log.exception("closing a device failed")  # the others are to be closed all the same
+                log.exception("closing a device failed")  # the other devices must still be closed
 
     def _on_close(self, closer: Callable[[], None]) -> Callable[[], None]:
         self._closers.append(closer)

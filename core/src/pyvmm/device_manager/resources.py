@@ -1,4 +1,4 @@
-"""What devices share: addresses, ports, interrupt lines, and what KVM is to be told of them."""
+"""Resources that devices share: addresses, ports and interrupt lines, and the requests to KVM for them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["IoEventRequest", "IrqRequest", "Resources"]
 
 _PC_IRQS: Final = (8, 12)
-"""The lines of a PC's clock and mouse. They are given out last, so that a plugin for one of them finds it free."""
+"""The lines of a PC's clock and mouse. They are given out last, so that a plugin for such a device finds its line
+free."""
 
 
 @record
 class IoEventRequest:
-    """An ioeventfd to be made: a write of ``value``, 4 bytes, to ``address`` signals ``event``."""
+    """A request for an ioeventfd: a 4-byte write of ``value`` to ``address`` signals ``event``."""
 
     event: EventFd
     address: GuestAddress
@@ -36,7 +37,7 @@ class IoEventRequest:
 
 @record
 class IrqRequest:
-    """An irqfd to be made: each signal of ``event`` is an edge on line ``irq``."""
+    """A request for an irqfd: each signal of ``event`` is an edge on line ``irq``."""
 
     event: EventFd
     irq: int
@@ -47,7 +48,7 @@ class IrqRequest:
 
 
 class Resources:
-    """Gives each device of a machine addresses and interrupt lines that no other has."""
+    """Gives each device of a machine addresses and interrupt lines that no other device has."""
 
     def __init__(self, mmio_base: GuestAddress, ports: Bus) -> None:
         """Windows begin at ``mmio_base``; ``ports`` has the devices at ports."""
@@ -56,10 +57,11 @@ class Resources:
         self._next_address = mmio_base
         self._ports = ports
         self._holders: dict[int, str] = {}
-        """The id of the device that has an interrupt line."""
+        """The id of the device that has each interrupt line."""
 
     def take_window(self, id: str, size: int) -> GuestAddress:
-        """The address of ``size`` bytes on the MMIO bus for device ``id``; raises :class:`UsageError` without room."""
+        """The address of ``size`` bytes on the MMIO bus for device ``id``. Raises :class:`UsageError` if there is no
+        room."""
         address = self._next_address
         if address + size > MMIO_END:
             raise UsageError(f"{id}: no addresses are left for its {size} bytes; leave out another device")
@@ -67,7 +69,7 @@ class Resources:
         return address
 
     def take_irq(self, id: str) -> int:
-        """A free interrupt line for device ``id``; raises :class:`UsageError` where there is none."""
+        """A free interrupt line for device ``id``. Raises :class:`UsageError` if there is none."""
         lines = [irq for irq in range(self.next_irq, IRQ_MAX + 1) if irq not in _PC_IRQS]
         for irq in (*lines, *_PC_IRQS):
             if irq not in self._holders:
@@ -83,7 +85,7 @@ class Resources:
     def take_placement(self, device: BusDevice, id: str) -> tuple[Placement, int | None]:
         """The first of the device's placements whose ports and line are free, and its interrupt line, if it has one.
 
-        Raises :class:`UsageError` where none is free.
+        Raises :class:`UsageError` if none is free.
         """
         for placement in device.placements:
             taken = [other for other, _ in self._ports.devices()]

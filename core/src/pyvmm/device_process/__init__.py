@@ -1,1 +1,1 @@
-"""A device in a process of its own: the machine's end, the device's end, and their options."""
+"""Devices in processes of their own: the machine's side, the device's side, and the options."""

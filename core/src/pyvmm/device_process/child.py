@@ -1,7 +1,9 @@
-"""What a device's process runs: the device, and our back end that serves it to the machine that made the process.
+"""The code that a device's process runs: the device, and a back end that serves it to the machine that made the
+process.
 
-The machine's end is in :mod:`pyvmm.device_process.parent`. Beside the vhost-user socket there is a pipe to it, with
-what vhost-user has no words for: what the device is, why it could not be made, and that it wants the machine to end.
+The machine's side is in :mod:`pyvmm.device_process.parent`. Besides the vhost-user socket there is a pipe to the
+machine, for messages that vhost-user does not have: the device's type, the reason why it could not be made, and its
+wish to end the machine.
 """
 
 from __future__ import annotations
@@ -33,19 +35,19 @@ else:
 
 SOCKET_FD: Final = child.FIRST_FD
 TELL_FD: Final = child.FIRST_FD + 1
-"""The numbers that the two descriptors have which a device's process is given."""
+"""The numbers of the two descriptors that a device's process is given."""
 
 REQUEST_FD: Final = child.FIRST_FD + 2
-"""The number of a third one, which a new program is given: see :mod:`pyvmm.device_process.request_file`."""
+"""The number of a third descriptor, which a new program is given: see :mod:`pyvmm.device_process.request_file`."""
 
 STDERR_FD: Final = 2
 
 
 def serve(request: DeviceRequest, machine: MachineView, parent: int, level: int) -> int:
-    """Make the device of ``request`` and serve it until the machine closes the connection; the exit status.
+    """Make the device of ``request`` and serve it until the machine closes the connection. Returns the exit status.
 
-    ``machine``: what the device may know of its machine. ``parent``: the machine's process.
-    ``level``: from which on what is logged is of use there.
+    ``machine``: the device's view of its machine. ``parent``: the id of the machine's process.
+    ``level``: the lowest level of log records to send there.
     """
     child.set_signals()
     child.set_title(f"pyvmm: {request.id}: {request.spec}")
@@ -63,7 +65,7 @@ def serve(request: DeviceRequest, machine: MachineView, parent: int, level: int)
         tell("broken", traceback.format_exc())
         return 1
     gc.freeze()
-    gc.enable()  # which a start does without
+    gc.enable()  # a start runs without it
     own_config = type(device).read_config is not VirtioDevice.read_config
     config_size = MAX_CONFIG_SIZE if own_config else min(len(device.config), MAX_CONFIG_SIZE)
     tell("is", device.device_type, config_size, *device.queue_max_sizes)
@@ -94,7 +96,7 @@ def _stop_machine(reason: ExitReason) -> None:
 
 
 def tell_failure(error: PyvmmError) -> int:
-    """Tell the machine why there is no device; the exit status."""
+    """Tell the machine why there is no device. Returns the exit status."""
     tell("failed", error.exit_status, " ".join(str(error).split()))
     return error.exit_status
 
@@ -106,7 +108,7 @@ def tell(*words: object) -> None:
 
 
 def _configure_logging(level: int) -> None:
-    """All loggers to the machine."""
+    """Send all loggers' records to the machine."""
 
     def send() -> None:
         from pyvmm.host import child_log_sender
@@ -114,7 +116,7 @@ def _configure_logging(level: int) -> None:
         child_log_sender.send_all(STDERR_FD, level)
 
     logs.when_imported(send)
-    if level != logs.level():  # a new program's machine wants more, or less, than logging begins with
+    if level != logs.level():  # a new program's machine wants another level than logging's default
         import logging  # noqa: F401
 
 

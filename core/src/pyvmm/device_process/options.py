@@ -1,4 +1,4 @@
-"""What ``--device`` takes for each virtio device, beside the options of its kind: where the device lives."""
+"""The options of every virtio device, besides those of its kind: the process in which the device runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @options
 class ProcessOptions:
-    """A device's process."""
+    """Options for a device's process."""
 
     process: Literal["auto", "on", "off"] = option(
         "auto",
@@ -31,8 +31,8 @@ class ProcessOptions:
     def own_process(self, kind: DeviceKind[Any]) -> bool:
         """Whether a device of ``kind`` gets a process.
 
-        With one CPU, one that needs no GIL gains nothing by it, and a change of processes takes longer than one of
-        threads.
+        With one CPU, a device that does not need the GIL gains nothing from it, and switching processes takes longer
+        than switching threads.
         """
         if self.process != "auto":
             return self.process == "on"
@@ -48,7 +48,7 @@ _LOST = "not for this kind: what its devices hold is lost with their process"
 
 @options
 class MortalProcessOptions(ProcessOptions):
-    """The process of a device that cannot be replaced."""
+    """Options for the process of a device that cannot be replaced."""
 
     restart: bool = option(False, help=_LOST)
 
@@ -61,7 +61,7 @@ NO_PROCESS = ProcessOptions(process="off")
 
 
 def records_of(kind: DeviceKind[Any]) -> Sequence[type[Any]]:
-    """The records that the options of a device of ``kind`` fill: the kind's own first."""
+    """The records of the options of a device of ``kind``, the kind's own first."""
     if not kind.process:
         return (kind.options,)
     return (kind.options, ProcessOptions if kind.restartable else MortalProcessOptions)

@@ -1,8 +1,8 @@
-"""The processes in which a machine's devices live: one each, made before the machine has threads.
+"""The processes in which a machine's devices run: one each, made before the machine has threads.
 
-A device's process is a fork, so that several share what is imported. One that takes the place of another that has
-died is a new program, since by then there are threads, whose locks a fork would inherit; and what crashed a device
-by knowing its addresses does not know those of the next.
+A device's process is a fork, so that the processes share imported modules. A process that replaces a dead one is a new
+program. By then the machine has threads, whose locks a fork would inherit. Also, an attacker who crashed a device by
+its addresses does not know the addresses in a new program.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ else:
 log = logs.logger(__name__)
 
 RESTART_TIMEOUT: Final = 30.0
-"""Seconds that a new process has to make its device: a host that is busy with others takes its time."""
+"""Seconds within which a new process has to make its device. A busy host is slow."""
 
 END_TIMEOUT: Final = 5.0
-"""Seconds that all processes have to end when the machine has: to write what is to be kept, and so on."""
+"""Seconds within which all processes have to end after the machine, for example to write data."""
 
 _DEATH_TIMEOUT: Final = 1.0
-"""Seconds between a closed connection and the end of the process whose it was."""
+"""Seconds within which a process has to end after its connection was closed."""
 
 _PROGRAM: Final = "pyvmm.cli.device_program"
-"""What ``python -m`` runs in the place of a fork."""
+"""The module that ``python -m`` runs instead of a fork."""
 
 _CHUNK: Final = 1 << 16
 
 
 @record
 class _Facts:
-    """What a process says of its device."""
+    """A device's properties, as its process tells them."""
 
     device_type: int
     config_size: int
@@ -66,14 +66,14 @@ class _Facts:
 
 
 class DeviceError(Exception):
-    """A device's own code failed while the device was made: a bug, with its traceback."""
+    """An error of a device's own code while the device was made: a bug, with its traceback."""
 
 
 class DeviceProcess(BackendSource):
     """The process of one device."""
 
     def __init__(self, request: DeviceRequest, machine: MachineView) -> None:
-        """``machine`` is what the device may know of it."""
+        """``machine`` is the device's view of its machine."""
         self.request = request
         self.machine = machine
         self.restartable = request.restart
@@ -91,7 +91,7 @@ class DeviceProcess(BackendSource):
         return self.child.pidfd if self.child is not None else -1
 
     def start(self, *, new_program: bool) -> None:
-        """Make the process. :meth:`facts` says what came of it."""
+        """Make the process. :meth:`facts` waits for the result."""
         ours, theirs = socket.socketpair()
         self._tell_fd, tell_fd = os.pipe()
         self._told = b""
@@ -103,7 +103,7 @@ class DeviceProcess(BackendSource):
         try:
             if new_program:
                 command = [sys.executable, "-P", "-m", _PROGRAM]
-                # Plugins are found where they were found here.
+                # The new program finds plugins in the same places as this one.
                 environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
                 if request.plugin is not None:
                     environment[DISABLED_PLUGINS] = ",".join(request.plugin.disabled)
@@ -124,7 +124,7 @@ class DeviceProcess(BackendSource):
             close_fds([tell_fd] if request_fd < 0 else [tell_fd, request_fd])
 
     def facts(self, timeout: float | None = None) -> _Facts:
-        """Wait until the device is made; raises what making it raised."""
+        """Wait until the device is made. Raises the error that making it raised."""
         word, *fields = self._hear(timeout)
         match word:
             case "is":
@@ -137,7 +137,7 @@ class DeviceProcess(BackendSource):
                 raise DeviceError(f"{self.request.spec}, in its process:\n{''.join(fields)}")
 
     def make(self) -> VhostUserDevice:
-        """The device for the machine; raises as :meth:`facts`."""
+        """The device for the machine; raises as :meth:`facts` does."""
         self._facts = self.facts()
         return VhostUserDevice(
             self,
@@ -185,7 +185,7 @@ class DeviceProcess(BackendSource):
             self.child.log.unwatch()
 
     def finish(self, deadline: float) -> None:
-        """Wait until the process has ended of itself, up to ``deadline`` of time.monotonic(), else end it."""
+        """Wait until the process has ended by itself, up to ``deadline`` of time.monotonic(), else kill it."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -194,7 +194,7 @@ class DeviceProcess(BackendSource):
         self._bury()
 
     def _bury(self) -> None:
-        """Nothing is left of the last process, which may not have ended."""
+        """Release everything of the last process; kill it if it has not ended."""
         if self._loop is not None:
             self._loop.remove(self._tell_fd)
         close_fds([self._tell_fd] if self._tell_fd >= 0 else [])
@@ -204,7 +204,7 @@ class DeviceProcess(BackendSource):
             self.child = None
 
     def _hear(self, timeout: float | None) -> list[str]:
-        """The first line that the process tells."""
+        """The next line that the process sends."""
         assert self.child is not None
         deadline = None if timeout is None else time.monotonic() + timeout
         poll = select.poll()
@@ -233,7 +233,7 @@ class DeviceProcess(BackendSource):
         return [field.decode("unicode_escape") for field in line.split(b"\t")]
 
     def _on_told(self, _: int) -> None:
-        """The device wants the machine to end: once is enough, and nothing else is expected."""
+        """End the machine, if the device asks for it. Only one line is read, since no other is expected."""
         assert self._loop is not None
         self._loop.remove(self._tell_fd)
         try:
@@ -242,17 +242,18 @@ class DeviceProcess(BackendSource):
                 name, detail = fields
                 self._stop(ExitReason(End.called(name), detail))
         except (HostError, ValueError):
-            pass  # the process has ended, of which the connection tells, or babbles
+            pass  # the process has ended, which the connection shows, or sends nonsense
 
 
 class DeviceProcesses:
-    """All of a machine's. A context manager: at its end, the processes end."""
+    """All device processes of a machine. It is a context manager: at its end, the processes end."""
 
     def __init__(self) -> None:
         self._processes: dict[str, DeviceProcess] = {}
 
     def start(self, requests: Sequence[DeviceRequest], machine: MachineView | None = None) -> None:
-        """Begin to make those devices of ``requests`` that want a process; ``machine`` is what they may know of it."""
+        """Start the processes of those devices of ``requests`` that need one. ``machine`` is the devices' view of the
+        machine."""
         machine = machine or view_of(requests)
         wanted = [request for request in requests if request.process]
         if not wanted:
@@ -262,9 +263,9 @@ class DeviceProcesses:
                 try:
                     __import__(module)
                 except Exception as error:
-                    log.debug("%s: %s", module, error)  # whoever makes the device hears of it
+                    log.debug("%s: %s", module, error)  # making the device raises it again
         new_program = child.has_threads()
-        # What there is now is for ever: no collection of a process is to touch, and so copy, the pages it is in.
+        # Objects that exist now stay. Frozen, no garbage collection in a process touches, and so copies, their pages.
         gc.freeze()
         try:
             for request in wanted:
@@ -274,12 +275,13 @@ class DeviceProcesses:
             gc.unfreeze()
 
     def take(self, id: str) -> VhostUserDevice | None:
-        """The device ``id``, once its process has made it; None where it has no process. Raises what making it did."""
+        """The device ``id``, once its process has made it; None if it has no process. Raises the error that making it
+        raised."""
         process = self._processes.get(id)
         return process.make() if process is not None else None
 
     def close(self) -> None:
-        """Wait for the processes of devices that are closed, for a bounded time, and end what is left."""
+        """Wait for the processes of closed devices, for a bounded time, and kill those that are left."""
         deadline = time.monotonic() + END_TIMEOUT
         for process in self._processes.values():
             process.finish(deadline)

@@ -1,9 +1,9 @@
-"""What a device's process is to make, on its way to a new program: the kind, the options and the id, in a memfd.
+"""A device request on its way to a new program: the kind, the options and the id, in a memfd.
 
-A fork has the request itself. A new program gets the options as they are, by pickle: not every record has a text, and
-not every text gives the same record again. To read a pickle is to run what its writer chose, so only the machine's
-process writes the file. It makes a new one for each program, it seals the file, and no device's process ever had it
-open to write.
+A fork has the request itself. A new program gets the options themselves, by pickle, since not every record has a text,
+and not every text gives the same record again. Reading a pickle runs code that its writer chose, so only the machine's
+process writes the file. It makes a new file for each program and seals it, and no device's process ever has it open for
+writing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["read", "write"]
 
 
 def write(request: DeviceRequest) -> int:
-    """A descriptor of a sealed memfd with ``request``, at its start.
+    """A descriptor of a sealed memfd that contains ``request``, positioned at its start.
 
     Raises :class:`HostError` for options that cannot be pickled, such as ones with a function in them.
     """
@@ -35,7 +35,7 @@ def write(request: DeviceRequest) -> int:
 
     try:
         data = pickle.dumps((request.kind.name, request.spec, request.id)) + pickle.dumps(request.options)
-    except Exception as error:  # a field's own class may raise anything
+    except Exception as error:  # a field's class may raise anything
         raise HostError(
             f"{request.id}: its options cannot be given to a new program: {cause_of(error)}; give process=off"
         ) from error
@@ -51,9 +51,8 @@ def write(request: DeviceRequest) -> int:
 
 
 def read(fd: int, find: Callable[[str], tuple[DeviceKind[Any], LoadedPlugin]]) -> DeviceRequest:
-    """The request in ``fd``, which is closed. ``find`` gives the kind of a name, and its plugin.
-
-    Raises what ``find`` raises.
+    """Read the request in ``fd``, and close ``fd``. ``find`` returns the kind for a name, and its plugin; its errors
+    are raised.
     """
     import pickle
 
