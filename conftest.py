@@ -20,6 +20,12 @@ settings.register_profile("workspace", deadline=None, derandomize=bool(os.enviro
 settings.load_profile("workspace")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--every-call", action="store_true", help="make each system call of a start fail, not only some of them"
+    )
+
+
 LIMITS = {
     "pyvmm.vhost_user.front_end": ["RESTART_TIMEOUT"],
     "pyvmm.device_process.parent": ["RESTART_TIMEOUT", "END_TIMEOUT", "_DEATH_TIMEOUT"],

@@ -3,6 +3,10 @@
 
 #include <errno.h>
 
+/* A file system may say so without end. */
+#define MAX_INTERRUPTED 200
+#define MAX_RETRIES 3
+
 int pyvmm_aio_fd(const struct pyvmm_aio_request *request)
 {
     const struct pyvmm_aio_file *file = request->file;
@@ -24,7 +28,7 @@ int pyvmm_aio_advance(struct pyvmm_aio_request *request, int64_t returned, int c
     if (returned == -EINTR || returned == -EAGAIN) {
         if (cancelling)
             returned = -ECANCELED;
-        else if (returned == -EINTR || request->retries++ < 3)
+        else if (request->retries++ < (returned == -EINTR ? MAX_INTERRUPTED : MAX_RETRIES))
             return 0;
     }
     if (returned < 0) {

@@ -26,3 +26,9 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Compile:
     """Compiles a program: its source, then NAME or NAME=VALUE to define."""
     folder = tmp_path_factory.mktemp("programs")
     return lambda source, *defines: compile_program(folder, SOURCES / source, *defines)
+
+
+@pytest.fixture
+def every_call(request: pytest.FixtureRequest) -> bool:
+    """Whether the walk over system calls is to leave none out."""
+    return bool(request.config.getoption("--every-call", default=False))

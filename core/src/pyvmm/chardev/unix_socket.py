@@ -49,14 +49,23 @@ class UnixSocket(Backend):
         client = self._listener.accept()
         if client is None:
             return
+        try:
+            # epoll takes a descriptor once, and input and output are watched independently.
+            self._client_fd = os.dup(client.fileno())
+        except OSError as error:
+            self._listener.refused(error)
+            client.close()
+            return
         self._context.loop.remove(self._listener.fileno())
         self._client = client
-        # epoll takes a descriptor once, and input and output are watched independently.
-        self._client_fd = os.dup(client.fileno())
         self.output = _SocketOutput(self._context.title, client.fileno())
         self.line.connect(self.output)
         self.input = DescriptorInput(self._client_fd, self.line, on_end=self._on_end)
-        self.input.start(self._context.loop)
+        try:
+            self.input.start(self._context.loop)
+        except OSError as error:  # it cannot be watched
+            self._listener.refused(error)
+            self._on_hang_up(0)
 
     def _on_end(self) -> None:
         """Handle the end of a client's input, and check whether the client has closed the socket as well."""

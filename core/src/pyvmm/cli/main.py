@@ -11,6 +11,7 @@ import os
 import sys
 
 from pyvmm.errors import PyvmmError
+from pyvmm.host.shortage import shortage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,15 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if known is not None:
                 return run.run(known)
         return _main_by_click(words)
-    except (PyvmmError, OSError) as error:
+    except Exception as error:
         # An error of the host that nobody has put into words is one line, too; -v says where it was.
+        if not isinstance(error, PyvmmError | OSError) and not shortage(error):
+            raise
         if _is_verbose(words) and sys.stderr is not None:
             import traceback
 
             from pyvmm.host.standard_streams import write_line
 
             write_line(sys.stderr, traceback.format_exc(), end="")
-        if isinstance(error, PyvmmError):
+        if isinstance(error, PyvmmError) and not shortage(error):
             _complain(str(error))
             return error.exit_status
         _complain(_refusal(error))
@@ -62,19 +65,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(message: str) -> None:
     """Print one line on stderr; the module that does so is imported when it is needed."""
-    from pyvmm.cli import output
-
+    try:
+        from pyvmm.cli import output
+    except OSError:  # no descriptor is left to read the module
+        print(f"pyvmm: {message}", file=sys.stderr)
+        return
     output.complain(message)
 
 
-def _refusal(error: OSError) -> str:
+def _refusal(error: Exception) -> str:
     """One line for what the host refuses."""
+    lack = shortage(error)
+    if not isinstance(error, OSError):
+        return lack
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     if last is not None and last.tb_frame.f_globals.get("__name__") == "click.utils":  # click.echo()
         return f"standard output cannot be written: {reason}"
+    if lack:
+        return lack
     if error.filename is None:
         return f"the host refuses something: {reason}; -v says where"
     return f"{os.fsdecode(error.filename)!r}: {reason}; -v says what needs it"

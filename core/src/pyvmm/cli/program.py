@@ -9,6 +9,7 @@ import os
 import sys
 
 from pyvmm.cli import signals
+from pyvmm.host.shortage import shortage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,8 +34,12 @@ def script() -> NoReturn:
     When the machine is closed, nothing is left that somebody needs, and to take the interpreter apart takes as long
     as to make a machine.
     """
-    from pyvmm.cli import main, run
-
+    try:
+        from pyvmm.cli import main, run
+    except (OSError, MemoryError, ImportError) as error:
+        if not (lack := shortage(error)):
+            raise
+        sys.exit(f"pyvmm: {lack}")
     run.process_is_ours = True
     if sys.stdout is not None and sys.stdout.encoding != "utf-8":
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that lacks a character

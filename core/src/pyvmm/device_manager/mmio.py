@@ -135,10 +135,12 @@ class MMIODeviceManager:
             return self._fast_port(placement, offset)
 
         context = DeviceContext(id, scope, self._stop, event, fast_port, self.guest_mem, self._machine)
-        device.attach(context)
-        # The device is closed before the things that it was given.
-        self._closers.remove(close_device)
-        self._on_close(close_device)
+        try:
+            device.attach(context)
+        finally:
+            # The device is closed before the things that it was given.
+            self._closers.remove(close_device)
+            self._on_close(close_device)
         base = -1
         window = None
         if placement.mmio_size:

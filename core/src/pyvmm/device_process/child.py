@@ -18,6 +18,7 @@ from pyvmm.host import child
 from pyvmm.host.aio import IoEngine
 from pyvmm.host.child_log import write_all
 from pyvmm.host.eventloop import EventLoop
+from pyvmm.host.shortage import Need
 from pyvmm.vhost_user.backend import Backend
 from pyvmm.vhost_user.protocol import MAX_CONFIG_SIZE
 from pyvmm.virtio.device import VirtioDevice
@@ -54,9 +55,12 @@ def serve(request: DeviceRequest, machine: MachineView, parent: int, level: int)
     _configure_logging(level)
     faulthandler.enable(STDERR_FD)
     IoEngine.may_wait = True
-    loop = EventLoop()
     try:
-        device, backend = _attach(request, machine, loop)
+        with Need(request.id):
+            loop = EventLoop()
+            device, backend = _attach(request, machine, loop)
+            backend.serve(socket.socket(fileno=SOCKET_FD), loop.stop)
+            parent_pidfd = _watch_parent(parent, loop)
     except PyvmmError as error:
         return tell_failure(error)
     except BaseException:
@@ -69,8 +73,6 @@ def serve(request: DeviceRequest, machine: MachineView, parent: int, level: int)
     own_config = type(device).read_config is not VirtioDevice.read_config
     config_size = MAX_CONFIG_SIZE if own_config else min(len(device.config), MAX_CONFIG_SIZE)
     tell("is", device.device_type, config_size, *device.queue_max_sizes)
-    backend.serve(socket.socket(fileno=SOCKET_FD), loop.stop)
-    parent_pidfd = _watch_parent(parent, loop)
     try:
         loop.run()
     except BaseException:

@@ -7,6 +7,7 @@ its addresses does not know the addresses in a new program.
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import select
@@ -20,6 +21,7 @@ from pyvmm.device_request import DISABLED_PLUGINS, view_of
 from pyvmm.errors import HostError, UsageError
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.host import child
+from pyvmm.host.shortage import NO_THREAD, Need, shortage
 from pyvmm.startup.record import record
 from pyvmm.vhost_user.connection import Connection, close_fds
 from pyvmm.vhost_user.front_end import VhostUserDevice
@@ -92,10 +94,15 @@ class DeviceProcess(BackendSource):
 
     def start(self, *, new_program: bool) -> None:
         """Make the process. :meth:`facts` waits for the result."""
-        ours, theirs = socket.socketpair()
-        self._tell_fd, tell_fd = os.pipe()
+        with Need(self.request.id):
+            ours, theirs = socket.socketpair()
+            self._connection = Connection(ours)
+            try:
+                self._tell_fd, tell_fd = os.pipe()
+            except BaseException:
+                theirs.close()
+                raise
         self._told = b""
-        self._connection = Connection(ours)
         level = logs.level()
         request, parent = self.request, os.getpid()
         fds = [theirs.fileno(), tell_fd]
@@ -118,7 +125,10 @@ class DeviceProcess(BackendSource):
                 self.child = child.fork(request.id, serve, fds)
             self.child.log.name = self.machine.title(request.id)
         except OSError as error:
-            raise HostError(f"{request.id}: no process for the device: {error.strerror}; give process=off") from error
+            lack = NO_THREAD if error.errno == errno.EAGAIN else shortage(error)
+            raise HostError(
+                f"{request.id}: no process for the device: {lack or error.strerror}; or give process=off"
+            ) from error
         finally:
             theirs.close()
             close_fds([tell_fd] if request_fd < 0 else [tell_fd, request_fd])
@@ -139,12 +149,15 @@ class DeviceProcess(BackendSource):
     def make(self) -> VhostUserDevice:
         """The device for the machine; raises as :meth:`facts` does."""
         self._facts = self.facts()
-        return VhostUserDevice(
-            self,
-            device_type=self._facts.device_type,
-            queue_max_sizes=self._facts.queue_max_sizes,
-            config_size=self._facts.config_size,
-        )
+        try:
+            return VhostUserDevice(
+                self,
+                device_type=self._facts.device_type,
+                queue_max_sizes=self._facts.queue_max_sizes,
+                config_size=self._facts.config_size,
+            )
+        except VhostUserError as error:
+            raise HostError(f"{self.request.id}: {error}") from error
 
     def connect(self) -> Connection:
         if self._connection is None:
@@ -172,7 +185,7 @@ class DeviceProcess(BackendSource):
         if self.child.wait(_DEATH_TIMEOUT if isinstance(error, DisconnectedError) else 0):
             self.child.log.drain()
             return f"its process {self.child.outcome}"
-        self.child.kill()
+        self.child.end(_DEATH_TIMEOUT)
         self.child.wait(_DEATH_TIMEOUT)
         self.child.log.drain()
         return f"its process was killed, since {error}"
@@ -224,6 +237,11 @@ class DeviceProcess(BackendSource):
                 if not data:
                     self.child.wait(_DEATH_TIMEOUT)
                     self.child.log.drain()
+                    if self.child.status == child.NO_RESOURCES:
+                        raise HostError(
+                            f"{self.request.id}: its process cannot begin with so little of the host; raise the limits "
+                            f"(ulimit -n, ulimit -v), or give process=off"
+                        )
                     raise HostError(
                         f"{self.request.id}: its process {self.child.outcome or 'gave up'} before the device was made"
                     )

@@ -7,6 +7,7 @@ import os
 
 from pyvmm._native import ffi, lib
 from pyvmm.errors import HostError
+from pyvmm.host.shortage import shortage
 from pyvmm.logs import logger
 
 TYPE_CHECKING = False
@@ -38,8 +39,9 @@ INLINE_WRITE: Final = 1 << 20
 _BATCH: Final = 64
 """The most results that one native call returns."""
 
-_REFUSED: Final = (errno.ENOSYS, errno.EPERM, errno.EACCES, errno.ENOMEM)
-"""The errors of io_uring_setup(2) if a kernel, a sysctl, a seccomp filter or a limit forbids it."""
+_REFUSED: Final = (errno.ENOSYS, errno.EPERM, errno.EACCES, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
+"""What io_uring_setup(2) and mmap(2) of its rings say where a kernel, a sysctl, a seccomp filter or a limit forbids
+it."""
 
 _told = False
 
@@ -298,4 +300,8 @@ def _open(depth: int, backend: str | None, threads: int) -> tuple[str, Any]:
                 log.info("the host refuses io_uring (%s): I/O goes through threads", os.strerror(error[0]))
             continue
         break
-    raise HostError(f"{name}: the host refuses it for disk I/O: {os.strerror(error[0])}; set {ENVIRONMENT}=threads")
+    reason = shortage(OSError(error[0], os.strerror(error[0])))
+    raise HostError(
+        f"{name}: the host refuses it for disk I/O: {reason or os.strerror(error[0])}"
+        + (f"; set {ENVIRONMENT}=threads" if name == "io_uring" and not reason else "")
+    )

@@ -22,6 +22,7 @@ from pyvmm._native import lib
 from pyvmm.host import leftovers, standard_streams
 from pyvmm.host.child_log import LogRelay
 from pyvmm.host.lasting_thread import on_lasting_thread
+from pyvmm.host.shortage import shortage
 from pyvmm.host.standard_streams import flush
 
 TYPE_CHECKING = False
@@ -35,7 +36,6 @@ FIRST_FD: Final = 3
 """The number of the first descriptor that a process is given."""
 
 _PIPE_SIZE: Final = 1 << 18
-_OUT_OF_THE_WAY: Final = 64
 _PARENTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """Signals that a terminal or a service manager sends to all processes. The children ignore them; the parent handles
 them."""
@@ -48,6 +48,10 @@ _STANDARD: Final = [number for number in range(1, 32) if number not in (signal.S
 
 _END: Final = signal.SIGUSR1
 """The signal by which the parent makes the process remove its files and end immediately."""
+
+NO_RESOURCES: Final = 71
+"""The exit status of a process that could not begin, since something of the host's is used up (EX_OSERR of
+<sysexits.h>)."""
 
 _NAME_SIZE: Final = 15
 
@@ -67,11 +71,19 @@ class Child:
         self.outcome = ""
         """The way in which the process ended: ``was killed by SIGKILL``, ``ended with status 1``; empty before its
         end."""
+        self.status = -1
+        """The exit status of a process that has ended by itself; -1 before its end."""
         try:
             self.pidfd = os.pidfd_open(pid)
         except ProcessLookupError:  # somebody has SIGCHLD ignored, and it is gone
             self.pidfd = -1
             self.outcome = "ended"
+        except OSError:
+            # Nobody could watch it. It has made nothing yet, or removes that at this signal.
+            _living.discard(self)
+            os.kill(pid, _END)
+            os.waitpid(pid, 0)
+            raise
 
     @property
     def ended(self) -> bool:
@@ -91,6 +103,8 @@ class Child:
         except ChildProcessError:
             result = None
         self.outcome = _outcome(result)
+        if result is not None and result.si_code == os.CLD_EXITED:
+            self.status = result.si_status
         _living.discard(self)
         return True
 
@@ -101,6 +115,16 @@ class Child:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+
+    def end(self, seconds: float) -> None:
+        """Have it remove what it made and end; one that has not ended in ``seconds`` is killed."""
+        if not self.outcome:
+            try:
+                signal.pidfd_send_signal(self.pidfd, _END)
+            except ProcessLookupError:
+                pass
+            if not self.wait(seconds):
+                self.kill()
 
     def close(self) -> None:
         """End the process immediately, reap it, relay the rest of its log; closing twice does nothing."""
@@ -130,10 +154,14 @@ def fork(name: str, body: Callable[[], int], fds: Sequence[int] = ()) -> Child:
             _run(name, ours, body, [*fds], writing)
         return Child(name, pid, reading)
 
-    with leftovers.Making():
-        child = on_lasting_thread(make)
-    os.close(writing)
-    return child
+    try:
+        with leftovers.Making():
+            return on_lasting_thread(make)
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
 
 
 def spawn(
@@ -141,10 +169,18 @@ def spawn(
 ) -> Child:
     """Start another program, from any thread. The program has to call :func:`enter` first, with this process's id."""
     reading, writing = _log_pipe()
-    null = standard_streams.null()
-    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for fd in (writing, *fds, null)]
-    os.close(writing)
-    os.close(null)
+    null = -1
+    moved: list[int] = []
+    try:
+        null = standard_streams.null()
+        _move([writing, *fds, null], moved)
+    except BaseException:
+        for fd in (reading, *moved):
+            os.close(fd)
+        raise
+    finally:
+        for fd in (writing, null) if null >= 0 else (writing,):
+            os.close(fd)
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
         (os.POSIX_SPAWN_DUP2, moved[-1], 0),
         (os.POSIX_SPAWN_DUP2, moved[0], 1),
@@ -279,17 +315,30 @@ def _run(name: str, parent: int, body: Callable[[], int], fds: list[int], log_fd
         set_signals()
         _keep(log_fd, fds)
         status = body()
-    except BaseException:
-        import traceback
+    except BaseException as error:
+        if isinstance(error, OSError) and shortage(error):
+            status = NO_RESOURCES
+        else:
+            import traceback
 
-        traceback.print_exc()
+            traceback.print_exc()
     finally:
+        leftovers.remove_all()
         os._exit(status)
+
+
+def _move(fds: Sequence[int], moved: list[int]) -> None:
+    """Fill ``moved`` with copies of ``fds``, out of the way of the numbers that they are to have in the process: also
+    where few can be open."""
+    for fd in fds:
+        moved.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_FD + len(fds)))
 
 
 def _keep(log_fd: int, fds: list[int]) -> None:
     """Close all descriptors but ``fds``, which move to 3 and up, and the log, which is stdout and stderr."""
-    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for fd in (log_fd, *fds)]
+    close_all_but([0, 1, 2, log_fd, *fds])  # so that there is room for copies
+    moved: list[int] = []
+    _move([log_fd, *fds], moved)
     null = standard_streams.null()
     os.dup2(null, 0)
     os.dup2(moved[0], 1)
@@ -300,6 +349,16 @@ def _keep(log_fd: int, fds: list[int]) -> None:
     # The old ones may belong to other code: a test, a notebook.
     sys.stdin = open(0, closefd=False)
     sys.stdout = sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+
+
+def close_all_but(fds: list[int]) -> None:
+    """Close all descriptors but ``fds``."""
+    first = 0
+    for fd in sorted(fds):
+        if first < fd:  # Python takes an empty range at 0 for all descriptors
+            os.closerange(first, fd)
+        first = fd + 1
+    close_from(first)
 
 
 def close_from(first: int) -> None:

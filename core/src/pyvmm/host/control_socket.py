@@ -74,7 +74,11 @@ class ControlSocket:
         sock = self._listener.accept()
         if sock is not None:
             assert self._loop is not None
-            self._clients.add(_Client(sock, self._loop, self._commands, self._clients.discard))
+            try:
+                self._clients.add(_Client(sock, self._loop, self._commands, self._clients.discard))
+            except OSError as error:  # it cannot be watched
+                self._listener.refused(error)
+                sock.close()
 
 
 class _Client:

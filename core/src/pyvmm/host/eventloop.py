@@ -122,8 +122,8 @@ class EventLoop:
             self._removed.add(fd)
             try:
                 self._epoll.unregister(fd)
-            except OSError:
-                pass  # closed already: the kernel forgot it with the last reference
+            except (OSError, ValueError):
+                pass  # closed already, or the loop is: the kernel forgot it with the last reference
 
     def call_later(self, seconds: float, function: Callable[[], object]) -> Timer:
         """Call ``function`` once, after ``seconds``, or as soon as the loop is free after that."""

@@ -7,8 +7,9 @@ import os
 import socket
 import stat
 
-from pyvmm.errors import UsageError
+from pyvmm.errors import HostError, UsageError
 from pyvmm.host import leftovers
+from pyvmm.host.shortage import Need, shortage
 from pyvmm.host.standard_streams import null
 from pyvmm.logs import logger
 
@@ -27,8 +28,10 @@ MAX_PATH = 107
 def listen(sock: socket.socket, path: str | os.PathLike[str], what: str, *, backlog: int = 1) -> None:
     """Make ``sock`` listen at ``path``. It replaces a leftover socket there, on which no process listens.
 
-    Raises :class:`UsageError`, which begins with ``what``, if no socket can be made or another file is there.
+    Raises :class:`UsageError`, which begins with ``what``, if no socket can be made or another file is there, and
+    :class:`HostError` if the host has no room for a socket.
     """
+    bound = None
     try:
         try:
             sock.bind(os.fspath(path))
@@ -37,8 +40,13 @@ def listen(sock: socket.socket, path: str | os.PathLike[str], what: str, *, back
                 raise
             _remove_dead(path, what)
             sock.bind(os.fspath(path))
+        bound = identity(path)
         sock.listen(backlog)
     except (OSError, ValueError) as error:
+        if bound is not None and identity(path) == bound:
+            os.unlink(path)
+        if lack := shortage(error):
+            raise HostError(f"{what}: {lack}") from error
         reason = getattr(error, "strerror", None) or str(error)  # a path that is too long has no errno
         raise UsageError(f"{what}: {reason}; give a path where a socket can be made") from error
 
@@ -89,15 +97,18 @@ class UnixListener:
         self._turned_away = False
         self._process = os.getpid()
         self._identity: tuple[int, int] | None = None
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        # When no descriptor is left, this one is closed for a moment in order to turn a client away.
-        self._reserve = null()
+        self._reserve = -1
+        with Need(what):
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
+            # When no descriptor is left, this one is closed for a moment in order to turn a client away.
+            with Need(what):
+                self._reserve = null()
             with leftovers.Making():
                 listen(self._socket, path, what, backlog=backlog)
                 self._identity = identity(path)
                 leftovers.add(self._remove)
-        except UsageError:
+        except BaseException:
             self.close()
             raise
 
@@ -109,16 +120,16 @@ class UnixListener:
         """The next client's socket, non-blocking; None if there is no client after all.
 
         If no descriptor is left for a client, the client is turned away. Otherwise it would wait in vain and keep the
-        loop busy.
+        loop busy. Any other error of the host is logged once.
         """
         try:
             client, _ = self._socket.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return None
         except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
-            self._turn_away(error)
+            self.refused(error)
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._turn_away()
             return None
         client.setblocking(False)
         return client
@@ -131,17 +142,25 @@ class UnixListener:
             self._reserve = -1
         self._remove()
 
-    def _turn_away(self, error: OSError) -> None:
+    def refused(self, error: OSError) -> None:
+        """Log why a client cannot be served, once for all of them."""
         if not self._turned_away:
             self._turned_away = True
             log.warning("%s: %s; a client is turned away", self._what, error.strerror)
-        os.close(self._reserve)
+
+    def _turn_away(self) -> None:
+        if self._reserve >= 0:
+            os.close(self._reserve)
+            self._reserve = -1
         try:
             client, _ = self._socket.accept()
             client.close()
         except OSError:
             pass
-        self._reserve = null()
+        try:
+            self._reserve = null()
+        except OSError:
+            pass  # it was given to somebody else meanwhile; there is one again when a client is turned away next
 
     def _remove(self) -> None:
         leftovers.discard(self._remove)

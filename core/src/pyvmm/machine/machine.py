@@ -9,6 +9,7 @@ from pyvmm.device_request import DeviceRequest, view_of
 from pyvmm.errors import HostError, UsageError
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.host import leftovers
+from pyvmm.host.shortage import Need
 from pyvmm.kvm import Kvm, KvmError, Vcpu
 from pyvmm.logs import logger
 from pyvmm.machine.config import MachineConfig
@@ -155,8 +156,9 @@ class Machine:
             self._create_vcpus()
             trace.ended("vCPUs")
             for request in requests:
-                device = processes.take(request.id) if processes is not None else None
-                self.add_device(device or request.kind.make(request.options), request.id)
+                with Need(request.id):
+                    device = processes.take(request.id) if processes is not None else None
+                    self.add_device(device or request.kind.make(request.options), request.id)
                 trace.ended(f"device {request.id}")
             finish_memory()
             trace.ended("memory in KVM's hands")

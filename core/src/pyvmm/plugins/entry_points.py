@@ -15,6 +15,8 @@ from __future__ import annotations
 import os
 import sys
 
+from pyvmm.host.shortage import shortage
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -122,7 +124,8 @@ def _scan(paths: Iterable[str], group: str) -> Iterator[EntryPoint]:
     for path in dict.fromkeys(paths):
         try:
             names = os.listdir(path or ".")
-        except OSError:
+        except OSError as error:
+            _pass_on_shortage(error)
             continue  # sys.path may name what is not there
         for name in names:
             if not name.lower().endswith((".dist-info", ".egg-info")):
@@ -141,7 +144,8 @@ def _read(folder: str, group: str) -> Iterator[EntryPoint]:
         if group.encode() not in data:
             return
         text = data.decode()
-    except (OSError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError) as error:
+        _pass_on_shortage(error)
         return
     version = 0
     for line in map(str.strip, text.splitlines()):
@@ -176,6 +180,13 @@ def _name_and_version(folder: str) -> tuple[str, str]:
                     elif key == "Version":
                         version = value.strip()
             break
-        except OSError:
+        except OSError as error:
+            _pass_on_shortage(error)
             continue
     return name, version
+
+
+def _pass_on_shortage(error: Exception) -> None:
+    """Raise ``error`` where it is the host that has no more descriptors or memory: the package may well be there."""
+    if shortage(error):
+        raise error

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Crew", "begin"]
 
+_BEGIN_TIMEOUT = 30.0
+"""Seconds that a thread has to begin. It says at once that it cannot, unless there is no memory even for that."""
+
 alone = False
 """Whether the process is the command's own, which ends without waiting for threads. Any other process imports
 ``threading`` before there are threads: it takes the thread that imports it first for the main thread."""
@@ -33,9 +36,14 @@ def begin(function: Callable[[], object], name: str) -> Callable[[], None]:
         import threading  # noqa: F401 - see above
     over = allocate_lock()
     over.acquire()
+    begun = allocate_lock()
+    begun.acquire()
+    runs: list[bool] = []
     known_as = os.fsencode(name)[:15]
 
-    def run() -> None:
+    def run(_: _AtEnd) -> None:
+        runs.append(True)
+        begun.release()
         try:
             lib.pyvmm_process_set_name(known_as)
             function()
@@ -55,14 +63,52 @@ def begin(function: Callable[[], object], name: str) -> Callable[[], None]:
         with over:
             pass
 
+    def never_ran() -> None:
+        if not runs:
+            begun.release()
+
     try:
-        start_new_thread(run, ())
+        with _silence:
+            start_new_thread(run, (_AtEnd(never_ran),))
+            # With no memory for its first frame, a thread ends without a step: nobody would ever wake who waits.
+            begun.acquire(timeout=_BEGIN_TIMEOUT)
     except RuntimeError as error:
         raise HostError(
             f"{name}: the host has no thread for it; raise its limits (ulimit -u, ulimit -v, a cgroup's pids.max), or "
             f"give the machine fewer CPUs"
         ) from error
+    if not runs:
+        raise HostError(f"{name}: the host has no memory for the thread; raise its limits (ulimit -v), or free some")
     return join
+
+
+class _AtEnd:
+    """Calls a function when the last reference to it goes: with the thread that it was given to, even where that never
+    ran."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+
+    def __del__(self) -> None:
+        self._function()
+
+
+class _Silence:
+    """Within it, nothing is printed of errors that nobody can catch."""
+
+    def __init__(self) -> None:
+        self._lock = allocate_lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._before, sys.unraisablehook = sys.unraisablehook, lambda _: None
+
+    def __exit__(self, *_: object) -> None:
+        sys.unraisablehook = self._before
+        self._lock.release()
+
+
+_silence = _Silence()
 
 
 class Crew:

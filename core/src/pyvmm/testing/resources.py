@@ -4,12 +4,36 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pyvmm.testing.waiting import PATIENCE
 
-__all__ = ["Resources"]
+__all__ = ["Resources", "descriptors_left"]
+
+
+@contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """Within it, this process can open ``count`` more descriptors; what is open stays open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = {int(name) for name in os.listdir("/proc/self/fd")}
+    # The folder's own descriptor is among them, and free again.
+    probe = os.dup(0)
+    os.close(probe)
+    taken.discard(probe)
+    limit = 0
+    free = 0
+    while free < count or limit in taken:
+        free += limit not in taken
+        limit += 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @dataclass(frozen=True)

@@ -406,7 +406,11 @@ class Backend:
         if stat.S_IFMT(os.fstat(fd).st_mode):
             os.close(fd)
             raise VhostUserError(f"{message.name} with a descriptor that is no eventfd")
-        os.set_blocking(fd, False)
+        try:
+            os.set_blocking(fd, False)
+        except OSError as error:
+            os.close(fd)
+            raise VhostUserError(f"{message.name} with a descriptor that cannot be set: {error.strerror}") from error
         return vring, EventFd(fd)
 
 

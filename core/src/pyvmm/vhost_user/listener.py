@@ -8,15 +8,21 @@ import socket
 
 from pyvmm.errors import UsageError
 from pyvmm.host import leftovers
+from pyvmm.host.shortage import Need, shortage
 from pyvmm.host.unix_listener import identity, listen
 from pyvmm.logs import logger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from pyvmm.host.eventloop import EventLoop
     from pyvmm.vhost_user.backend import Backend
 
 log = logger(__name__)
+
+_RETRY_DELAY: Final = 1.0
+"""Seconds after which a front end is tried again for which the host had no room."""
 
 
 class Listener:
@@ -31,6 +37,7 @@ class Listener:
         self._identity = identity(path) if path else None
         if path:
             leftovers.add(self._remove)
+        self._refused = False
         sock.setblocking(False)
         self._listen()
 
@@ -55,10 +62,21 @@ class Listener:
             connected, _address = self._socket.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                log.error("%s: a front end cannot be taken in: %s", self._backend.name, error.strerror)
+                self._refuse(error)
+                self._loop.remove(self._socket.fileno())
+                self._loop.call_later(_RETRY_DELAY, self._listen)  # it waits: that keeps the loop busy
             return
         self._loop.remove(self._socket.fileno())
-        self._backend.serve(connected, self._listen)
+        try:
+            self._backend.serve(connected, self._listen)
+        except OSError as error:  # it cannot be watched
+            self._refuse(error)
+            self._backend.disconnect()
+
+    def _refuse(self, error: OSError) -> None:
+        if not self._refused:
+            self._refused = True
+            log.error("%s: a front end cannot be taken in: %s", self._backend.name, shortage(error) or error.strerror)
 
 
 def bind(path: str) -> socket.socket:
@@ -68,10 +86,11 @@ def bind(path: str) -> socket.socket:
     """
     if not path:
         raise UsageError("serve: no socket can be made without a path; give one")  # the kernel would choose a name
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    with Need(f"serve: {path}"):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         listen(sock, path, f"serve: {path}")
-    except UsageError:
+    except BaseException:
         sock.close()
         raise
     return sock

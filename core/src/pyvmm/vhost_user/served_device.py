@@ -77,15 +77,17 @@ class ServedDevice(VirtioTransport):
         configuration space has changed."""
         self.loop = loop
         self.on_config_change = on_config_change
-        self.vrings = [Vring(index, size) for index, size in enumerate(device.queue_max_sizes)]
+        self.vrings: list[Vring] = []
         self.table = MemoryTable()
         self._negotiated: int | None = None
         """The features of the last SET_FEATURES: :attr:`acked_features` and the protocol's own bit."""
         self._area: InflightArea | None = None
         self._start_wanted = False
-        queues = [vring.queue for vring in self.vrings]
-        interrupts = [vring.interrupt for vring in self.vrings]
         try:
+            for index, size in enumerate(device.queue_max_sizes):
+                self.vrings.append(Vring(index, size))
+            queues = [vring.queue for vring in self.vrings]
+            interrupts = [vring.interrupt for vring in self.vrings]
             super().__init__(device, name, loop, queues, interrupts, _DeviceInterrupt(self), stop, machine)
         except BaseException:
             device.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pyvmm._native import lib
+from pyvmm.host.shortage import Need
 from pyvmm.vhost_user.connection import Connection, close_fds
 from pyvmm.vhost_user.protocol import (
     MAX_CONFIG_SIZE,
@@ -237,7 +238,8 @@ class Session:
         if self.has(ProtocolFeature.MQ):
             self.max_queues = self._ask_u64(FrontendRequest.GET_QUEUE_NUM)
         if self.has(ProtocolFeature.BACKEND_REQ):
-            ours, theirs = socket.socketpair()
+            with Need("vhost-user"):
+                ours, theirs = socket.socketpair()
             self.channel = Connection(ours, timeout=self.connection.timeout)
             try:
                 self._request(FrontendRequest.SET_BACKEND_REQ_FD, fds=[theirs.fileno()])

@@ -7,6 +7,7 @@ import struct
 from pyvmm._native import lib
 from pyvmm.bus import BusDevice
 from pyvmm.host.eventfd import EventFd
+from pyvmm.startup.closing import Closers
 from pyvmm.virtio.interrupt import Interrupt
 from pyvmm.virtio.interrupt_status import InterruptStatus
 from pyvmm.virtio.queue import Queue
@@ -61,11 +62,15 @@ class MmioDevice(RegisterTransport, BusDevice):
         self.features_select = 0
         self.acked_features_select = 0
         self.queue_select = 0
-        queues = [Queue(index, size, EventFd()) for index, size in enumerate(device.queue_max_sizes)]
-        self.interrupt_event = EventFd()
-        """Signalled for every interrupt of the driver; an irqfd."""
-        line = Interrupt(self.interrupt_event, self.config_changed, self.fail)
-        self.interrupt_status = InterruptStatus(line, len(queues))
+        queues = []
+        with Closers() as events:
+            for index, size in enumerate(device.queue_max_sizes):
+                queues.append(Queue(index, size, events.closing(EventFd())))
+            self.interrupt_event = events.closing(EventFd())
+            """Signalled for every interrupt of the driver; an irqfd."""
+            line = Interrupt(self.interrupt_event, self.config_changed, self.fail)
+            self.interrupt_status = InterruptStatus(line, len(queues))
+            events.take_all()
         super().__init__(device, name, loop, queues, [line] * len(queues), line, stop, machine)
 
     def interrupt(self, irq_mask: int) -> None:

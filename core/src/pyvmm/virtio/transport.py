@@ -6,6 +6,7 @@ from pyvmm._native import lib
 from pyvmm.device_context import DeviceContext, MachineView
 from pyvmm.errors import PyvmmError, cause_of
 from pyvmm.host.eventloop import EventLoop, LoopScope
+from pyvmm.host.shortage import shortage
 from pyvmm.logs import logger
 from pyvmm.virtio.queue import Queue, QueueError
 
@@ -138,7 +139,8 @@ class VirtioTransport:
             return
         self._failures += 1
         write = log.error if self._failures <= _LOGGED_FAILURES else log.debug
-        bug = None if isinstance(error, QueueError | PyvmmError) else error
+        told = error is None or isinstance(error, QueueError | PyvmmError) or shortage(error)
+        bug = None if told else error
         write("%s: %s; it is served no more until the driver resets it", self.label, reason, exc_info=bug)
         self.needs_reset = True
         self._tell_failure(error)
@@ -245,4 +247,5 @@ class VirtioTransport:
         for queue in self.queues:
             queue.take_back()
             queue.paused = True  # other callbacks of the device must find nothing to serve
-        self.fail(str(error) if isinstance(error, QueueError | PyvmmError) else cause_of(error), error)
+        reason = str(error) if isinstance(error, QueueError | PyvmmError) else shortage(error) or cause_of(error)
+        self.fail(reason, error)

@@ -49,14 +49,15 @@ class Console(VirtioDevice):
         self._backend.on_resize = self._on_resize
         self.device_features = 1 << VIRTIO_CONSOLE_F_EMERG_WRITE
         self._size_is_told = False
+        self._host_loop: LoopScope | None = None
         self._fill_config()
 
     def attach(self, context: DeviceContext) -> None:
         """Begin to read from the host, which is as far as it goes until there is a driver."""
         super().attach(context)
         # Of its own, so that it outlives a failure: a person's way out of the terminal must not depend on the guest.
-        self._host_loop = LoopScope(context.loop.loop, self._on_host_failure, self._publish)
-        self._backend.attach(self.port, context.replace(loop=self._host_loop))
+        self._host_loop = host_loop = LoopScope(context.loop.loop, self._on_host_failure, self._publish)
+        self._backend.attach(self.port, context.replace(loop=host_loop))
         if self._backend.size is not None:
             self.device_features |= 1 << VIRTIO_CONSOLE_F_SIZE
         self._fill_config()
@@ -64,6 +65,7 @@ class Console(VirtioDevice):
     def activate(self, mem: GuestMemory, interrupt: Interrupt, queues: Sequence[Queue]) -> None:
         """Start to serve."""
         super().activate(mem, interrupt, queues)
+        assert self._host_loop is not None
         self.port.activate(self._host_loop, queues[RECEIVEQ], queues[TRANSMITQ])
         self._size_is_told = False
         self._backend.resume_input()
@@ -101,7 +103,8 @@ class Console(VirtioDevice):
     def close(self) -> None:
         """Let go of the host's end."""
         self._backend.close()
-        self._host_loop.close()
+        if self._host_loop is not None:
+            self._host_loop.close()
         if self.port.lost:
             log.warning("%s: %d bytes were lost, since nobody read them in time", self.name, self.port.lost)
             self.port.lost = 0

@@ -54,6 +54,9 @@ class Owner(Protocol):
     def host_left(self, connection: Connection) -> None:
         """The host's program went before the guest has answered."""
 
+    def cannot_watch(self, connection: Connection, error: OSError) -> None:
+        """The host refuses to say when its socket is ready. The owner resets the stream, later."""
+
 
 class Connection:
     """A stream, from the first packet to the last.
@@ -215,12 +218,16 @@ class Connection:
         if events == self._watched:
             return
         fd = self._socket.fileno()
-        if events is None:
-            self._loop.remove(fd)
-        elif self._watched is None:
-            self._loop.add(fd, self._on_ready, events)
-        else:
-            self._loop.modify(fd, events)
+        try:
+            if events is None:
+                self._loop.remove(fd)
+            elif self._watched is None:
+                self._loop.add(fd, self._on_ready, events)
+            else:
+                self._loop.modify(fd, events)
+        except OSError as error:
+            self._owner.cannot_watch(self, error)
+            return
         self._watched = events
 
     def release(self) -> tuple[socket.socket, bytearray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections import deque
 
+from pyvmm.host.shortage import shortage
 from pyvmm.logs import logger
 
 from pyvmm_virtio_vsock.connection import SHUTDOWN_MASK, Connection, Ports
@@ -80,6 +81,7 @@ class Muxer:
         """Who has something for the guest, in the order of their turns."""
         self._replies: deque[bytes] = deque()
         self._next_port = _FIRST_HOST_PORT
+        self._told = False
         self.dropped = 0
         """Packets of the guest's that made no sense."""
         self._handlers: dict[int, Callable[[Connection, Header, Sequence[memoryview]], bool]] = {
@@ -152,7 +154,11 @@ class Muxer:
         if self.streams >= MAX_STREAMS:
             log.debug("a stream is refused: there are %d", MAX_STREAMS)
             return False
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError as error:
+            self._tell(error)
+            return False
         try:
             sock.connect(f"{self._listener.path}_{header.dst_port}")
         except OSError as error:  # also EAGAIN: as many as it wants to are waiting for who listens there
@@ -204,6 +210,23 @@ class Muxer:
         """As :meth:`Owner.host_left`."""
         self._remove(connection, "the host's program has left", reset=connection.guest_knows)
 
+    def cannot_watch(self, connection: Connection, error: OSError) -> None:
+        """As :meth:`Owner.cannot_watch`."""
+        self._tell(error)
+
+        def end() -> None:
+            if self._connections.get(connection.ports) is connection:
+                self._remove(connection, "the host cannot watch it", reset=connection.guest_knows)
+                self.fill()
+
+        self._loop.post(end)  # whoever called is not done with it
+
+    def _tell(self, error: OSError) -> None:
+        """Log why the host has no room for a stream, once a life of the device's."""
+        if not self._told:
+            self._told = True
+            log.warning("%s: %s; streams are reset", self._listener.path, shortage(error) or error.strerror)
+
     def _on_client(self, _: int) -> None:
         client = self._listener.accept()
         if client is None:
@@ -212,7 +235,11 @@ class Muxer:
             log.debug("a program of the host is turned away: there are %d streams", MAX_STREAMS)
             client.close()
         else:
-            self._handshakes.add(Handshake(client, self._loop, self._on_line))
+            try:
+                self._handshakes.add(Handshake(client, self._loop, self._on_line))
+            except OSError as error:  # it cannot be watched
+                self._listener.refused(error)
+                client.close()
 
     def _on_line(self, handshake: Handshake, port: int | None) -> None:
         self._handshakes.discard(handshake)
@@ -353,9 +380,12 @@ class Muxer:
     def _let_go(self, connection: Connection) -> None:
         sock, rest = connection.release()
         if rest:
-            self._drains.add(Drain(sock, rest, self._loop, self._drains.discard))
-        else:
-            sock.close()
+            try:
+                self._drains.add(Drain(sock, rest, self._loop, self._drains.discard))
+                return
+            except OSError as error:  # it cannot be watched
+                self._tell(error)
+        sock.close()
 
 
 def _next_host_port(port: int) -> int:
