@@ -1,8 +1,8 @@
 """The options of the command ``pyvmm``: one table, and a reader that needs no click.
 
-The import of click takes longer than the making of a machine. A command line that is right is read here. click, by
-:mod:`pyvmm.cli.main_command`, reads any other from the same table: it prints the help, completes words, and says what
-is wrong.
+The import of click takes longer than making a machine. So a correct command line is read here. click, in
+:mod:`pyvmm.cli.main_command`, reads all others by the same table: it prints the help, completes words, and reports
+mistakes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 DEFAULT_DEVICES: Final = ("serial",)
-"""Kinds that a machine has without being asked, where a package that offers them is installed."""
+"""The kinds of default devices. A machine has them if packages that offer them are installed."""
 
 DISCOVERIES: Final = ("acpi", "cmdline")
 
@@ -27,21 +27,21 @@ _HUGE_PAGE_SIZES: Final = {"auto": 0, "off": 0, "on": 2 << 20, "2M": 2 << 20, "1
 
 @record
 class MemoryOption:
-    """The value of ``--memory``: how much memory the guest has, and of what pages."""
+    """The value of ``--memory``: the size of guest memory, and its pages."""
 
     size: Size
     """Bytes."""
 
     huge_page_size: int = 0
-    """Bytes of the host's reserved huge pages, 2 MiB or 1 GiB; 0 for memory that is not of them."""
+    """The size of the host's reserved huge pages to use, in bytes, 2 MiB or 1 GiB; 0 for normal pages."""
 
     join_pages: bool = True
-    """Whether the kernel makes huge pages of the memory that the guest comes to use."""
+    """Whether the kernel makes huge pages of the memory that the guest uses."""
 
 
 @record
 class Arguments:
-    """The values of the command's options; each field is the option of its name in :data:`OPTIONS`."""
+    """The values of the command's options. Each field belongs to the option of the same key in :data:`OPTIONS`."""
 
     kernel: str | None
     initrd: str | None
@@ -61,7 +61,7 @@ class CommandOption:
     """One option of the command."""
 
     name: str
-    """As it is typed: ``--kernel``."""
+    """The name as it is typed: ``--kernel``."""
 
     help: str
 
@@ -69,26 +69,26 @@ class CommandOption:
     """The field of :class:`Arguments`; by default the option's name."""
 
     short: str = ""
-    """A letter for the same: ``-v``."""
+    """A short form: ``-v``."""
 
     metavar: str = ""
-    """The value's shape; empty for a flag, which has none."""
+    """The form of the value, for the help; empty for a flag, which has no value."""
 
     default: Any = None
-    """The value where the option is not given."""
+    """The value if the option is not given, as text."""
 
     read: Callable[[str], Any] = str
-    """Makes a value of a text. It raises :class:`ValueError` with a phrase that goes on after the text, such as ``is
-    not 1 to 64``, or :class:`UsageError`."""
+    """Makes a value from a text. It raises :class:`UsageError`, or :class:`ValueError` with a phrase that continues the
+    text, such as ``is not 1 to 64``."""
 
     choices: Sequence[str] = ()
-    """All values, where they can be listed."""
+    """All possible values, if they can be listed."""
 
     file: bool = False
-    """Whether the value is a file's name."""
+    """Whether the value is a file name."""
 
     many: bool = False
-    """Whether the option may be repeated: an option with values has all of them, a flag their number."""
+    """Whether the option may be repeated. The result is a sequence of all values, or for a flag a count."""
 
     @property
     def key(self) -> str:
@@ -99,7 +99,7 @@ class CommandOption:
 def parse_memory(text: str) -> MemoryOption:
     """The memory of ``SIZE[,hugepages=auto|off|on|2M|1G]``, such as ``1G`` or ``1G,hugepages=on``.
 
-    Raises :class:`ValueError` with a phrase that goes on after the text.
+    Raises :class:`ValueError` with a phrase that continues the text.
     """
     first, *options = text.split(",")
     size = parse_size(first)
@@ -129,7 +129,7 @@ def _parse_cpus(text: str) -> int:
 OPTIONS: Final = (
     CommandOption("--kernel", "Kernel: bzImage or ELF vmlinux.", metavar="FILE", file=True),
     CommandOption("--initrd", "Initial RAM disk.", metavar="FILE", file=True),
-    CommandOption("--cmdline", "Added to the kernel's default command line.", metavar="TEXT", default=""),
+    CommandOption("--cmdline", "Parameters to add to the kernel's default command line.", metavar="TEXT", default=""),
     CommandOption(
         "--memory",
         "Guest memory. hugepages=off: use only 4 KiB pages; on (2M), 1G: use the host's reserved huge pages.",
@@ -140,7 +140,7 @@ OPTIONS: Final = (
     CommandOption("--cpus", f"Virtual CPUs, 1 to {MAX_CPUS}.", metavar="N", default="1", read=_parse_cpus),
     CommandOption(
         "--device",
-        "A device; may be repeated. 'help' lists the kinds.",
+        "Add a device; may be repeated. 'help' lists the kinds.",
         field="devices",
         metavar="KIND[:ARG][,KEY=VALUE…]",
         read=parse_device,
@@ -162,16 +162,16 @@ OPTIONS: Final = (
         default="acpi",
         choices=DISCOVERIES,
     ),
-    CommandOption("--trace-startup", "Say on stderr where each millisecond of the start goes."),
-    CommandOption("--verbose", "Say more on stderr; twice for everything.", short="-v", many=True),
+    CommandOption("--trace-startup", "Print the duration of each step of the start on stderr."),
+    CommandOption("--verbose", "Print more messages on stderr; twice for all.", short="-v", many=True),
 )
-"""The options, in the order of the help. A default is the text that gives it."""
+"""The options, in the order of the help. A default is the text that gives its value."""
 
 _BY_NAME: Final = {option.name: option for option in OPTIONS}
 
 
 def read(words: Sequence[str]) -> Arguments | None:
-    """The arguments that ``words`` are, where all of them are known and right; else None."""
+    """The arguments in ``words``; None if any of them is unknown or wrong."""
     values: dict[str, Any] = {}
     rest = iter(words)
     try:

@@ -1,4 +1,4 @@
-"""What the shell offers after ``--device``: kinds, then the option names of one kind."""
+"""Shell completion after ``--device``: kinds, then the option names of one kind."""
 
 from __future__ import annotations
 
@@ -21,43 +21,43 @@ from pyvmm.plugins import Plugins
 
 
 class DeviceBashComplete(BashComplete):
-    """click's completion for bash, which also breaks words at ``:`` and ``=``: here the line itself is read."""
+    """click's completion for bash. bash also breaks words at ``:`` and ``=``, so this class reads the line itself."""
 
     source_template = shell_scripts.BASH
 
     def get_completion_args(self) -> tuple[list[str], str]:
-        """The words before the cursor's, and the one that is being typed."""
+        """The words before the one at the cursor, and that word, which may be incomplete."""
         line = os.environ["COMP_LINE"]
         words = split_arg_string(line)[1:]
         self.incomplete = "" if line[-1:].isspace() or not words else words.pop()
         return words, self.incomplete
 
     def format_completion(self, item: CompletionItem) -> str:
-        """Only what comes after the last break: bash puts it there."""
+        """Return only the part after the last break, where bash inserts it."""
         cut = max(self.incomplete.rfind(mark) for mark in ":=") + 1
         return f"{item.type},{item.value[cut:] if item.value.startswith(self.incomplete[:cut]) else item.value}"
 
 
 class DeviceZshComplete(ZshComplete):
-    """click's completion for zsh, with a script of ours."""
+    """click's completion for zsh, with pyvmm's own script."""
 
     source_template = shell_scripts.ZSH
 
 
 class DeviceFishComplete(FishComplete):
-    """click's completion for fish, with a script of ours."""
+    """click's completion for fish, with pyvmm's own script."""
 
     source_template = shell_scripts.FISH
 
 
 def install() -> None:
-    """Have click use what is here."""
+    """Register these classes with click."""
     for shell in (DeviceBashComplete, DeviceZshComplete, DeviceFishComplete):
         add_completion_class(shell)
 
 
 def complete_device(incomplete: str) -> list[CompletionItem]:
-    """Completions of ``KIND[:ARG][,key=value…]``: a plugin is imported only once its kind is typed out."""
+    """Completions of ``KIND[:ARG][,key=value…]``. A plugin is imported only after its kind is typed completely."""
     plugins = Plugins()
     if not {":", ","} & set(incomplete):
         kinds = [

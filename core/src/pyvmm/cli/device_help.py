@@ -1,4 +1,4 @@
-"""What ``--device help`` and ``--device KIND,help`` print."""
+"""The output of ``--device help`` and ``--device KIND,help``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def print_help(plugins: Plugins, devices: Sequence[DeviceSpec]) -> bool:
-    """Print what ``help`` or ``KIND,help`` among ``devices`` asks for; whether one did."""
+    """Print the help that ``help`` or ``KIND,help`` in ``devices`` asks for. Returns whether one does."""
     for spec in devices:
         if str(spec) == "help":
             show(kinds_help(plugins.installed_kinds()))
@@ -39,7 +39,7 @@ def kinds_help(kinds: Sequence[InstalledKind]) -> str:
 
 
 def options_help(kind: DeviceKind[Any], package: str) -> str:
-    """How ``--device`` is written for ``kind``, and a table of its options with types and defaults."""
+    """The syntax of ``--device`` for ``kind``, and a table of its options with types and defaults."""
     options = [info for record in records_of(kind) for info in describe(record)]
     primary = next((info for info in options if info.primary), None)
     usage = f"--device {kind.name}"
@@ -79,7 +79,8 @@ def _help(info: OptionInfo) -> str:
 
 
 def _table(rows: Iterable[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell, two blanks between them; the last column is as long as it is."""
+    """A table whose columns are as wide as their widest cell, with two blanks between them. The last column is not
+    padded."""
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
     lines = (

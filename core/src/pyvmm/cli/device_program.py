@@ -1,4 +1,4 @@
-"""The program that takes the place of a device's process that has died, and runs where a fork is not safe."""
+"""The program that replaces a device's process that has died. It is also used where a fork is not safe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> int:
-    """``PARENT LEVEL ID MACHINE``: as :func:`serve`, in a program of its own."""
+    """Run :func:`serve` in a program of its own, with the arguments ``PARENT LEVEL ID MACHINE``."""
     parent, level, id_, machine = arguments
     child.enter(id_, int(parent))
     child.close_from(REQUEST_FD + 1)

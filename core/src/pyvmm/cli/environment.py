@@ -1,4 +1,5 @@
-"""The environment's variables that pyvmm reads: a wrong value is a mistake at the start, not when it is first used."""
+"""A check of the environment variables that pyvmm reads. It reports a wrong value at the start, not at the first
+use."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ __all__ = ["check"]
 
 
 def check(environ: Mapping[str, str] = os.environ) -> None:
-    """Raise :class:`UsageError` for a variable whose value cannot be right."""
+    """Raise :class:`UsageError` for a variable with a wrong value."""
     if backend := environ.get("PYVMM_AIO"):
         from pyvmm.host.aio import BACKENDS, ENVIRONMENT
 

@@ -1,4 +1,4 @@
-"""Whether a file that the user named can be read."""
+"""Checks whether a file that the user named can be read."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["check_file", "file_fault"]
 
 
 def check_file(path: str | os.PathLike[str], what: str) -> None:
-    """Raise :class:`UsageError` where ``path``, given as ``what``, is not a file that can be read."""
+    """Raise :class:`UsageError` if ``path``, given as ``what``, is not a file that can be read."""
     fault = file_fault(path)
     if fault:
         raise UsageError(f"{what}: {os.fspath(path)!r}: {fault}")
 
 
 def file_fault(path: str | os.PathLike[str]) -> str:
-    """Why ``path`` cannot be read as a file; empty where it can."""
+    """The reason why ``path`` cannot be read as a file; empty if it can be read."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Which kernel is booted when the user names none."""
+"""The search for a kernel to boot if the user names none."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ class KernelChoice(NamedTuple):
 def find_kernel(
     environ: Mapping[str, str] = os.environ, boot: Path = Path("/boot"), with_initrd: bool = True
 ) -> KernelChoice:
-    """The first that there is of ``$PYVMM_KERNEL``, the host's own kernel in ``boot``, and the newest there.
+    """The first kernel that exists among ``$PYVMM_KERNEL``, the host's own kernel in ``boot``, and the newest one
+    there.
 
-    A kernel from ``boot`` comes with the initrd beside it, if there is one and ``with_initrd`` asks for it. Raises
-    :class:`UsageError` with every path that was tried; also where ``$PYVMM_KERNEL`` names what cannot be read,
-    since that is what the user meant.
+    A kernel from ``boot`` comes with the initrd beside it, if there is one and ``with_initrd`` is set. Raises
+    :class:`UsageError` with every path that was tried. If ``$PYVMM_KERNEL`` names a file that cannot be read, it raises
+    without trying others, since the user chose that file.
     """
     chosen = environ.get("PYVMM_KERNEL")
     if chosen:
@@ -55,8 +56,8 @@ def find_kernel(
 
 
 def version_key(name: str) -> list[tuple[int, int, str]]:
-    """Sorts file names by the versions in them: 6.9 before 6.10, 6.1-rc1 before 6.1."""
-    # In this order: a release candidate's mark, the end of the name, other characters, numbers.
+    """A key to sort file names by their versions: 6.9 before 6.10, 6.1-rc1 before 6.1."""
+    # Parts sort in this order: a release candidate's mark, the end of the name, other characters, numbers.
     key = []
     for part in re.findall(r"\d+|[-_~]rc|\D", name):
         if part.isdecimal():
@@ -74,7 +75,7 @@ def _candidates(boot: Path) -> Iterator[Path]:
 
 
 def _initrd_beside(kernel: Path) -> Path | None:
-    """The initrd of a kernel called vmlinuz-VERSION, by the names that distributions give it."""
+    """The initrd of a kernel called vmlinuz-VERSION, by the file names that distributions use."""
     version = kernel.name.removeprefix("vmlinuz-")
     for name in (f"initrd.img-{version}", f"initramfs-{version}.img", f"initrd-{version}"):
         if kernel.with_name(name).exists():

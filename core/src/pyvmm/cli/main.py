@@ -1,7 +1,7 @@
-"""The command ``pyvmm``: reads the command line, has the machine made and run, and says how it ended.
+"""The command ``pyvmm``: it reads the command line, makes and runs the machine, and reports how the run ended.
 
-Nothing much is imported before :func:`main` has put off the collector. click is imported where it is needed: not for a
-command line that :mod:`pyvmm.cli.arguments` can read.
+Few modules are imported before :func:`main` has disabled the garbage collector. click is imported only if it is needed,
+not for a command line that :mod:`pyvmm.cli.arguments` can read.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with ``arguments`` (those of the process) and return its exit status.
+    """Run the command with ``arguments`` (by default those of the process) and return its exit status.
 
-    What the user can mend is one line on stderr; -v adds its traceback. A bug keeps its traceback and, through the
-    interpreter, status 1.
+    A mistake that the user can fix is one line on stderr; -v adds its traceback. A bug keeps its traceback; the
+    interpreter then exits with status 1.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    gc.disable()  # a start makes much that stays, and no garbage to speak of
+    gc.disable()  # a start makes many objects that stay, and almost no garbage
     try:
         from pyvmm.cli import run
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return run.run(known)
         return _main_by_click(words)
     except Exception as error:
-        # An error of the host that nobody has put into words is one line, too; -v says where it was.
+        # An OSError that no code has turned into a message is one line, too; -v shows where it came from.
         if not isinstance(error, PyvmmError | OSError) and not shortage(error):
             raise
         if _is_verbose(words) and sys.stderr is not None:
@@ -74,7 +74,7 @@ def _complain(message: str) -> None:
 
 
 def _refusal(error: Exception) -> str:
-    """One line for what the host refuses."""
+    """One line for an operation that the host refuses."""
     lack = shortage(error)
     if not isinstance(error, OSError):
         return lack
@@ -92,7 +92,7 @@ def _refusal(error: Exception) -> str:
 
 
 def _main_by_click(words: list[str]) -> int:
-    """The same for a command line that is unusual or wrong."""
+    """Run a command line that is unusual or wrong, by click. Returns the exit status."""
     import click
 
     if "_PYVMM_COMPLETE" in os.environ:
@@ -122,7 +122,7 @@ def _main_by_click(words: list[str]) -> int:
 
 
 def _command_in(words: list[str]) -> str:
-    """A command of pyvmm's own that is not the first of ``words``, which are wrong as they are; empty without one."""
+    """A command of pyvmm's own among ``words``, where it is not the first word; empty if there is none."""
     from pyvmm.cli.subcommands import OWN
 
     return next((word for word in words if word in OWN), "")

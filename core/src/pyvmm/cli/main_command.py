@@ -1,4 +1,4 @@
-"""The main command for click, which prints help, completes words, and says what is wrong with a command line."""
+"""The main command for click, which prints help, completes words, and reports mistakes in a command line."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ Devices come from installed packages; each has its own options:
                              is on; a comma inside a value is written twice
 
 \b
-Without --kernel it boots $PYVMM_KERNEL, else the host's own kernel and initrd
-from /boot, else the newest one there.
+Without --kernel, pyvmm boots $PYVMM_KERNEL, else the host's own kernel and
+initrd from /boot, else the newest kernel there.
 
 \b
 Exit status: 0 the guest powered off or rebooted; 1 the host lacks something;
 2 the command line is wrong; 3 the guest crashed; 128+N signal N ended the run.
 
 \b
-Environment: PYVMM_DISABLE_PLUGINS=NAME,… is --no-plugin for every start.
+Environment: PYVMM_DISABLE_PLUGINS=NAME,… acts as --no-plugin at every start.
 
 \b
-Shell completion (bash; for zsh and fish put their name in place of bash):
+Shell completion for bash; for zsh or fish, replace bash by that name:
   eval "$(_PYVMM_COMPLETE=bash_source pyvmm)"
 """
 
@@ -47,7 +47,7 @@ def _complete_device(ctx: click.Context, param: click.Parameter, incomplete: str
 
 
 class _MainCommand(click.Command):
-    """The main command, whose help lists the others, which are found only then."""
+    """The main command. Its help lists the other commands, which are looked up only for the help."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the other commands, then the epilog."""
@@ -59,7 +59,7 @@ class _MainCommand(click.Command):
 
 
 def _reader(option: CommandOption) -> Callable[[str], Any]:
-    """What reads a value for click, whose message needs the text before the phrase that says what is wrong."""
+    """A function that reads a value for click. It puts the text before the phrase that says what is wrong."""
 
     def read(text: str) -> Any:
         try:
@@ -71,7 +71,7 @@ def _reader(option: CommandOption) -> Callable[[str], Any]:
 
 
 def _declare(option: CommandOption) -> click.Option:
-    """The option as click has it."""
+    """The click option for ``option``."""
     names = [option.short, option.name, option.key] if option.short else [option.name, option.key]
     if not option.metavar:
         return click.Option(names, is_flag=not option.many, count=option.many, help=option.help)

@@ -1,4 +1,4 @@
-"""The command ``pyvmm new-device``: writes the package of a device that works, to start from."""
+"""The command ``pyvmm new-device``: it generates a working device package with tests."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pyvmm import __version__
 from pyvmm.errors import PyvmmError, UsageError
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
-"""``common`` and one of ``virtio`` and ``bus`` make a package. DOT, MODULE and TEST in a file's path stand for a dot
-and for names, and a file's text is a :class:`string.Template`."""
+"""The templates. ``common`` and one of ``virtio`` and ``bus`` make a package. DOT, MODULE and TEST in a file's path
+stand for a dot and for names; each file's text is a :class:`string.Template`."""
 
 _SUFFIX: Final = ".tmpl"
 
@@ -24,7 +24,7 @@ _RESERVED: Final = {"help": "--device help lists the kinds", "core": "pyvmm-core
 
 _EPILOG = """\
 \b
-To go on from there:
+An example:
   pyvmm new-device lamp
   cd pyvmm-lamp
   pip install --editable . pytest
@@ -35,33 +35,33 @@ To go on from there:
 
 @click.command("new-device", context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.argument("name")
-@click.option("--bus", is_flag=True, help="A device at ports (BusDevice) in place of a virtio device.")
+@click.option("--bus", is_flag=True, help="Generate a device at ports (BusDevice) instead of a virtio device.")
 @click.option(
     "--directory",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where to write it; pyvmm-NAME by default. It must be new or empty.",
+    help="Directory for the package, new or empty; by default pyvmm-NAME.",
 )
-@click.option("-v", "--verbose", count=True, help="Name each file that is written.")
+@click.option("-v", "--verbose", count=True, help="Print the name of each file.")
 def command(name: str, bus: bool, directory: Path | None, verbose: int) -> int:
-    """Write the package of a device that works, to start from.
+    """Generate a working device package with tests.
 
-    NAME is the kind of device, as --device takes it: lower case letters, digits and -. The package is called
-    pyvmm-NAME and has its project file, the device with an option, tests and a README.
+    NAME is the kind of device, as in --device NAME: lower case letters, digits and -. The package is called pyvmm-NAME
+    and contains a project file, the device with an option, tests and a README.
     """
     names = names_of(name)
     directory = directory or Path(names["distribution"])
     for path in write(directory, "bus" if bus else "virtio", names):
         if verbose:
             click.echo(path)
-    click.echo(f"{directory}: a device of the kind {name!r}, which works; its README.md says how to go on")
+    click.echo(f"{directory}: a working device of the kind {name!r}; its README.md describes the next steps")
     return 0
 
 
 def names_of(kind: str) -> Mapping[str, str]:
-    """What the templates need to know of a device called ``kind``.
+    """The templates' values for a device called ``kind``.
 
-    Raises :class:`UsageError` for a name that cannot be a kind of device, or that another package has.
+    Raises :class:`UsageError` for a name that cannot be a kind of device, or that another package uses.
     """
     from importlib.util import find_spec
 
@@ -81,7 +81,7 @@ def names_of(kind: str) -> Mapping[str, str]:
     if find_spec(module) is not None:
         raise UsageError(f"new-device: a module {module!r} is installed; give another name than {kind!r}")
     name = "".join(word.capitalize() for word in kind.split("-"))
-    if name in ("Virtio", "Bus"):  # VirtioDevice and BusDevice are what the device's class is derived from
+    if name in ("Virtio", "Bus"):  # the device's class is derived from VirtioDevice or BusDevice
         raise UsageError(f"new-device: {kind!r} names no device; give the name of one, such as {kind}-lamp")
     return {
         "kind": kind,
@@ -94,9 +94,10 @@ def names_of(kind: str) -> Mapping[str, str]:
 
 
 def write(directory: Path, form: str, names: Mapping[str, str]) -> list[Path]:
-    """Write a package of ``form``, ``virtio`` or ``bus``, to ``directory``: the files.
+    """Write a package of ``form``, ``virtio`` or ``bus``, to ``directory``. Returns the files.
 
-    Raises :class:`PyvmmError` where something is there or it cannot be written; then nothing of it is left.
+    Raises :class:`PyvmmError` if files are there already or the package cannot be written; then none of its files is
+    left.
     """
     written: list[Path] = []
     was_there = directory.exists()
@@ -113,7 +114,7 @@ def write(directory: Path, form: str, names: Mapping[str, str]) -> list[Path]:
                 path.write_text(Template(template.read_text(encoding="utf-8")).substitute(names), encoding="utf-8")
                 written.append(path)
     except OSError as error:
-        if written:  # it was empty, or not there
+        if written:  # the directory was empty or did not exist
             for entry in directory.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         if not was_there and directory.is_dir():

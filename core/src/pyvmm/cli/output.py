@@ -1,4 +1,4 @@
-"""What the command prints: answers on stdout, complaints on stderr."""
+"""The command's output: results on stdout, error messages on stderr."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["complain", "show"]
 
 
 def show(text: str) -> None:
-    """Print ``text`` on stdout. Raises :class:`HostError` where it cannot be written; a reader that has enough is no
+    """Print ``text`` on stdout. Raises :class:`HostError` if it cannot be written. A reader that closes the pipe is no
     error."""
     if error := write_line(sys.stdout, text):
-        # What is left in the buffer would raise once more at the end of the process.
+        # Otherwise the rest in the buffer would raise again at the end of the process.
         os.dup2(null(), sys.stdout.fileno())
         if error.errno != errno.EPIPE:
             raise HostError(f"standard output cannot be written: {error.strerror}")
@@ -25,7 +25,7 @@ def show(text: str) -> None:
 def complain(message: str, *, lines: bool = False) -> None:
     """Print ``pyvmm: MESSAGE`` on stderr: one line, or with ``lines`` as many as it has.
 
-    Where that cannot be written, the exit status has to say it.
+    If stderr cannot be written, only the exit status tells of the error.
     """
     keep = "\n" if lines else ""
     write_line(sys.stderr, f"pyvmm: {printable(message, keep)}")

@@ -1,6 +1,7 @@
-"""The program ``pyvmm``: its process, from the first import to the end.
+"""The program ``pyvmm``: the process from the first import to the end.
 
-Only the command's script and ``python -m pyvmm`` import this module: the import takes the process's signals.
+Only the command's script and ``python -m pyvmm`` import this module, since the import sets the process's signal
+handlers.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ for fd in range(3):
 def script() -> NoReturn:
     """Run the command, and end the process.
 
-    When the machine is closed, nothing is left that somebody needs, and to take the interpreter apart takes as long
-    as to make a machine.
+    It exits without the interpreter's shutdown. When the machine is closed, nothing is left to do, and that shutdown
+    would take as long as making a machine.
     """
     try:
         from pyvmm.cli import main, run
@@ -42,7 +43,7 @@ def script() -> NoReturn:
         sys.exit(f"pyvmm: {lack}")
     run.process_is_ours = True
     if sys.stdout is not None and sys.stdout.encoding != "utf-8":
-        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that lacks a character
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # for characters that the terminal lacks
     status = main.main()
     for stream in (sys.stderr, sys.stdout):
         try:

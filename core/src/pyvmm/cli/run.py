@@ -1,4 +1,4 @@
-"""From the command's arguments to a machine that runs, and to the exit status."""
+"""Running a machine by the command's arguments, up to the exit status."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 process_is_ours = False
-"""Whether the process is the command's and ends with it, and is not a program's that calls the command."""
+"""Whether the process belongs to the command and ends with it. False if another program calls the command."""
 
 
 def run(arguments: Arguments) -> int:
-    """Do what the command line says; the exit status."""
+    """Carry out the command line. Returns the exit status."""
     from pyvmm import logs
     from pyvmm.plugins import Plugins
     from pyvmm.startup import threads
@@ -77,17 +77,17 @@ def run(arguments: Arguments) -> int:
         discovery=arguments.discovery,
     )
     with Machine(config) as machine, stopped_by_signals(machine):
-        gc.freeze()  # what there is now stays: no collection need look at it again
+        gc.freeze()  # objects that exist now stay: the collector need not visit them
         gc.enable()
         try:
             reason = machine.run()
         finally:
-            gc.unfreeze()  # main may have been called by a program that goes on
+            gc.unfreeze()  # another program may have called main, and continues
     return _report(reason)
 
 
 def _requests(plugins: Plugins, devices: Sequence[DeviceSpec], defaults: Sequence[str]) -> list[DeviceRequest]:
-    """The devices that the user named, after those that are there unasked."""
+    """Requests for the default devices and for the devices that the user named, in this order."""
     from pyvmm.options import DeviceSpec
     from pyvmm.plugins import PluginError
 
@@ -101,7 +101,7 @@ def _requests(plugins: Plugins, devices: Sequence[DeviceSpec], defaults: Sequenc
         except PluginError as error:
             from pyvmm.cli.output import complain
 
-            # Nobody asked for it, so it cannot end the run; but its absence is noticed sooner or later.
+            # The user did not ask for it, so its failure does not end the run, but the user should know.
             complain(f"no {name} device: {error}")
         else:
             unasked.append(DeviceSpec(name))
@@ -109,7 +109,7 @@ def _requests(plugins: Plugins, devices: Sequence[DeviceSpec], defaults: Sequenc
 
 
 def stopped_by_signals(machine: Machine) -> StopSignals:
-    """Within it, the signals that ask a process to end stop ``machine``."""
+    """A context manager within which SIGINT, SIGTERM and SIGHUP stop ``machine``."""
     from pyvmm.cli.signals import StopSignals
     from pyvmm.exit_reason import End, ExitReason
 
@@ -117,7 +117,7 @@ def stopped_by_signals(machine: Machine) -> StopSignals:
 
 
 def _report(reason: ExitReason) -> int:
-    """Say how the run ended, unless it ended as the user wanted; the exit status."""
+    """Print the reason of the end, unless the user wanted it. Returns the exit status."""
     if reason.status and not reason.signal:
         from pyvmm.cli.output import complain
 

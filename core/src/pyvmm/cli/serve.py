@@ -1,4 +1,4 @@
-"""The command ``pyvmm serve``: a plugin's device, served over vhost-user to whatever machine wants it."""
+"""The command ``pyvmm serve``: it serves a plugin's device over vhost-user to any machine."""
 
 from __future__ import annotations
 
@@ -29,22 +29,28 @@ With QEMU, a disk and a network card:
     -netdev vhost-user,id=n0,chardev=net -device virtio-net-pci,netdev=n0
 
 \b
-It serves one front end after the other until a signal ends it.
+pyvmm serves one front end after the other until a signal ends it.
 """
 
 
 @click.command("serve", context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.argument("device", type=parse_device, metavar="KIND[:ARG][,KEY=VALUE…]")
-@click.option("--socket", "path", metavar="PATH", help="Make a socket there and wait for front ends.")
+@click.option("--socket", "path", metavar="PATH", help="Listen for front ends on a new socket at PATH.")
 @click.option(
-    "--fd", type=click.IntRange(0), metavar="N", help="Use the socket that is open as descriptor N, connected or not."
+    "--fd", type=click.IntRange(0), metavar="N", help="Use the socket with descriptor N, listening or connected."
 )
-@click.option("--no-plugin", "disabled", multiple=True, metavar="NAME", help="As of pyvmm itself: leave a plugin out.")
-@click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for everything.")
+@click.option(
+    "--no-plugin",
+    "disabled",
+    multiple=True,
+    metavar="NAME",
+    help="Ignore the device kind or package NAME, as in pyvmm itself.",
+)
+@click.option("-v", "--verbose", count=True, help="Print more messages on stderr; twice for all.")
 def command(device: DeviceSpec, path: str | None, fd: int | None, disabled: Sequence[str], verbose: int) -> int:
     """Serve a virtio device over vhost-user.
 
-    The device is the same that --device of pyvmm takes; 'help' and 'KIND,help' list kinds and options.
+    Write the device as for pyvmm --device; 'help' and 'KIND,help' list kinds and options.
     """
     from pyvmm import logs
     from pyvmm.cli.device_help import print_help

@@ -1,6 +1,6 @@
-"""What a shell runs when Tab is pressed after ``pyvmm``; click fills the names in.
+"""The scripts that shells run when Tab is pressed after ``pyvmm``. click inserts the names.
 
-Unlike click's own these complete what has a ``:``, ``=`` or ``,`` in it, and can be installed as files.
+Unlike click's own scripts, these complete words with ``:``, ``=`` or ``,``, and can be installed as files.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ BASH: Final = """\
 %(complete_func)s_setup;
 """
 
-# Three lines for each completion: its type, itself, its help or "_". A path is completed behind the last : or = by
-# the shell. Where compinit loads the file as a function, the first Tab runs it.
+# Three lines for each completion: its type, its text, its help or "_". The shell itself completes a path after the last
+# : or =. If compinit loads the file as a function, the first Tab runs it.
 ZSH: Final = """\
 #compdef %(prog_name)s
 
@@ -64,7 +64,7 @@ else
 fi
 """
 
-# A line for each completion: type, comma, itself, and perhaps a tab and its help. A path: as for zsh.
+# One line for each completion: type, comma, text, and optionally a tab and the help. Paths: as for zsh.
 FISH: Final = """\
 function %(complete_func)s;
     set -l token (commandline -t);

@@ -1,18 +1,19 @@
 """The signals that ask the command to end: SIGINT, SIGTERM and SIGHUP.
 
-The command's process takes them from its first import on, so that none raises KeyboardInterrupt in the middle of
-something. What one of them does depends on how far the process is:
+The command's process handles them from its first import on, so that none raises KeyboardInterrupt at an arbitrary
+place. The effect of a signal depends on the state of the process:
 
-- before the machine runs, it ends the process at once: nothing is lost, since no guest has run;
+- before the machine runs, it ends the process immediately: nothing is lost, since no guest has run;
 - while the machine runs, it asks the machine to stop;
-- while the machine is closed, it waits for the end.
+- while the machine is being closed, it waits for the end.
 
-A second one ends the process at once in any case. Whatever the process has made on the host is removed before.
+A second signal always ends the process immediately. Before that, everything that the process has made on the host is
+removed.
 """
 
 from __future__ import annotations
 
-# signal without its enums, which take longer to make than all that is done with them.
+# This is the module signal without its enums, which take longer to make than all uses of them here.
 import _signal as signal  # type: ignore[import-not-found]
 import os
 import sys
@@ -29,30 +30,31 @@ if TYPE_CHECKING:
 NUMBERS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 CHILDREN_TIMEOUT: Final = 5.0
-"""Seconds that child processes have to remove what they made, where this process ends at once. They need a few
-milliseconds; only one that hangs needs more."""
+"""Seconds within which child processes have to remove their files if this process ends immediately. They need a few
+milliseconds; only a process that hangs needs more."""
 
 _stop: Callable[[int], object] | None = None
-"""Stops what runs; None before and after."""
+"""Stops the run; None before and after it."""
 
 _first = 0
-"""The first of the signals that came; 0 for none."""
+"""The first signal that came; 0 for none."""
 
 _has_run = False
 
 
 def take() -> None:
-    """Take the signals, for the rest of the process's life. One that is ignored stays ignored."""
+    """Handle the signals for the rest of the process's life. A signal that is ignored stays ignored."""
     for number in NUMBERS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _on_signal)
 
 
 class StopSignals:
-    """Within it, the signals call ``stop`` with their number, on the main thread, which is to run ``loop``.
+    """A context manager within which the signals call ``stop`` with their number, on the main thread, which has to run
+    ``loop``.
 
-    In the command's process they do so once. In a program that calls the command they are taken for as long, and one
-    that is ignored stays ignored.
+    In the command's process only the first signal does so. In a program that calls the command, the signals are handled
+    only within the context, and a signal that is ignored stays ignored.
     """
 
     def __init__(self, loop: EventLoop, stop: Callable[[int], object]) -> None:
@@ -61,8 +63,8 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        # Python calls a handler between two steps of its own, so a signal that comes as the loop is about to wait has
-        # to wake it.
+        # Python calls a handler only between two of its own steps, so a signal that comes just before the loop waits
+        # has to wake the loop.
         self._reading, self._writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._loop.add(self._reading, self._drain)
         self._wakeup_before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
@@ -74,7 +76,7 @@ class StopSignals:
                 if handler is not signal.SIG_IGN and handler is not _on_signal:
                     self._before[number] = handler
                     signal.signal(number, lambda number, _: self._stop(number))
-        except BaseException:  # such as a program's KeyboardInterrupt
+        except BaseException:  # such as a KeyboardInterrupt in a program
             self.__exit__()
             raise
         return self
@@ -104,7 +106,7 @@ def _on_signal(number: int, _: object) -> None:
 
 
 def _end(number: int) -> None:
-    """End the process, where nothing is being made just now."""
+    """End the process as soon as nothing is being made."""
 
     def end() -> NoReturn:
         for other in NUMBERS:

@@ -1,7 +1,7 @@
-"""The commands beside the main one: ``pyvmm NAME …``, pyvmm's own and those that packages offer.
+"""The commands besides the main one: ``pyvmm NAME …``, pyvmm's own and those that packages offer.
 
-A package's are found by its entry points in the group ``pyvmm.commands`` and imported when they are run, so a start of
-a machine knows nothing of them.
+A package's commands are found by its entry points in the group ``pyvmm.commands`` and imported when they are run, so
+they cost nothing at the start of a machine.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 OWN: Final[Mapping[str, tuple[str, str]]] = {
     "serve": ("pyvmm.cli.serve", "serve a device over vhost-user, to QEMU or any other front end"),
-    "new-device": ("pyvmm.cli.new_device", "write the package of a device that works, to start from"),
+    "new-device": ("pyvmm.cli.new_device", "generate a working device package with tests"),
 }
-"""pyvmm's own: the module whose ``command`` it is, and one line of help. A package cannot take their names."""
+"""pyvmm's own commands: the module that defines ``command``, and one line of help. A package cannot use their names."""
 
 
 def find(name: str) -> click.Command:
     """The command ``name``, imported.
 
-    Raises :class:`UsageError` where there is none and :class:`PluginError` where it is disabled, claimed by two
+    Raises :class:`UsageError` if there is no such command and :class:`PluginError` if it is disabled, claimed by two
     packages, built for another version of the plugin contract, or broken.
     """
     if name in OWN:
@@ -51,7 +51,7 @@ def find(name: str) -> click.Command:
 
 
 def installed() -> Sequence[tuple[str, str]]:
-    """Name and one line for each command: pyvmm's own and, without importing them, those of packages."""
+    """The name and one line of help for each command: pyvmm's own and, without importing them, those of packages."""
     rows = [(name, text) for name, (_, text) in OWN.items()]
     for name, points in sorted(_offers().enabled.items()):
         usable = [point for point in points if not refusal(point)]

@@ -1,4 +1,4 @@
-"""A virtual machine: put together, booted, run."""
+"""A virtual machine: its construction, its boot and its run."""
 
 from __future__ import annotations
 

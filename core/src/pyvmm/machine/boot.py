@@ -1,5 +1,5 @@
-"""What firmware and a boot loader do on a PC: the kernel and what it is told, in memory; the registers it begins with;
-and what a guest ends its run by."""
+"""The boot of a machine, the task of firmware and boot loader on a PC: load the kernel and its tables into memory, set
+the first registers, and add the registers with which a guest powers off or reboots."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Boot:
         return self._kernel.entry
 
     def add_power(self, ports: Bus, stop: Callable[[ExitReason], None]) -> None:
-        """The ways in which a guest ends a run, for one that has all its devices."""
+        """Add the registers with which a guest powers off or reboots. Call it after all devices were added."""
 
         def poweroff() -> None:
             stop(ExitReason(End.POWEROFF))
@@ -54,7 +54,7 @@ class Boot:
             stop(ExitReason(End.REBOOT))
 
         ports.insert(PowerRegisters(poweroff, reboot), layout.POWER_PORT, layout.POWER_PORT_SIZE)
-        # What a guest looks for at fixed ports, and loses time over where nobody says that it is not there.
+        # A guest probes these devices at fixed ports, and loses time if nothing tells it that they are absent.
         self._has_i8042 = ports.device_at(layout.I8042_STATUS_PORT) is not None
         self._has_rtc = ports.device_at(layout.CMOS_PORT) is not None
         if not self._has_i8042:
@@ -63,8 +63,7 @@ class Boot:
             ports.insert(AbsentCmos(), layout.CMOS_PORT, layout.CMOS_PORT_SIZE)
 
     def write_tables(self, devices: Sequence[AcpiDevice], requests: Mapping[str, DeviceRequest]) -> None:
-        """Tables and command line, after :meth:`add_power`; ``requests`` are those of the devices that were asked for,
-        by id."""
+        """Write tables and command line, after :meth:`add_power`. ``requests`` has the requests of devices by id."""
         config = self._config
         self._add_kinds_to_cmdline(requests)
         self.cmdline.insert(config.cmdline)
@@ -78,7 +77,7 @@ class Boot:
         bootparams.write(self._memory, self._kernel, str(self.cmdline), self._initrd, tables.rsdp_address)
 
     def set_registers(self, vcpus: Sequence[Vcpu]) -> None:
-        """So that the first vCPU enters the kernel, which starts the others."""
+        """Set the vCPUs' registers. The first vCPU enters the kernel, which starts the others."""
         for vcpu in vcpus:
             set_feature_msrs(vcpu)
         set_boot_state(vcpus[0], self._memory, self.entry)
@@ -91,7 +90,7 @@ class Boot:
         return initrd.load(self._memory, self._config.initrd, self._kernel)
 
     def _add_kinds_to_cmdline(self, requests: Mapping[str, DeviceRequest]) -> None:
-        """What the kinds of the machine's devices want the kernel to be told, once a kind."""
+        """Add the kernel parameters that the kinds of the machine's devices ask for, once for each kind."""
         by_kind: dict[str, list[DeviceRequest]] = {}
         for request in requests.values():
             by_kind.setdefault(request.kind.name, []).append(request)
@@ -102,7 +101,7 @@ class Boot:
 
 
 def _with_terms(index: int, device: AcpiDevice, request: DeviceRequest | None) -> AcpiDevice:
-    """``device`` with what its kind adds to its object."""
+    """``device`` with the AML terms that its kind adds to its object."""
     if request is None or request.kind.acpi is None:
         return device
     path = acpi.device_path(index)

@@ -30,12 +30,12 @@ _TYPES: Final = {
     "discovery": ((str,), "a text"),
     "name": ((str,), "a text"),
 }
-"""The types of each field's values, and what they are called."""
+"""The types of each field's values, and their names for messages."""
 
 DISCOVERY: Final = ("acpi", "cmdline")
 
 MAX_NAME: Final = 64
-"""Characters of a machine's name."""
+"""The most characters of a machine's name."""
 
 
 @record
@@ -70,9 +70,9 @@ class MachineConfig:
     """1 to :data:`pyvmm.limits.MAX_CPUS`, 64."""
 
     devices: Sequence[str | DeviceRequest | Any] = ()
-    """Each one as on the command line, such as ``"block:disk.img,ro"``; or a record of options of an installed kind,
-    such as ``BlockOptions("disk.img", ro=True)``; or a :class:`~pyvmm.plugins.DeviceRequest`. A machine has no other
-    devices."""
+    """The devices. Each is a text as on the command line, such as ``"block:disk.img,ro"``; or a record of options of an
+    installed kind, such as ``BlockOptions("disk.img", ro=True)``; or a :class:`~pyvmm.plugins.DeviceRequest`. A machine
+    has no other devices."""
 
     discovery: str = "acpi"
     """The way in which the guest finds its virtio devices: ``acpi``, by ACPI tables, or ``cmdline``, by

@@ -1,4 +1,4 @@
-"""Tells the plugins of a machine's devices of the machine's life, by the hooks that they implement."""
+"""Calls of the hooks with which plugins follow the life of a machine that has their devices."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ log = logger(__name__)
 
 
 class MachineHooks:
-    """The hooks ``pyvmm_machine_…`` of the plugins that one machine has devices of."""
+    """The hooks ``pyvmm_machine_…`` of the plugins whose devices one machine has."""
 
     def __init__(self, machine: object, plugins: Iterable[LoadedPlugin | None]) -> None:
         """``plugins`` may have one several times, once for each of its devices."""
         self._machine = machine
         self._plugins = list({id(plugin.module): plugin for plugin in plugins if plugin}.values())
         self._told: list[LoadedPlugin] = []
-        """Those that know of the machine, and not yet of its end."""
+        """The plugins that were told of the machine, but not yet of its end."""
 
     def created(self) -> None:
-        """Call ``pyvmm_machine_created``. Raises :class:`PyvmmError` where one fails: there will be no machine."""
+        """Call ``pyvmm_machine_created``. Raises :class:`PyvmmError` if a hook fails; then there will be no machine."""
         for plugin in self._plugins:
             self._told.append(plugin)
             try:
@@ -38,13 +38,13 @@ class MachineHooks:
                 raise PluginError(f"{plugin.package}: pyvmm_machine_created fails: {cause_of(error)}") from error
 
     def started(self) -> None:
-        """Call ``pyvmm_machine_started``. One that fails is logged, and the machine runs on."""
+        """Call ``pyvmm_machine_started``. A hook that fails is logged, and the machine continues."""
         for plugin in self._told:
             _try(plugin, "pyvmm_machine_started", machine=self._machine)
 
     def stopped(self, reason: ExitReason | None) -> None:
-        """Call ``pyvmm_machine_stopped``, the last plugin's first; from the second time on, nothing. One that fails is
-        logged."""
+        """Call ``pyvmm_machine_stopped``, in the reverse order of plugins. A hook that fails is logged. A second call
+        does nothing."""
         while self._told:
             _try(self._told.pop(), "pyvmm_machine_stopped", machine=self._machine, reason=reason)
 

@@ -1,4 +1,4 @@
-"""Huge pages of what the guest comes to use: whether the kernel makes them by itself, and who makes them beside it."""
+"""Huge pages for the memory that the guest uses: whether the kernel makes them itself, and a thread that makes them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SETTINGS: Final = "/sys/kernel/mm/transparent_hugepage"
 
 
 def at_first_use() -> bool:
-    """Whether the host makes huge pages of anonymous memory that asks for them, when it is used first."""
-    # The second, for pages of 2 MiB alone, is there from Linux 6.8 on.
+    """Whether the host makes huge pages of anonymous memory on request (madvise(2)) at its first use."""
+    # The second setting, for pages of 2 MiB only, exists from Linux 6.8 on.
     settings = [_setting("enabled"), _setting("hugepages-2048kB/enabled")]
     return settings[0] != b"" and not any(b"[never]" in setting for setting in settings)
 
 
 def _setting(name: str) -> bytes:
-    """Empty for one that this kernel does not have."""
+    """The content of a setting; empty if this kernel does not have it."""
     try:
         with open(f"{_SETTINGS}/{name}", "rb", 0) as file:
             return file.read(64)
@@ -34,15 +34,15 @@ def _setting(name: str) -> bytes:
 
 
 class PageJoiner:
-    """Has the kernel make huge pages of what comes to be used of a guest's memory, on a thread without the GIL.
+    """Makes huge pages of the guest memory that is in use, by the kernel, on a thread without the GIL.
 
-    A memfd comes in pages of 4 KiB, each of which is a fault of the guest when it is used first: half a boot's time
-    where faults are dear. A range of 2 MiB of which 64 KiB are used is made one page (MADV_COLLAPSE, Linux 6.1), which
-    KVM then maps as one; where the kernel cannot, memory stays as it is.
+    A memfd has pages of 4 KiB. The first use of each page is a page fault of the guest, which takes half of a boot's
+    time if faults are slow. Once 64 KiB of a 2 MiB range are used, the range is made one page (MADV_COLLAPSE, Linux
+    6.1), which KVM maps as one page. If the kernel cannot do that, memory stays as it is.
     """
 
     def __init__(self, memory: GuestMemory) -> None:
-        """``memory`` stays open until :meth:`close`."""
+        """``memory`` must stay open until :meth:`close`."""
         self._stop = EventFd()
         native = memory.native()
         self._join = begin(lambda: lib.pyvmm_memory_keep_joined(native, self._stop.fd), "memory")

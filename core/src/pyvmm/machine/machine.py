@@ -36,16 +36,16 @@ log = logger(__name__)
 
 
 def _requests(devices: Sequence[Any]) -> Sequence[DeviceRequest]:
-    """Requests for the ``devices`` of a configuration, each with an id of its own."""
+    """Requests for the ``devices`` of a configuration. Each has a unique id."""
     if all(isinstance(device, DeviceRequest) for device in devices):
         return devices
-    from pyvmm import Plugins  # by the face of the package, since the plugins' room stands above this one
+    from pyvmm import Plugins  # from the package itself, since the room plugins comes after this one
 
     return Plugins().request_devices(devices, field="devices")
 
 
 def _start_processes(requests: Sequence[DeviceRequest], view: MachineView, closers: Closers) -> DeviceProcesses | None:
-    """The processes of those devices that want one, begun; they end with ``closers``."""
+    """Start the processes of devices that need one. They end with ``closers``."""
     if not any(request.process for request in requests):
         return None
     from pyvmm.device_process.parent import DeviceProcesses
@@ -56,7 +56,7 @@ def _start_processes(requests: Sequence[DeviceRequest], view: MachineView, close
 
 
 def _check_cpus(cpus: int, kvm: Kvm) -> None:
-    """Raise :class:`UsageError` for more than KVM takes, and log that there are more than KVM recommends."""
+    """Raise :class:`UsageError` for more CPUs than KVM supports, and log if there are more than KVM recommends."""
     if cpus == 1:
         return
     if cpus > kvm.max_vcpus:
@@ -71,7 +71,8 @@ def _check_cpus(cpus: int, kvm: Kvm) -> None:
 def _make_memory(
     config: MachineConfig, requests: Sequence[DeviceRequest], ranges: Sequence[tuple[int, int]]
 ) -> GuestMemory:
-    """The VMM's alone where that will do: the host then makes huge pages of it at their first use, and we need not."""
+    """Guest memory that is private to the VMM, if no device needs a memfd. The host then makes huge pages itself, at
+    first use."""
     if not (
         config.memfd
         or config.huge_page_size
@@ -84,7 +85,7 @@ def _make_memory(
             try:
                 return GuestMemory.private(ranges)
             except HostError:
-                pass  # a host that counts all of it at once (vm.overcommit_memory=2) may take a memfd
+                pass  # a host that counts reserved memory (vm.overcommit_memory=2) may still allow a memfd
     return GuestMemory.create(ranges, huge_page_size=config.huge_page_size, join_pages=config.join_pages)
 
 
@@ -94,7 +95,7 @@ class Machine:
     >>> with Machine(MachineConfig("vmlinuz")) as machine:  # doctest: +SKIP
     ...     reason = machine.run()
 
-    Raises :class:`PyvmmError` for what the user or the host's owner can mend.
+    Raises :class:`PyvmmError` for mistakes and problems that the user or the host's owner can fix.
     """
 
     def __init__(self, config: MachineConfig) -> None:
@@ -117,8 +118,8 @@ class Machine:
         with Closers() as closers:
             leftovers.add(self._view.files.remove)
             closers.add(self._view.files.remove)
-            # Before anything else: a device's process has nothing of the machine but what it is given, and is made
-            # while the machine is.
+            # First, so that a device's process inherits nothing of the machine, and starts in parallel with the
+            # machine.
             processes = _start_processes(requests, self._view, closers)
             trace.ended("device processes begun")
             self.kvm = closers.closing(Kvm())
@@ -130,7 +131,7 @@ class Machine:
             finish_memory = self._begin_vm(closers)
             trace.ended("virtual machine, interrupt controllers")
 
-            # Imported while KVM takes the memory, which takes milliseconds.
+            # Imported while KVM registers the memory, which takes milliseconds.
             from pyvmm.device_manager import MMIODeviceManager
             from pyvmm.host.eventloop import EventLoop
             from pyvmm.machine.boot import Boot
@@ -138,7 +139,7 @@ class Machine:
 
             trace.ended("import of boot and devices")
             self.loop = EventLoop()
-            """Where the devices of this process live; :meth:`run` is its thread."""
+            """The event loop of the devices in this process. The thread in :meth:`run` runs it."""
             closers.add(self.loop.close)
             self.devices = MMIODeviceManager(
                 self.memory,
@@ -195,7 +196,7 @@ class Machine:
             from pyvmm.machine.huge_pages import PageJoiner
 
             self._closers.closing(PageJoiner(self.memory))
-        # From the loop, so that the first access of a vCPU finds it running.
+        # Called on the loop, so that the loop runs before a vCPU's first access.
         self.loop.post(self._start_vcpus)
         try:
             self.loop.run()
@@ -203,7 +204,7 @@ class Machine:
             self.stop(ExitReason(End.HOST_FAILURE, "the event loop failed"))
             raise
         finally:
-            self._crew.close()  # Ctrl-C may have come while the threads were begun
+            self._crew.close()  # Ctrl-C may have come while the threads were starting
             for join in self._joins:
                 join()
             self._hooks.stopped(self._reasons[0])
@@ -211,7 +212,7 @@ class Machine:
         return self._reasons[0]
 
     def stop(self, reason: ExitReason) -> None:
-        """End the run for ``reason``; the first reason counts. From any thread or signal handler."""
+        """End the run for ``reason``; the first reason counts. Any thread and any signal handler may call this."""
         self._reasons.append(reason)
         for vcpu in self.vcpus:
             vcpu.kick()
@@ -221,8 +222,9 @@ class Machine:
         self._closers.close()
 
     def _begin_vm(self, closers: Closers) -> Callable[[], None]:
-        """Set up what vCPUs need. To take memory, KVM waits for milliseconds (synchronize_srcu), in which the machine
-        is made: what is returned waits for the rest, and raises what came of it."""
+        """Set up the parts of KVM that vCPUs need. KVM takes milliseconds to register memory (synchronize_srcu), so a
+        thread does it while the rest of the machine is made. Returns a function that waits for the thread and raises
+        its error."""
         self.vm.set_tss_address(layout.KVM_TSS_ADDRESS)
         self.vm.set_identity_map_address(layout.KVM_IDENTITY_MAP_ADDRESS)
         self.vm.create_irqchip()
@@ -271,11 +273,11 @@ class Machine:
         self._hooks.started()
 
     def _vcpu_run(self, loop: VcpuLoop) -> Callable[[], None]:
-        """What the thread of ``loop`` does."""
+        """The function that the thread of ``loop`` runs."""
 
         def run() -> None:
             if not self._crew.enter():
-                return  # the run is over already, and what the vCPU needs may be gone
+                return  # the run is over already: the vCPU's resources may be released
             try:
                 if trace.steps is not None and loop.vcpu.index == 0:
                     trace.ended("vCPU 0 enters the guest")

@@ -1,4 +1,4 @@
-"""What a vCPU's thread does: run the guest, answer its accesses, and say how it ended."""
+"""The loop of a vCPU's thread: it runs the guest, answers its accesses, and reports the reason of its end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pyvmm.bus import Answer, Bus
 
 _MAX_KNOWN: Final = 1024
-"""Accesses that a vCPU's loop remembers; a guest may try them all."""
+"""The most accesses that a vCPU's loop remembers, since a guest may try all of them."""
 
 
 class VcpuLoop:
@@ -25,20 +25,20 @@ class VcpuLoop:
     def __init__(
         self, vcpu: Vcpu, mmio: Bus, ports: Bus, stop: Callable[[ExitReason], None], reasons: Sequence[ExitReason]
     ) -> None:
-        """``reasons`` is what ``stop`` adds to before it kicks the vCPU: not empty, a run that was interrupted was the
-        last."""
+        """``stop`` adds to ``reasons`` before it kicks the vCPU. While ``reasons`` is empty, an interrupted vCPU enters
+        the guest again."""
         self.vcpu = vcpu
         self._mmio = mmio
         self._ports = ports
         self._stop = stop
         self._reasons = reasons
         self._known: dict[int, Answer] = {}
-        """Accesses that were made before, by their keys."""
+        """The answers to accesses that were made before, by the accesses' keys."""
         for bus in (mmio, ports):
             bus.remembered.append(self._known)
 
     def run(self) -> None:
-        """Run, on the calling thread."""
+        """Run the vCPU on the calling thread."""
         self.vcpu.enter_thread()
         try:
             self._serve()
@@ -49,16 +49,16 @@ class VcpuLoop:
 
             self._stop(ExitReason(End.HOST_FAILURE, f"vCPU {self.vcpu.index}:\n{traceback.format_exc()}"))
         finally:
-            self._known.clear()  # whose views would keep the vCPU's memory mapped
+            self._known.clear()  # its views would keep the vCPU's memory mapped
             self.vcpu.leave_thread()
 
     def _serve(self) -> None:
-        # The hottest Python there is: every access that KVM does not answer by itself passes here. Its time goes less
-        # into what there is to do than into how much memory that touches: a KVM without hardware virtualization comes
-        # back with empty TLBs.
+        # This is the hottest Python code: every access that KVM does not answer itself passes here. Its time depends
+        # less on the number of steps than on the memory that they touch: a KVM without hardware virtualization returns
+        # with empty TLBs.
         enter, find = self.vcpu.enter, self._known.get
         while not self._reasons:
-            while True:  # CPython 3.11 makes nothing faster that never gets to a plain jump back, as this has
+            while True:  # CPython 3.11 specializes only code that reaches a plain backward jump, which this loop has
                 answer = find(enter())
                 if answer is None:
                     break
@@ -74,7 +74,7 @@ class VcpuLoop:
                 return
 
     def _serve_other(self) -> bool:
-        """Do what the last exit is about, which is no access that is known; whether the vCPU may go on."""
+        """Handle the last exit, if it is no remembered access. Returns whether the vCPU may continue."""
         exit_, area = self.vcpu.exit, self.vcpu.run_area
         if exit_.error == errno.EINTR:
             return True
@@ -89,20 +89,20 @@ class VcpuLoop:
         if exit_.key and len(self._known) < _MAX_KNOWN:
             with bus.changing:
                 self._known[exit_.key] = bus.answer(address, area[start : start + size], is_write)
-        # String I/O is one port, and many values.
+        # String I/O moves many values through one port.
         access = bus.write if is_write else bus.read
         for at in range(start, start + size * exit_.count, size):
             access(address, area[at : at + size])
         return True
 
     def _fail(self, error: Exception, data: memoryview) -> None:
-        """The device that was to answer the present access raised ``error``."""
+        """Handle ``error``, which the device of the current access raised."""
         exit_ = self.vcpu.exit
         bus = self._mmio if exit_.reason == VcpuExit.MMIO else self._ports
         bus.fail_access(exit_.address, data, bool(exit_.is_write), error)
 
     def _end(self, reason: int) -> None:
-        """Say why the machine ends, for an exit that is not an access."""
+        """End the machine for an exit that is not an access."""
         vcpu = self.vcpu
         detail = vcpu.exit_detail()
         if reason == VcpuExit.SYSTEM_EVENT and detail == lib.KVM_SYSTEM_EVENT_SHUTDOWN:

@@ -1,4 +1,4 @@
-"""What is installed, and which of it may be used."""
+"""The installed plugins: finding, choosing and calling them."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
-"""What installed distributions offer to pyvmm: their entry points, read without importing any of their code.
+"""The entry points of installed distributions for pyvmm, read without importing any of their code.
 
-A group's name carries the version of the plugin contract that its entry points are built for: ``pyvmm.devices`` is
+A group's name contains the version of the plugin contract for which its entry points are built: ``pyvmm.devices`` is
 version 1, ``pyvmm.devices.v2`` would be version 2. So the version is known before a plugin's code runs, and a
-distribution can offer the same to pyvmms of more than one.
+distribution can support several versions.
 
-importlib_metadata knows all this, and takes as long to import as the rest of a start together. So the usual case,
-folders of ``*.dist-info`` and ``*.egg-info`` on ``sys.path``, is read here by the same rules, and importlib_metadata is
-asked only where that may not be the whole truth: a zip file on the path, or an importer that finds distributions by
-its own means.
+importlib_metadata can do all this, but its import takes as long as the rest of a start. So this module reads the usual
+case itself, by the same rules: folders ``*.dist-info`` and ``*.egg-info`` on ``sys.path``. It asks importlib_metadata
+only if there may be other distributions: in a zip file on the path, or from an importer with a finder of its own.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 DEVICES: Final = "pyvmm.devices"
-"""The group whose entry points are kinds of device: ``kind = module``."""
+"""The group of entry points for kinds of device: ``kind = module``."""
 
 COMMANDS: Final = "pyvmm.commands"
-"""The group whose entry points are commands: ``name = module:click_command`` is ``pyvmm name``."""
+"""The group of entry points for commands: ``name = module:click_command`` is ``pyvmm name``."""
 
 _CHUNK: Final = 1 << 14
 
@@ -39,7 +38,7 @@ class EntryPoint:
         self.name = name
         self.value = value
         self.api_version = api_version
-        """The version of the plugin contract that it is built for."""
+        """The version of the plugin contract for which it is built."""
         self._read_metadata = metadata
         self._read: tuple[str, str] | None = None
 
@@ -51,7 +50,7 @@ class EntryPoint:
 
     @property
     def distribution(self) -> str:
-        """The name of the distribution, as on PyPI. A start does not need it, so it is read when it is asked for."""
+        """The name of the distribution, as on PyPI. A start does not need it, so it is read only on request."""
         return self._metadata[0]
 
     @property
@@ -60,9 +59,9 @@ class EntryPoint:
         return self._metadata[1]
 
     def load(self) -> Any:
-        """Import what ``value`` names."""
+        """Import the object that ``value`` names."""
         module, _, attributes = self.value.partition("[")[0].partition(":")
-        __import__(module.strip())  # as importlib does it, whose own import brings warnings
+        __import__(module.strip())  # importlib.import_module() does the same, but also imports warnings
         loaded: Any = sys.modules[module.strip()]
         for attribute in filter(None, attributes.strip().split(".")):
             loaded = getattr(loaded, attribute)
@@ -80,7 +79,7 @@ def entry_points(group: str) -> Iterable[EntryPoint]:
 
 
 def normalized(name: str) -> str:
-    """A distribution's name as it is compared: ``PyVMM.Lamp`` is ``pyvmm-lamp``."""
+    """A distribution's name in normal form, for comparisons: ``PyVMM.Lamp`` is ``pyvmm-lamp``."""
     name = name.lower().replace("_", "-").replace(".", "-")
     while "--" in name:
         name = name.replace("--", "-")
@@ -88,7 +87,7 @@ def normalized(name: str) -> str:
 
 
 def _api_version(header: str, group: str) -> int:
-    """The version in the name of a group, 0 where it is another group."""
+    """The version in the group name ``header``; 0 if it is another group."""
     if header == group:
         return 1
     version = header.removeprefix(f"{group}.v")
@@ -98,12 +97,12 @@ def _api_version(header: str, group: str) -> int:
 def _finds_distributions(finder: object) -> bool:
     """Whether ``finder`` may know of distributions that are no folders on ``sys.path``."""
     if getattr(finder, "__module__", "").startswith(("_frozen_importlib", "importlib_metadata")):
-        return False  # those two look where we look
+        return False  # these two search the same folders as this module
     return hasattr(finder, "find_distributions")
 
 
 def _is_no_folder_of_metadata(path: str) -> bool:
-    """Whether ``path`` on ``sys.path`` has metadata elsewhere than in a folder beside the modules."""
+    """Whether ``path`` on ``sys.path`` may have metadata outside of folders beside its modules."""
     return path.endswith(".egg") or os.path.isfile(path)
 
 
@@ -126,7 +125,7 @@ def _scan(paths: Iterable[str], group: str) -> Iterator[EntryPoint]:
             names = os.listdir(path or ".")
         except OSError as error:
             _pass_on_shortage(error)
-            continue  # sys.path may name what is not there
+            continue  # sys.path may name a folder that does not exist
         for name in names:
             if not name.lower().endswith((".dist-info", ".egg-info")):
                 continue
@@ -157,7 +156,7 @@ def _read(folder: str, group: str) -> Iterator[EntryPoint]:
 
 
 def _content(path: str) -> bytes:
-    """A small file: with less ado than open() makes, for there is one for each distribution."""
+    """The content of a small file, read in a faster way than with open(), since there is one for each distribution."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return b"".join(iter(lambda: os.read(fd, _CHUNK), b""))
@@ -166,7 +165,7 @@ def _content(path: str) -> bytes:
 
 
 def _name_and_version(folder: str) -> tuple[str, str]:
-    """From the head of METADATA or PKG-INFO, which is a mail's; from the folder's name where there is none."""
+    """Name and version from the headers of METADATA or PKG-INFO, or from the folder's name if there is no such file."""
     name, _, version = os.path.splitext(os.path.basename(folder))[0].partition("-")
     for file_name in ("METADATA", "PKG-INFO"):
         try:

@@ -1,8 +1,8 @@
-"""How the hooks of a plugin are called: the only module that knows pluggy, and that knows when it is not needed.
+"""Calls of a plugin's hooks. This is the only module that uses pluggy, and that knows when pluggy is not needed.
 
 The import of pluggy takes a seventh of a start. A module whose only hook is a ``pyvmm_device_kinds`` without arguments,
-marked with :func:`pyvmm.plugin.hookimpl`, is called without it. pluggy checks and calls all others. Each plugin has a
-manager of its own, so that a failure is one plugin's and has its name.
+marked with :func:`pyvmm.plugin.hookimpl`, is called without pluggy. pluggy checks and calls all others. Each plugin has
+a manager of its own, so that a failure belongs to one plugin and names it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _KINDS: Final = "pyvmm_device_kinds"
 
 
 def caller(plugin: Any, where: str) -> Callable[..., Sequence[Any]]:
-    """What calls the hooks of ``plugin``, a module or what else an entry point names: ``call(name, **arguments)``
-    returns the answers that are not None, which are none where the plugin has no such hook.
+    """A function that calls the hooks of ``plugin``, which is the object that an entry point names, usually a module.
+    ``call(name, **arguments)`` returns the answers that are not None; none if the plugin does not have the hook.
 
-    ``where`` names the plugin in messages. Raises :class:`PluginError` where it breaks the contract: it has no hook, or
-    one with a name or an argument that :mod:`pyvmm.plugins.hookspecs` does not have.
+    ``where`` names the plugin in messages. Raises :class:`PluginError` if the plugin breaks the contract: it has no
+    hook, or a hook with a name or an argument that :mod:`pyvmm.plugins.hookspecs` does not have.
     """
     kinds = _only_hook(plugin)
     if kinds is None:
@@ -41,7 +41,7 @@ def caller(plugin: Any, where: str) -> Callable[..., Sequence[Any]]:
 
 
 def _only_hook(plugin: Any) -> Callable[[], Any] | None:
-    """The hook of a module that has no other than ``pyvmm_device_kinds()``; None where pluggy has to look."""
+    """The hook ``pyvmm_device_kinds()`` of a module that has no other; None if pluggy has to check the plugin."""
     if not isinstance(plugin, ModuleType):
         return None
     hooks: dict[str, FunctionType] = {}
@@ -64,7 +64,7 @@ def _pluggy_caller(plugin: Any, where: str) -> Callable[..., Sequence[Any]]:
     from pyvmm.plugins import hookspecs
 
     class Manager(pluggy.PluginManager):
-        """A manager to which a function with pyvmm's own mark is an implementation, too."""
+        """A manager that also accepts functions with pyvmm's own mark as implementations."""
 
         def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
             try:
@@ -73,7 +73,7 @@ def _pluggy_caller(plugin: Any, where: str) -> Callable[..., Sequence[Any]]:
                 if getattr(function, MARK, False) is True and not hasattr(function, f"{PROJECT}_impl"):
                     pluggy.HookimplMarker(PROJECT)(function)
             except Exception:
-                pass  # a property may raise: pluggy knows what to do then
+                pass  # a property may raise; pluggy handles that
             return super().parse_hookimpl_opts(plugin, name)
 
     manager = Manager(PROJECT)

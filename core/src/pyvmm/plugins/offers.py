@@ -1,5 +1,5 @@
-"""What installed packages offer, and which of it may be used: not what is disabled, not what is built for another
-version of the plugin contract, and nothing that two packages claim. No plugin's code runs for it."""
+"""The offers of installed packages, and the choice of usable ones: not disabled, not built for another version of the
+plugin contract, and not claimed by two packages. No plugin's code runs for this."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Offers:
     """The entry points of one group, by name."""
 
     def __init__(self, group: str, noun: str, disabled: Iterable[str] = ()) -> None:
-        """``noun`` is what a message calls one of them. ``disabled`` are names of theirs or of distributions, or
-        patterns as a shell has them."""
+        """``noun`` is the word for one of them in messages. ``disabled``: names of entry points or distributions, or
+        patterns as in a shell."""
         self._group = group
         self._noun = noun
         self.patterns = tuple(filter(None, disabled))
@@ -29,7 +29,7 @@ class Offers:
 
     @property
     def all(self) -> Mapping[str, Sequence[EntryPoint]]:
-        """Who offers what; nothing is imported for it."""
+        """All entry points of the group, by name. Nothing is imported."""
         if self._all is None:
             offers: dict[str, list[EntryPoint]] = {}
             for point in entry_points(self._group):
@@ -39,7 +39,7 @@ class Offers:
 
     @property
     def enabled(self) -> Mapping[str, Sequence[EntryPoint]]:
-        """Those of :attr:`all` that are not disabled."""
+        """The entry points of :attr:`all` that are not disabled."""
         if not self.patterns:
             return self.all
         if self._enabled is None:
@@ -50,21 +50,21 @@ class Offers:
         return self._enabled
 
     def is_disabled(self, point: EntryPoint) -> bool:
-        """Whether a pattern has its name or its distribution's."""
+        """Whether a pattern matches the entry point's name or its distribution's name."""
         return any(_matches(pattern, point) for pattern in self.patterns)
 
     def unmatched(self, patterns: Sequence[str]) -> list[str]:
-        """Those of ``patterns`` that nothing which is installed has the name of."""
+        """The patterns among ``patterns`` that match nothing that is installed."""
         if not patterns:
             return []
         points = [point for points in self.all.values() for point in points]
         return [pattern for pattern in patterns if not any(_matches(pattern, point) for point in points)]
 
     def choose(self, name: str) -> EntryPoint | None:
-        """The one that is to be used for ``name``; None where nobody offers it.
+        """The entry point to use for ``name``; None if no package offers it.
 
-        Raises :class:`PluginError` where all that offer it are disabled or built for another version of the contract,
-        or two remain.
+        Raises :class:`PluginError` if all packages that offer it are disabled or built for another version of the
+        contract, or if two remain.
         """
         points = self.enabled.get(name, ())
         if not points:
@@ -86,7 +86,7 @@ class Offers:
 
 
 def refusal(point: EntryPoint) -> str:
-    """Why ``point`` cannot be used, by its version of the contract; empty where it can."""
+    """The reason why ``point`` cannot be used, by its version of the contract; empty if it can be used."""
     if point.api_version == API_VERSION:
         return ""
     older = f"install a newer {point.distribution}"

@@ -1,7 +1,7 @@
-"""The plugins of this process: imported one by one, as their kinds of device are asked for.
+"""The plugins of this process. Each is imported when one of its kinds of device is asked for.
 
-Unused plugins are never imported and cost nothing. A plugin that was asked for and cannot be used is one
-:class:`PluginError` that names the distribution, its version and the cause.
+Unused plugins are never imported and cost nothing. If a plugin that was asked for cannot be used, a
+:class:`PluginError` names the distribution, its version and the cause.
 """
 
 from __future__ import annotations
@@ -40,19 +40,20 @@ class InstalledKind:
     """``ok``; ``disabled``; ``refused``: it is built for another version of the contract; or ``broken``."""
 
     help: str
-    """One line by the plugin's author, or why the kind cannot be used."""
+    """One line by the plugin's author, or the reason why the kind cannot be used."""
 
 
 class Plugins:
     """Finds, imports and checks plugins. A process has one such object, which holds all state."""
 
     def __init__(self, disabled: Iterable[str] = ()) -> None:
-        """``disabled``: kinds and distributions, or patterns of their names as a shell has them, that are as if they
-        were not installed, beside those of the environment's ``PYVMM_DISABLE_PLUGINS``."""
+        """``disabled``: names of kinds and distributions to ignore, or patterns as in a shell, in addition to those in
+        the environment variable ``PYVMM_DISABLE_PLUGINS``."""
         self._kinds: dict[str, DeviceKind[Any]] = {}
         self._plugins: dict[str, LoadedPlugin] = {}
         self._loaded: dict[str, tuple[LoadedPlugin, Mapping[str, DeviceKind[Any]]]] = {}
-        """By the module that an entry point names: a kind of it is used only when it was asked for, and chosen."""
+        """Loaded plugins and their kinds, by the module that an entry point names. A kind is used only if it was asked
+        for and chosen."""
         self.disabled = (*disabled, *disabled_by_environment())
         self._offers = Offers(DEVICES, "device kind", self.disabled)
 
@@ -63,15 +64,15 @@ class Plugins:
         return self._offers.enabled
 
     def warn_of_unmatched(self, disabled: Sequence[str]) -> None:
-        """Log a warning for each of the names ``disabled`` that no kind and no distribution has."""
+        """Log a warning for each name or pattern in ``disabled`` that matches no kind and no distribution."""
         for pattern in self._offers.unmatched(disabled):
             log.warning("--no-plugin %s: no device kind and no package that is installed has that name", pattern)
 
     def kind(self, name: str) -> DeviceKind[Any]:
-        """The kind of device called ``name``, importing the plugin that offers it.
+        """The kind of device called ``name``. The plugin that offers it is imported.
 
-        Raises :class:`PluginError` where no distribution offers it, two do, or the one that does is disabled, built
-        for another version of the contract, or broken.
+        Raises :class:`PluginError` if no distribution or more than one offers it, or if the one that does is disabled,
+        built for another version of the contract, or broken.
         """
         kind = self._kinds.get(name)
         if kind is not None:
@@ -91,15 +92,15 @@ class Plugins:
         return kinds[name]
 
     def plugin(self, kind: str) -> LoadedPlugin:
-        """The plugin that offers ``kind``; raises as :meth:`kind`."""
+        """The plugin that offers ``kind``; raises as :meth:`kind` does."""
         self.kind(kind)
         return self._plugins[kind]
 
     def installed_kinds(self) -> list[InstalledKind]:
         """A row for each kind that an installed distribution offers, by name.
 
-        Imports all plugins but those that are disabled or built for another version of the contract: a broken one is
-        a row that says so.
+        Imports all plugins, except those that are disabled or built for another version of the contract. A broken
+        plugin gets a row that says so.
         """
         rows = []
         for name, points in sorted(self._offers.all.items()):
@@ -123,8 +124,8 @@ class Plugins:
     ) -> list[DeviceRequest]:
         """A :class:`DeviceRequest` for each of ``devices``, in their order.
 
-        Each one is a text as on the command line, a :class:`DeviceSpec`, a record of options of an installed kind, or
-        a request, which stays as it is. ``field`` is the name that the caller has for ``devices``, for messages.
+        Each one is a text as on the command line, a :class:`DeviceSpec`, a record of options of an installed kind, or a
+        request, which is returned unchanged. ``field``: the caller's name for ``devices``, for messages.
 
         Raises :class:`PluginError` and what :func:`pyvmm.options.parse_options` raises; :class:`UsageError` for
         an id that is taken.
@@ -146,7 +147,7 @@ class Plugins:
         return list(requests.values())
 
     def _request(self, device: str | DeviceSpec | Any, count: dict[str, int]) -> DeviceRequest:
-        """A request for ``device``; ``count`` says how many of each kind have an id by their number."""
+        """A request for ``device``. ``count``: the number of devices of each kind whose ids are numbered."""
         if isinstance(device, str):
             device = parse_device(device)
         if isinstance(device, DeviceSpec):
@@ -167,7 +168,7 @@ class Plugins:
         )
 
     def _kind_with(self, options: object) -> DeviceKind[Any]:
-        """The installed kind that has such ``options``, by the package that both are of."""
+        """The installed kind whose options are of the type of ``options``; both come from the same package."""
         type_ = type(options)
         package = type_.__module__.partition(".")[0]
         names = [
@@ -196,7 +197,7 @@ class Plugins:
         return LoadedPlugin(str(point), plugin, call, self.disabled), self._ask(point, call)
 
     def _ask(self, point: EntryPoint, call: Callable[..., Sequence[Any]]) -> Mapping[str, DeviceKind[Any]]:
-        """What the plugin's hook answers, checked, by name."""
+        """The kinds that the plugin's hook returns, checked, by name."""
         from pyvmm.plugin import DeviceKind
 
         where = f"{point}: pyvmm_device_kinds of {point.value!r}"
