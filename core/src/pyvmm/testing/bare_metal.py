@@ -1,4 +1,4 @@
-"""Programs without a kernel, compiled at need, and machines that run them on the real /dev/kvm."""
+"""Guest programs without a kernel, compiled when they are needed, and machines that run them on the real /dev/kvm."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ PROGRAMS: Final = Path(__file__).parent / "programs"
 
 MEMORY: Final = 32 << 20
 PARAMETERS: Final = 0x300000
-"""The address of the 64-bit words that host and program leave for each other."""
+"""The address of the 64-bit words that host and program exchange."""
 
 FREE_MEMORY: Final = 0x400000
-"""From here on, memory is the program's."""
+"""The start of the memory that the program may use."""
 
 STACK_SIZE: Final = 0x2000
 STACKS: Final = FREE_MEMORY - (MAX_CPUS - 1) * STACK_SIZE
-"""The end of the first vCPU's stack, behind which those of the others are, up to the free memory."""
+"""The end of the first vCPU's stack. The stacks of the others follow, up to the free memory."""
 
 REPORT_PORT: Final = 0x510
 FLAGS: Final = (
@@ -48,7 +48,7 @@ FLAGS: Final = (
 def compile_program(folder: Path, source: Path, *defines: str) -> Path:
     """Compile ``source``, in C, with ``defines``, each ``NAME`` or ``NAME=VALUE``, unless ``folder`` has it.
 
-    It includes ``guest.h`` and has a function ``program``. Raises :class:`HostError` where there is no gcc.
+    The source includes ``guest.h`` and has a function ``program``. Raises :class:`HostError` if there is no gcc.
     """
     path = folder / "-".join([source.stem, *defines]).replace("=", "_").lower()
     if not path.exists():
@@ -76,7 +76,7 @@ class Report(BusDevice):
             self._more.notify_all()
 
     def wait(self, count: int) -> list[int]:
-        """All words, when there are ``count``; raises AssertionError when they do not come."""
+        """Wait for ``count`` words and return all words. Raises AssertionError if they do not come."""
         with self._more:
             enough = self._more.wait_for(lambda: len(self.words) >= count, PATIENCE)
             assert enough, f"{len(self.words)} words of {count}: {self.words}"
@@ -118,18 +118,19 @@ class BareMachine(Machine):
         self.stop(ExitReason(End.QUIT))
 
     def set_parameters(self, *words: int) -> None:
-        """Leave words for the program."""
+        """Write words for the program."""
         for index, word in enumerate(words):
             self.memory.write_u64(PARAMETERS + 8 * index, word)
 
     def answers(self, count: int, start: int = 0) -> list[int]:
-        """Words that the program left."""
+        """Words that the program has written."""
         return [self.memory.read_u64(PARAMETERS + 8 * (start + index)) for index in range(count)]
 
     def _start_vcpus(self) -> None:
         for vcpu in self.vcpus if self.all_cpus else self.vcpus[:1]:
             set_boot_state(vcpu, self.memory, self._boot.entry, user=self.user)
-            # Not every KVM knows IOPL. Behind a TSS of this size there is a bitmap of ports, all zeros: all allowed.
+            # Not every KVM supports IOPL. A TSS of this size is followed by an I/O bitmap of zeros, which allows all
+            # ports.
             sregs = vcpu.get_sregs()
             sregs.tr.limit = 0xFFFF
             vcpu.set_sregs(sregs)
@@ -141,8 +142,8 @@ class BareMachine(Machine):
         super()._start_vcpus()
 
     def run(self) -> ExitReason:
-        """As any machine; one that does not end in :data:`~pyvmm.testing.waiting.PATIENCE` seconds is stopped, and the
-        run fails, whatever else it was to end for."""
+        """Run the machine. If it does not end in :data:`~pyvmm.testing.waiting.PATIENCE` seconds, it is stopped, and
+        AssertionError is raised."""
         hangs = threading.Event()
 
         def stop() -> None:

@@ -160,7 +160,7 @@ class DriverRing:
             self.memory.write(address, bytes(length))
 
     def connect(self, queue: Queue) -> None:
-        """Give this ring's addresses to ``queue`` and make it ready, like a transport."""
+        """Give this ring's addresses to ``queue`` and make the queue ready, like a transport."""
         self.queue = queue
         queue.size = self.size
         queue.descriptor_table = self.descriptor_table
@@ -169,7 +169,8 @@ class DriverRing:
         queue.ready = True
 
     def buffer(self, content: GuestBuffer | bytes | int) -> GuestBuffer:
-        """A buffer: ``content`` itself, one with these bytes, or one of this length, filled with 0xA5."""
+        """A buffer: ``content`` itself if it is one, a new buffer with these bytes, or one of this length, filled with
+        0xA5."""
         if isinstance(content, GuestBuffer):
             return content
         if isinstance(content, int):
@@ -185,10 +186,11 @@ class DriverRing:
         *,
         indirect: bool | None = None,
     ) -> DriverChain:
-        """Make a chain of buffers available: bytes become a buffer that has them, a number one of that length.
+        """Make a chain of buffers available. Bytes become a buffer that contains them; a number becomes a buffer of
+        that length.
 
-        The device is not told: :meth:`kick` does. Raises IndexError, and does nothing, where the descriptor table
-        has no room.
+        It does not kick the device; :meth:`kick` does. Raises IndexError, and does nothing, if the descriptor table has
+        no room.
         """
         indirect = indirect if indirect is not None else self.indirect and len(readable) + len(writable) > 1
         needed = 1 if indirect else len(readable) + len(writable)
@@ -219,7 +221,7 @@ class DriverRing:
         self.avail_idx = self._avail_idx + 1
 
     def kick(self) -> bool:
-        """Signal the queue's event if the device wants kicks; return whether it was signalled."""
+        """Signal the queue's event if the device wants kicks. Returns whether it was signalled."""
         wanted = self.wants_kick
         self._kicked_idx = self._avail_idx
         if wanted:
@@ -235,7 +237,7 @@ class DriverRing:
 
     @property
     def wants_kick(self) -> bool:
-        """Whether the device asked to be told of what was made available since the last kick (section 2.7.10)."""
+        """Whether the device wants a kick for the chains made available since the last kick (section 2.7.10)."""
         if self._avail_idx == self._kicked_idx:
             return False
         if not self.event_idx:
@@ -286,7 +288,7 @@ class DriverRing:
 
     @property
     def interrupts(self) -> bool:
-        """Whether the driver wants interrupts, where EVENT_IDX was not negotiated."""
+        """Whether the driver wants interrupts, if EVENT_IDX was not negotiated."""
         return not self.memory.read_u16(self.available_ring) & VRING_AVAIL_F_NO_INTERRUPT
 
     @interrupts.setter
@@ -303,11 +305,11 @@ class DriverRing:
         self.memory.write_u16(self.available_ring + 4 + 2 * self.size, value & 0xFFFF)
 
     def write_descriptor(self, index: int, address: GuestAddress, length: int, flags: int = 0, next: int = 0) -> None:
-        """Set an entry of the descriptor table, to anything."""
+        """Set an entry of the descriptor table to any values."""
         self.memory.write(self.descriptor_table + 16 * index, _DESC.pack(address, length, flags, next))
 
     def write_available(self, position: int, head: int) -> None:
-        """Set the available ring's entry for index ``position``, to anything, without moving the index."""
+        """Set the available ring's entry for index ``position`` to any value, without moving the index."""
         self.memory.write_u16(self.available_ring + 4 + 2 * (position % self.size), head)
 
     def submit(self, *descriptors: Descriptor, head: int = 0) -> None:
@@ -317,12 +319,12 @@ class DriverRing:
         self.make_available(head)
 
     def write_table(self, *descriptors: Descriptor) -> GuestBuffer:
-        """A table for an indirect descriptor, with ``descriptors`` as they are."""
+        """A table for an indirect descriptor, with ``descriptors`` unchecked."""
         return self.buffer(b"".join(_DESC.pack(*descriptor) for descriptor in descriptors))
 
     def heads_in_flight(self, next_avail: int) -> list[int]:
-        """The heads that the device took, in that order, and has not given back: those before available index
-        ``next_avail``."""
+        """The heads that the device took and has not given back, in the order of taking. The device took those before
+        available index ``next_avail``."""
         waiting = {self.read_available(index) for index in range(next_avail, next_avail + self._waiting(next_avail))}
         used = {
             self.memory.read_u32(self.used_ring + 4 + 8 * (index % self.size))

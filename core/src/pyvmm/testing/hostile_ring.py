@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 MEMORY_SIZE: Final = 32 << 20
-"""Bytes of RAM from 0 on, before the hole."""
+"""The size of the RAM from 0 on, before the hole, in bytes."""
 
 HOLE_END: Final = 1 << 32
 """The address at which RAM continues after the hole."""
@@ -46,7 +46,7 @@ INDIRECT: Final = VRING_DESC_F_INDIRECT
 
 
 def memory_with_hole() -> GuestMemory:
-    """Memory for hostile drivers: some from 0 on, some from 4 GiB on, and nothing in between."""
+    """Memory for hostile drivers: RAM from 0 on and from 4 GiB on, with a hole in between."""
     return GuestMemory.create([(0, MEMORY_SIZE), (HOLE_END, _ABOVE)])
 
 
@@ -58,13 +58,14 @@ class Misbehaviour:
     """A short name for the mistake."""
 
     rule: str
-    """The log's words for it."""
+    """The device's message in the log."""
 
     act: Callable[[DriverRing], None]
-    """Does it: to a ring that the device has not been told of, or, once it is served, with what is in it."""
+    """Makes the mistake: in a ring's size and place before the device knows the ring, or in the content of a ring in
+    use."""
 
     min_size: int = 1
-    """The least size of a ring in which it can be done."""
+    """The least size of a ring in which the mistake can be made."""
 
     def __str__(self) -> str:
         return self.name.replace(" ", "-")
@@ -124,7 +125,7 @@ PLACEMENTS: Final = (
     Misbehaviour("used ring in the table", _OVERLAP, _move("used_ring", lambda ring: ring.descriptor_table)),
     Misbehaviour("used ring in the available ring", _OVERLAP, _move("available_ring", lambda ring: ring.used_ring)),
 )
-"""Mistakes in a ring's size and place. Each is made before the device is told of the ring."""
+"""Mistakes in a ring's size and place. Each is made before the device knows the ring."""
 
 
 def _buffer(ring: DriverRing, length: int = 64) -> int:
@@ -147,7 +148,7 @@ def _indirect(*make: Callable[[DriverRing], Descriptor]) -> Callable[[DriverRing
 
 
 def _with(flags: int = 0, next: int = 0, length: int = 64) -> Callable[[DriverRing], Descriptor]:
-    """A buffer that is in order, in a descriptor that may not be."""
+    """A correct buffer, in a descriptor that may be wrong."""
     return lambda ring: Descriptor(_buffer(ring, length), length, flags, next)
 
 
@@ -158,7 +159,7 @@ def _at(address: int, length: int, flags: int = 0) -> Callable[[DriverRing], Des
 def _table(
     length: Callable[[DriverRing], int], flags: int = 0, address: int | None = None
 ) -> Callable[[DriverRing], None]:
-    """An indirect table of any length, or anywhere, filled with what is in order."""
+    """An indirect table of any length or at any address, filled with correct descriptors."""
 
     def act(ring: DriverRing) -> None:
         size = length(ring)
@@ -179,7 +180,7 @@ def _long_indirect(entries: int, loops: bool) -> Callable[[DriverRing], None]:
 
 
 def _too_much(ring: DriverRing) -> None:
-    """4 GiB in one chain, which is all RAM again and again."""
+    """A chain of 4 GiB, which contains all RAM several times."""
     count = (1 << 32) // MEMORY_SIZE
     whole = (Descriptor(0, MEMORY_SIZE, WRITE | NEXT, at) for at in range(1, count))
     table = ring.write_table(*whole, Descriptor(0, MEMORY_SIZE, WRITE))
@@ -196,7 +197,7 @@ def _index_goes_back(ring: DriverRing) -> None:
 
 
 def _twice(ring: DriverRing) -> None:
-    """The same head in a second entry; where the device gives the first one back at once, that is no mistake."""
+    """The same head in a second entry. If the device gives the first one back immediately, that is no mistake."""
     ring.submit(Descriptor(_buffer(ring), 64, WRITE))
     ring.make_available(0)
 
@@ -256,8 +257,8 @@ CHAINS: Final = (
     Misbehaviour("available index too far", "the available index is more than a ring ahead", _far_index),
     Misbehaviour("available index goes back", "the available index is more than a ring ahead", _index_goes_back),
 )
-"""What can be wrong with what a ring has in it. Each is done to a ring of a device that is started, with INDIRECT_DESC
-negotiated, and then the device is kicked."""
+"""Mistakes in the content of a ring. Each is made in a ring of a started device, with INDIRECT_DESC negotiated; then
+the device is kicked."""
 
 HEAD_TWICE: Final = Misbehaviour("same head twice", "a chain was made available again before it was used", _twice)
-"""Wrong where the device still has the chain; one that has given it back by then does not see that."""
+"""A mistake only while the device still has the chain. A device that has given it back does not notice."""

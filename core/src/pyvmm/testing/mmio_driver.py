@@ -1,4 +1,4 @@
-"""A driver at the registers of a virtio-mmio window, without a guest (virtio 1.2, sections 3.1 and 4.2)."""
+"""A driver for the registers of a virtio-mmio window, without a guest (virtio 1.2, sections 3.1 and 4.2)."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Window(Protocol):
     """An object that answers accesses: a transport, or a whole :class:`~pyvmm.bus.Bus`."""
 
     def read(self, address: int, data: memoryview, /) -> object:
-        """Fill ``data``."""
+        """Answer a read: fill ``data``."""
 
     def write(self, address: int, data: memoryview, /) -> object:
-        """Take ``data``."""
+        """Take a write of ``data``."""
 
 
 class MmioDriver:
@@ -62,7 +62,7 @@ class MmioDriver:
     """
 
     def __init__(self, window: Window, base: GuestAddress = 0) -> None:
-        """``base`` is where the device's window starts in ``window``."""
+        """``base`` is the address in ``window`` at which the device's registers start."""
         self.window = window
         self.base = base
 
@@ -77,7 +77,7 @@ class MmioDriver:
         self.window.write(self.base + offset, memoryview(data))
 
     def read_register(self, offset: int) -> int:
-        """A register: one of ``VIRTIO_MMIO_…`` (section 4.2.2)."""
+        """The value of a register, at one of the offsets ``VIRTIO_MMIO_…`` (section 4.2.2)."""
         return int.from_bytes(self.read(offset, 4), "little")
 
     def write_register(self, offset: int, value: int) -> None:
@@ -110,20 +110,20 @@ class MmioDriver:
 
     @property
     def needs_reset(self) -> bool:
-        """Whether the device has given up until a reset."""
+        """Whether the device has failed and needs a reset."""
         return bool(self.status & NEEDS_RESET)
 
     @property
     def interrupt_status(self) -> int:
-        """The causes of an interrupt: ``VIRTIO_MMIO_INT_…``."""
+        """The InterruptStatus register: ``VIRTIO_MMIO_INT_…``."""
         return self.read_register(lib.VIRTIO_MMIO_INTERRUPT_STATUS)
 
     def acknowledge(self, causes: int) -> None:
-        """Say that ``causes`` of an interrupt are handled."""
+        """Write the bits ``causes`` to InterruptACK: these interrupts are handled."""
         self.write_register(lib.VIRTIO_MMIO_INTERRUPT_ACK, causes)
 
     def probe(self) -> int:
-        """The device's virtio ID; raises AssertionError where there is no virtio-mmio window of version 2."""
+        """The device's virtio ID. Raises AssertionError if there is no virtio-mmio window of version 2."""
         magic, version = self.read_register(lib.VIRTIO_MMIO_MAGIC_VALUE), self.read_register(lib.VIRTIO_MMIO_VERSION)
         assert (magic, version) == (MAGIC, 2), f"no virtio-mmio window: magic {magic:#x}, version {version:#x}"
         return self.read_register(lib.VIRTIO_MMIO_DEVICE_ID)
@@ -133,7 +133,7 @@ class MmioDriver:
         self.status = 0
 
     def begin(self) -> None:
-        """Reset the device and say that there is a driver for it."""
+        """Reset the device, then set ACKNOWLEDGE and DRIVER."""
         self.reset()
         self.status = ACKNOWLEDGE
         self.status = ACKNOWLEDGE | DRIVER
@@ -147,7 +147,7 @@ class MmioDriver:
         return features
 
     def accept_features(self, features: int) -> bool:
-        """Ask for exactly ``features``, as one number; whether the device agrees."""
+        """Accept exactly ``features``, as one number. Returns whether the device agrees."""
         for page in range(4):
             self.write_register(lib.VIRTIO_MMIO_DRIVER_FEATURES_SEL, page)
             self.write_register(lib.VIRTIO_MMIO_DRIVER_FEATURES, features >> 32 * page)
@@ -155,9 +155,10 @@ class MmioDriver:
         return bool(self.status & FEATURES_OK)
 
     def negotiate(self, bits: Iterable[int] | None = None) -> int:
-        """Ask for VERSION_1 and the feature ``bits``, by default all that is offered but EVENT_IDX: what was agreed on.
+        """Accept VERSION_1 and the feature ``bits``, by default all offered ones except EVENT_IDX. Returns the agreed
+        features.
 
-        Raises AssertionError where the device does not agree.
+        Raises AssertionError if the device does not agree.
         """
         if bits is None:
             accepted = self.offered_features() & ~(1 << VIRTIO_F_EVENT_IDX)
@@ -167,7 +168,7 @@ class MmioDriver:
         return accepted
 
     def queue_size_max(self, index: int) -> int:
-        """The largest size that queue ``index`` may have; 0 where there is no such queue."""
+        """The largest size that queue ``index`` may have; 0 if there is no such queue."""
         self.write_register(lib.VIRTIO_MMIO_QUEUE_SEL, index)
         return self.read_register(lib.VIRTIO_MMIO_QUEUE_NUM_MAX)
 
@@ -184,14 +185,14 @@ class MmioDriver:
             self.write_register(low + 4, address >> 32)
 
     def set_up_queue(self, index: int, ring: DriverRing) -> None:
-        """Make ``ring`` queue ``index``."""
+        """Set queue ``index`` up with the addresses of ``ring``."""
         self.write_queue(index, ring.size, ring.descriptor_table, ring.available_ring, ring.used_ring)
         self.write_register(lib.VIRTIO_MMIO_QUEUE_READY, 1)
 
     def driver_ok(self) -> None:
-        """Let the device start."""
+        """Set DRIVER_OK: the device starts."""
         self.status |= DRIVER_OK
 
     def notify(self, index: int) -> None:
-        """Kick queue ``index`` by its register, as a guest does where KVM does not take the kick."""
+        """Kick queue ``index`` by the register QueueNotify, as a guest does if KVM does not handle the kick."""
         self.write_register(lib.VIRTIO_MMIO_QUEUE_NOTIFY, index)

@@ -27,8 +27,8 @@ class PortDriver:
             driver.outb(0x70, 0x0A)
             assert driver.inb(0x71) == 0x26
 
-    What a device raises on the loop is raised by :meth:`run`; what it raises at an access takes it out of service, as
-    in a machine.
+    :meth:`run` raises an exception that the device raises on the loop. An exception at an access takes the device out
+    of service, as in a machine.
     """
 
     def __init__(
@@ -40,24 +40,24 @@ class PortDriver:
         memory: GuestMemory | None = None,
         machine: MachineView | None = None,
     ) -> None:
-        """The device is put at that of its placements, by default the first, and closed by :meth:`close`.
+        """Put the device at the placement with index ``placement``, by default the first. :meth:`close` closes it.
 
-        ``memory``: what it sees of guest memory, which stays the caller's. ``machine``: what it sees of its machine, by
-        default no other device; :meth:`close` removes the machine's files on the host.
+        ``memory``: guest memory for the device; the caller closes it. ``machine``: the device's view of its machine, by
+        default without other devices. :meth:`close` removes the machine's files on the host.
         """
         self.machine = machine or MachineView()
         self.device = device
         self.loop = SteppingLoop()
         self.irq = EventFd()
         self.stops: list[ExitReason] = []
-        """The reason for which the device asked the machine to end."""
+        """The reasons with which the device asked the machine to end."""
         self.errors: list[BaseException] = []
-        """The exception that the device raised on the loop, which takes it out of service."""
+        """The exceptions that the device raised on the loop. The first one takes it out of service."""
         self._scope = LoopScope(self.loop, self._failed)
         self.bus = Bus("port", 0x10000)
         self.mmio = Bus("MMIO")
         self.places: list[tuple[Bus, BusRange]] = []
-        """The device's place."""
+        """The ranges at which the device is, each with its bus."""
         place = device.placements[placement]
         has_irq = place.any_irq or place.irq is not None
         irq = self.irq if has_irq else None
@@ -110,7 +110,7 @@ class PortDriver:
         raise AssertionError("the loop does not come to rest")
 
     def run_until(self, condition: Callable[[], bool], *, timeout: float = PATIENCE) -> None:
-        """Run the loop until ``condition`` holds; raises AssertionError if it does not come to hold."""
+        """Run the loop until ``condition`` holds. Raises AssertionError after ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         while not condition():
             left = deadline - time.monotonic()

@@ -1,4 +1,4 @@
-"""The common part of all drivers of a virtio device, for a test's driver and for a guest's: start, and exchange."""
+"""The common part of a test's drivers of a virtio device, with or without a guest: start, and exchange of chains."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RING_HEAP_SIZE: Final = 1 << 20
 
 
 class QueueDriver(MmioDriver):
-    """A driver with rings in guest memory. A subclass says how to kick, and how time passes."""
+    """A driver with rings in guest memory. A subclass defines how to kick and how to wait."""
 
     def __init__(
         self,
@@ -30,25 +30,25 @@ class QueueDriver(MmioDriver):
         base: GuestAddress = 0,
         heap: GuestAddress = 0,
     ) -> None:
-        """``queue_sizes``: the largest of each queue. From ``heap`` on, the first region of ``memory`` is this
-        driver's."""
+        """``queue_sizes``: the largest size of each queue. The driver uses the first region of ``memory`` from ``heap``
+        on."""
         super().__init__(window, base)
         self.memory = memory
         self.queue_sizes = tuple(queue_sizes)
         self._ring_heap = GuestHeap(memory, heap, heap + RING_HEAP_SIZE)
         self.heap = GuestHeap(memory, heap + RING_HEAP_SIZE, memory.regions[0].end)
-        """The source of buffers."""
+        """The heap for buffers."""
         self.rings: list[DriverRing] = []
-        """One for each queue, while the device is started."""
+        """One ring for each queue, while the device is started."""
 
     def start(
         self, features: Iterable[int] | None = None, *, queue_sizes: Sequence[int] | None = None, indirect: bool = False
     ) -> None:
         """Reset, negotiate, set the queues up, DRIVER_OK (section 3.1.1).
 
-        ``features``: the bits to accept, beside VERSION_1; by default all that is offered but EVENT_IDX.
-        ``queue_sizes``: the largest of each queue, by default; 0 leaves a queue out. ``indirect``: whether chains of
-        several buffers use indirect tables, which needs the feature.
+        ``features``: the bits to accept, in addition to VERSION_1; by default all offered ones except EVENT_IDX.
+        ``queue_sizes``: the size of each queue, by default the largest; 0 leaves a queue out. ``indirect``: whether
+        chains of several buffers use indirect tables, which needs the feature.
         """
         for index, ring in enumerate(self.prepare(features, queue_sizes=queue_sizes, indirect=indirect)):
             if queue_sizes is None or queue_sizes[index]:
@@ -58,7 +58,7 @@ class QueueDriver(MmioDriver):
     def prepare(
         self, features: Iterable[int] | None = None, *, queue_sizes: Sequence[int] | None = None, indirect: bool = False
     ) -> list[DriverRing]:
-        """The first half of :meth:`start`: rings that the device has not been told of."""
+        """Make the first half of :meth:`start`. Returns rings that the device does not know yet."""
         self.begin()
         accepted = self.negotiate(features)
         event_idx = bool(accepted >> VIRTIO_F_EVENT_IDX & 1)
@@ -73,7 +73,7 @@ class QueueDriver(MmioDriver):
         return self.rings
 
     def kick(self, index: int) -> None:
-        """Tell the device of queue ``index``."""
+        """Kick queue ``index``."""
         self.notify(index)
 
     def exchange(self, queue: int = 0, *, timeout: float = PATIENCE) -> list[UsedChain]:

@@ -54,7 +54,7 @@ class Resources:
             try:
                 descriptors[int(name)] = os.readlink(f"/proc/self/fd/{name}")
             except FileNotFoundError:
-                pass  # the one of the folder itself
+                pass  # the descriptor of the folder itself
         return cls(descriptors, len(os.listdir("/proc/self/task")))
 
     def assert_no_more_now(self, *, timeout: float = PATIENCE) -> None:

@@ -1,11 +1,11 @@
 """A device's state, saved and loaded: the plain values in ``vars(device)``.
 
-All state of a device is in plain attributes: numbers, texts, bytes, and tuples, lists, sets, dicts and dataclasses of
-them. What cannot be saved, such as files, sockets, threads, timers and chains that are in flight, is in other objects,
-which a fresh device makes anew; and a file descriptor is kept in an object, not as a number. So a machine that is
-loaded makes its devices from the same options as before and puts their state into them. Of a BusDevice, that is before
-``attach``, which sees to what the state asks for, such as a timer. Of a VirtioDevice, it is between negotiation and
-``activate``, and its rings are as they were: chains that were in flight come again.
+A device keeps all of its state in plain attributes: numbers, texts, bytes, and tuples, lists, sets, dicts and
+dataclasses of them. Things that cannot be saved, such as files, sockets, threads, timers and chains in flight, are in
+other objects, which a fresh device makes again. A file descriptor is kept in an object, not as a number. So a loaded
+machine makes its devices from the same options as before and puts the state into them. For a BusDevice, that happens
+before ``attach``, which starts what the state asks for, such as a timer. For a VirtioDevice, it happens between
+negotiation and ``activate``. Its rings are unchanged: chains that were in flight come again.
 """
 
 from __future__ import annotations
@@ -62,10 +62,11 @@ def load(device: VirtioDevice | BusDevice, state: bytes) -> None:
 
 
 def save_and_load(driver: VirtioDriver, make: Callable[[], VirtioDevice]) -> VirtioDevice:
-    """Replace the started device of ``driver`` as a machine does that is saved and loaded: the fresh one, of ``make``.
+    """Replace the started device of ``driver``, as a machine does at save and load. Returns the fresh device, from
+    ``make``.
 
-    Memory and rings stay, and the driver is not told. It is kicked and interrupted once, since a kick or an interrupt
-    may have been under way.
+    Memory and rings stay, and the driver does not notice. The device is kicked and the driver interrupted once, since a
+    kick or an interrupt may have been on its way.
     """
     old = driver.transport
     state = save(driver.device)
@@ -86,7 +87,7 @@ def save_and_load(driver: VirtioDriver, make: Callable[[], VirtioDevice]) -> Vir
     driver.driver_ok()
     for ring, queue, is_ready, _ in queues:
         if is_ready:
-            del queue.activate  # the class's own again
+            del queue.activate  # restore the class's method
             ring.force_kick()
     transport.config_generation = generation
     for event in transport.interrupt_events:
@@ -95,7 +96,7 @@ def save_and_load(driver: VirtioDriver, make: Callable[[], VirtioDevice]) -> Vir
 
 
 class _Resumption:
-    """Activates a queue where another one stopped; what was in flight is handed out first."""
+    """Activates a queue where another one stopped. Chains that were in flight are handed out first."""
 
     def __init__(self, activate: Callable[..., None], base: int, ring: DriverRing) -> None:
         self._activate = activate

@@ -1,4 +1,5 @@
-"""A driver of a device that is served over vhost-user, as in a process of its own; here on a thread of this one."""
+"""A driver for a device that is served over vhost-user, as from a process of its own, but on a thread of this
+process."""
 
 from __future__ import annotations
 
@@ -40,9 +41,9 @@ class _ThreadSource(BackendSource):
 
 
 class ServedDriver(VirtioDriver):
-    """As :class:`VirtioDriver`, but ``device`` is behind vhost-user: :attr:`device` is the front end to it.
+    """Like :class:`VirtioDriver`, but ``device`` is served over vhost-user, and :attr:`device` is its front end.
 
-    ``device`` lives on a thread of its own. ``memory`` has to have a memfd.
+    ``device`` runs on a thread of its own. ``memory`` needs a memfd.
     """
 
     def __init__(self, device: VirtioDevice, *, memory: GuestMemory | None = None, name: str = "device0") -> None:

@@ -12,7 +12,7 @@ from pyvmm.testing.waiting import PATIENCE
 __all__ = ["SteppingLoop"]
 
 _MANY: Final = 100_000
-"""Turns after which a loop that still has something to do will not come to rest."""
+"""The number of turns after which a loop that is still busy counts as never at rest."""
 
 
 class SteppingLoop(EventLoop):
@@ -21,10 +21,10 @@ class SteppingLoop(EventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._ahead = 0.0
-        """Seconds by which the clock of the timers is ahead of the host's."""
+        """The lead of the timers' clock over the host's, in seconds."""
 
     def settle(self) -> int:
-        """Serve what is ready or due, until nothing is: how many turns that took; raises AssertionError."""
+        """Run until nothing is ready or due. Returns the number of turns; raises AssertionError if there is no end."""
         for turns in range(_MANY):
             if not self.run_once(0):
                 return turns
@@ -40,7 +40,7 @@ class SteppingLoop(EventLoop):
     ) -> None:
         """Serve until ``condition`` holds; raises AssertionError after ``timeout`` seconds.
 
-        ``longest_wait``: seconds of one turn, where the condition can come true without the loop.
+        ``longest_wait``: the longest turn, in seconds, if the condition can come true without the loop.
         """
         deadline = time.monotonic() + timeout
         while not condition():

@@ -1,4 +1,4 @@
-"""A driver that is a guest: each access to the device is made by a real vCPU, each kick and interrupt by KVM."""
+"""A driver in a guest: a real vCPU makes each access to the device, and KVM delivers each kick and interrupt."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CODE: Final = bytes.fromhex(
     89c8efe9f4feffff
     """
 )
-"""The guest: programs/driver.S, assembled. After the head, 16 bytes for each operation."""
+"""The guest's code: programs/driver.S, assembled. After the start, each operation has 16 bytes."""
 
 _LOAD_ADDRESS: Final = 0x200000
 _COMMANDS: Final = 0x520
@@ -56,9 +56,9 @@ _IN: Final = {1: 9, 2: 10, 4: 11}
 _OUT: Final = {1: 12, 2: 13, 4: 14}
 """Operations, by the width of the access in bytes."""
 
-_COMMAND: Final = struct.Struct("<QQ")  # address, value; the result is behind them
+_COMMAND: Final = struct.Struct("<QQ")  # address, value; the result follows them
 
-# The first of a PC's two interrupt controllers (Intel 8259A), which latches edges: nothing is ever unmasked, so no
+# The first of a PC's two interrupt controllers (Intel 8259A), which latches edges. No line is ever unmasked, so no
 # handler is needed.
 _PIC: Final = 0x20
 _PIC_READ_IRR: Final = 0x0A
@@ -68,7 +68,7 @@ _POLL: Final = 0.0005
 
 
 class _Commands(BusDevice):
-    """The port at which the guest waits to be told what to do."""
+    """The port from which the guest reads its orders; it waits there for the next one."""
 
     name = "commands"
     placements = (Placement(ports=BusRange(_COMMANDS, 4)),)
@@ -76,25 +76,25 @@ class _Commands(BusDevice):
     def __init__(self) -> None:
         self.orders: SimpleQueue[int] = SimpleQueue()
         self.done: SimpleQueue[bool] = SimpleQueue()
-        """One entry for each time that the guest comes for an order; false when it will not come again."""
+        """An entry for each time that the guest asks for an order; False when it will not ask again."""
 
     def read(self, offset: int, data: memoryview) -> None:
-        """Return the next order; the one before is carried out."""
+        """Return the next order. The order before was carried out."""
         self.done.put(True)
         data[:] = self.orders.get().to_bytes(4, "little")
 
 
 class SteeredGuest:
-    """A machine whose only vCPU makes the accesses that a test wants, one after the other.
+    """A machine whose only vCPU makes the accesses that a test asks for, one after the other.
 
-    It is a :class:`~pyvmm.testing.mmio_driver.Window` to drivers. An access takes about 0.1 ms. The test's thread is
-    not the event loop's: while the machine runs, a device belongs to the loop.
+    Drivers use it as a :class:`~pyvmm.testing.mmio_driver.Window`. An access takes about 0.1 ms. The test's thread is
+    not the event loop's: while the machine runs, only the loop's thread may use a device.
     """
 
     def __init__(self, *, memfd: bool = False) -> None:
         """Needs /dev/kvm; raises :class:`~pyvmm.errors.HostError`. Devices are added to ``machine``.
 
-        ``memfd``: for devices that hand the guest's memory to another process.
+        ``memfd``: make guest memory a memfd, for devices that hand it to another process.
         """
         fd = os.memfd_create("program", os.MFD_CLOEXEC)
         try:
@@ -115,7 +115,7 @@ class SteeredGuest:
         return self.machine.memory
 
     def run(self) -> None:
-        """Start the machine; return when the guest waits for orders."""
+        """Start the machine, and wait until the guest waits for orders."""
         self._thread.start()
         self._wait()
 
@@ -182,12 +182,12 @@ class VcpuDriver(QueueDriver):
             driver.rings[0].add([request], [512])
             used, = driver.exchange()
 
-    Rings are in the guest's memory, where this process sees them as well. The registers are accessed by the vCPU, kicks
-    are taken by KVM (ioeventfd), and so are interrupts (irqfd).
+    Rings are in the guest's memory, which this process sees as well. The vCPU accesses the registers, and KVM delivers
+    kicks (ioeventfd) and interrupts (irqfd).
     """
 
     def __init__(self, device: VirtioDevice, *, name: str = "device0") -> None:
-        """Needs /dev/kvm. The device is closed by :meth:`close`."""
+        """Needs /dev/kvm. :meth:`close` closes the device."""
         self.device = device
         self.guest = SteeredGuest(memfd=device.needs_memfd)
         try:
@@ -200,7 +200,7 @@ class VcpuDriver(QueueDriver):
             raise
 
     def wait(self, timeout: float) -> None:
-        """Let some time pass: the device has a thread of its own."""
+        """Let some time pass; the device runs on a thread of its own."""
         time.sleep(min(timeout, _POLL))
 
     def wait_until(self, condition: Callable[[], bool], *, timeout: float = PATIENCE) -> None:

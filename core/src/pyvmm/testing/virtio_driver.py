@@ -37,8 +37,8 @@ class VirtioDriver(QueueDriver):
         name: str = "device0",
         machine: MachineView | None = None,
     ) -> None:
-        """``size``: bytes of guest memory from 0 on, where ``memory`` is not given. ``machine``: what the device sees
-        of its machine, by default no other device. :meth:`close` closes the device and the memory, and removes the
+        """``size``: bytes of guest memory from 0 on, if ``memory`` is not given. ``machine``: the device's view of its
+        machine, by default without other devices. :meth:`close` closes the device and the memory, and removes the
         machine's files on the host."""
         memory = memory or GuestMemory.create([(0, size)])
         self.machine = machine or MachineView()
@@ -54,7 +54,7 @@ class VirtioDriver(QueueDriver):
         return rings
 
     def replace_device(self, device: VirtioDevice) -> None:
-        """Put ``device`` behind fresh registers. It replaces the previous device, which the caller has closed."""
+        """Replace the previous device, which the caller has closed, by ``device`` with fresh registers."""
         name = self.transport.name
         self._put_in(device, self.memory, name)
         self.window = self.transport
@@ -64,11 +64,11 @@ class VirtioDriver(QueueDriver):
         self.transport.queues[index].event.signal()  # as KVM does
 
     def run(self) -> int:
-        """Run the loop until nothing is ready; return the number of turns in which something was."""
+        """Run the loop until nothing is ready. Returns the number of turns."""
         return self.loop.settle()
 
     def run_until(self, condition: Callable[[], bool], *, timeout: float = PATIENCE) -> None:
-        """Run the loop until ``condition`` holds; raises AssertionError if it does not come to hold."""
+        """Run the loop until ``condition`` holds. Raises AssertionError after ``timeout`` seconds."""
         self.loop.run_until(condition, timeout=timeout, longest_wait=self._longest_wait)
 
     def wait(self, timeout: float) -> None:
@@ -79,7 +79,7 @@ class VirtioDriver(QueueDriver):
 
     @property
     def _longest_wait(self) -> float | None:
-        """A device on a thread of its own does what it does without the loop."""
+        """A short wait if the device runs on a thread of its own, since it then works without the loop."""
         return None if self.device.own_loop is None else 0.001
 
     def _put_in(self, device: VirtioDevice, memory: GuestMemory, name: str) -> None:

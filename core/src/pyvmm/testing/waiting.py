@@ -1,4 +1,4 @@
-"""Waiting for a state, so that a test does not depend on how fast the machine is."""
+"""Waiting for a state, so that a test does not depend on the machine's speed."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Final
 __all__ = ["PATIENCE", "wait_until", "wait_until_asleep"]
 
 PATIENCE: Final = 120.0
-"""Seconds that a test waits for a state. Only a hang takes longer, also on a machine that is busy with other things."""
+"""The longest time for which a test waits for a state, in seconds. Even on a busy machine only a hang takes longer."""
 
 _PAUSE: Final = 0.002
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 _LOOKS: Final = 20
-"""Looks at a process that find it asleep before it is said to be at rest."""
+"""The number of checks in a row that must find a process asleep before it counts as at rest."""
 
 
 def wait_until(
     condition: Callable[[], object], seen: Callable[[], object] | None = None, *, timeout: float = PATIENCE
 ) -> None:
-    """Wait until ``condition`` holds; raises AssertionError after ``timeout`` seconds, with what ``seen`` returns."""
+    """Wait until ``condition`` holds. Raises AssertionError after ``timeout`` seconds, with the result of ``seen``."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
@@ -31,10 +31,10 @@ def wait_until(
 
 
 def wait_until_asleep(pid: int) -> None:
-    """Wait until no thread of process ``pid`` has anything to do: each sleeps, and stays asleep from look to look.
+    """Wait until all threads of process ``pid`` are idle: each sleeps, and stays asleep over several checks.
 
-    What wakes a thread makes it ready to run at once. So a process that is found asleep has dealt with whatever came
-    before. Raises AssertionError for one that goes on and on, and for one that has ended.
+    An event that wakes a thread makes the thread ready to run immediately. So a process that is asleep has handled all
+    earlier events. Raises AssertionError if the process never rests, or has ended.
     """
     threads: list[tuple[str, ...]] = []
 
@@ -57,7 +57,8 @@ def wait_until_asleep(pid: int) -> None:
 
 
 def _look(task: str) -> tuple[str, ...]:
-    """State, ticks of user and of system time, and how often it went to sleep or had to wait for a CPU (proc(5))."""
+    """A thread's state, ticks of user and of system time, and numbers of voluntary and involuntary context switches
+    (proc(5))."""
     with open(f"{task}/stat") as stat, open(f"{task}/status") as status:
         fields = stat.read().rpartition(")")[2].split()
         switches = [line.split()[1] for line in status if "ctxt_switches" in line]

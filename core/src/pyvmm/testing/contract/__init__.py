@@ -1,4 +1,4 @@
-"""The rules that every device has to obey, as tests. A plugin's test class inherits them and names its device.
+"""The rules that every device must obey, as tests. A plugin's test class inherits them and makes its device.
 
 ::
 
@@ -9,8 +9,8 @@
             return Lamp(LampOptions())
 
 :class:`VirtioDeviceContract` is for a :class:`~pyvmm.virtio.device.VirtioDevice`, :class:`BusDeviceContract` for a
-:class:`~pyvmm.bus.BusDevice` at ports or in memory. The parts of the former are for those few devices to which not all
-of it applies, such as those whose queues another program serves. pytest has to be installed.
+:class:`~pyvmm.bus.BusDevice` at ports or in memory. If not all rules apply to a virtio device, for example because
+another program serves its queues, use the single parts of :class:`VirtioDeviceContract`. pytest must be installed.
 """
 
 from __future__ import annotations

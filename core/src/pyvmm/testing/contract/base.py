@@ -1,4 +1,4 @@
-"""A test class's description of its virtio device, and the helpers by which the suite drives the device."""
+"""A test class's description of its virtio device, and the helpers with which the suite drives the device."""
 
 from __future__ import annotations
 
@@ -43,9 +43,8 @@ class VirtioContractBase:
     def exercise(self, driver: QueueDriver) -> None:
         """Make a started device do its work, and check the result: a request or two by ``driver.rings``.
 
-        By default each queue gets a buffer to read and one to write, and the device has to take that calmly. ``driver``
-        may be a guest on a real vCPU, so what is awaited is awaited by :meth:`QueueDriver.exchange` or
-        :meth:`QueueDriver.wait_used`.
+        By default each queue gets a buffer to read and one to write, and the device must not fail. ``driver`` may be a
+        guest on a real vCPU, so wait only by :meth:`QueueDriver.exchange` or :meth:`QueueDriver.wait_used`.
         """
         for ring in driver.rings:
             ring.take_used()
@@ -78,7 +77,7 @@ class VirtioContractBase:
 
     @contextmanager
     def started(self) -> Iterator[VirtioDriver]:
-        """As :meth:`driven`, started with all that is offered but EVENT_IDX."""
+        """Like :meth:`driven`, but started with all offered features except EVENT_IDX."""
         with self.driven() as driver:
             driver.start()
             yield driver
@@ -92,12 +91,12 @@ class VirtioContractBase:
 
 
 def settle(driver: VirtioDriver, turns: int = 1000) -> None:
-    """Let the device's loop do what is ready: for so many turns, since a device may have much to do."""
+    """Run the device's loop until nothing is ready, for at most ``turns`` turns, since a device may have much to do."""
     for _ in range(turns):
         if not driver.loop.run_once(0):
             return
 
 
 def error_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the log has from level ERROR on."""
+    """The log's messages from level ERROR on."""
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]

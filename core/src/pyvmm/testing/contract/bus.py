@@ -20,7 +20,7 @@ from pyvmm.testing.saved_state import load, save
 
 _ACCESSES: Final = 5000
 _FLOOD: Final = 1000
-"""Writes to each register in a flood: more than any device has to remember."""
+"""The number of writes to each register in a flood: more than any device has to remember."""
 
 _ACPI_HID: Final = re.compile("([A-Z]{3}|[A-Z0-9]{4})[0-9A-F]{4}")
 """A hardware ID: EISA's or ACPI's (ACPI 6.5, section 6.1.5)."""
@@ -192,7 +192,7 @@ def assert_answers(driver: PortDriver) -> None:
 
 def _addresses(driver: PortDriver) -> Iterator[tuple[Bus, int]]:
     for bus, place in driver.places:
-        # All ports; of memory, what is at the start.
+        # All ports; only the start of memory.
         for address in range(place.base, min(place.end, place.base + 256)):
             yield bus, address
 

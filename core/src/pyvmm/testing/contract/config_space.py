@@ -1,4 +1,4 @@
-"""The device's configuration space: any offset and width, also past its end (virtio 1.2, section 2.5)."""
+"""Tests of the device's configuration space: any offset and width, also past its end (virtio 1.2, section 2.5)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pyvmm.testing.mmio_driver import NEEDS_RESET
 from pyvmm.x86_64.layout import MMIO_WINDOW_SIZE
 
 LENGTH: Final = 256
-"""Bytes of a configuration space that are looked at; none of virtio 1.2 has more."""
+"""The bytes of a configuration space that are checked; none in virtio 1.2 has more."""
 
 END: Final[int] = MMIO_WINDOW_SIZE - lib.VIRTIO_MMIO_CONFIG
 """The end of the window."""
 
 
 class ConfigSpaceContract(VirtioContractBase):
-    """Reads and writes of the configuration space, as hostile as a guest's."""
+    """Reads and writes of the configuration space, as a hostile guest makes them."""
 
     def test_config_reads_the_same_by_bytes_and_by_words(self) -> None:
         with self.driven() as driver:

@@ -1,4 +1,5 @@
-"""A device that fails harms neither the machine nor another device, and works again after a reset."""
+"""Tests of failures: a device that fails harms neither the machine nor another device, and works again after a
+reset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The device's life: reset at any moment, and activation again; no resource of the host is leaked."""
+"""Tests of the device's life: it can be reset at any moment and activated again, and leaks no resources of the host."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class LifeContract(VirtioContractBase):
 
     @pytest.mark.parametrize("served", [False, True], ids=["in the VMM's process", "served over vhost-user"])
     def test_what_it_adds_to_its_loop_in_attach_lasts(self, served: bool) -> None:
-        """A failure ends what was added while the device was active, and nothing else; so does a reset."""
+        """A failure removes callbacks that were added while the device was active, and no others; so does a reset."""
         device = self.make()
         if served and device.own_loop is not None:
             device.close()
@@ -182,7 +182,7 @@ class LifeContract(VirtioContractBase):
 
 
 class _Added:
-    """Two events that a device waits for besides: one is added in its ``attach``, one in its ``activate``."""
+    """Two further events for which a device waits: one is added in its ``attach``, one in its ``activate``."""
 
     def __init__(self, device: VirtioDevice) -> None:
         self.lasting, self.active, self._last = EventFd(), EventFd(), EventFd()
@@ -209,7 +209,7 @@ class _Added:
         device.context.loop.add(event.fd, hear)
 
     def heard_of(self, driver: VirtioDriver, event: EventFd) -> bool:
-        """Whether the device hears of ``event``: by the time that it has heard of two others that come later."""
+        """Whether the device is called for ``event``, before it is called for two later events."""
         self._heard.clear()
         event.signal()
         for _ in range(2):
@@ -229,11 +229,11 @@ def _fail() -> None:
 
 
 _PATTERN: Final = bytes(range(256)) * (8 << 10)
-"""2 MiB: all that the driver's rings are in, and the first of its buffers."""
+"""2 MiB, which cover the driver's rings and the first of its buffers."""
 
 
 def _fill(ring: DriverRing) -> None:
-    """A few requests that mean nothing."""
+    """Add a few meaningless requests."""
     for _ in range(_REQUESTS):
         if ring.in_flight + 2 > ring.size:
             return

@@ -1,4 +1,4 @@
-"""Negotiation of features, and the device's identity (virtio 1.2, sections 2.2, 3.1 and 4.2.3)."""
+"""Tests of feature negotiation and of the device's identity (virtio 1.2, sections 2.2, 3.1 and 4.2.3)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pyvmm.testing.mmio_driver import ACKNOWLEDGE, DRIVER, FEATURES_OK, VIRTIO_F
 from pyvmm.virtio.queue import MAX_QUEUE_SIZE
 
 _RESERVED: Final = sum(1 << bit for bit in range(24, 50))
-"""Features of queues and negotiation (section 2.2): not the device's."""
+"""Feature bits for queues and negotiation (section 2.2), which are not device-specific."""
 
 _KNOWN: Final = 1 << VIRTIO_F_VERSION_1 | 1 << lib.VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_F_EVENT_IDX
 

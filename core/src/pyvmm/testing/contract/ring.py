@@ -1,4 +1,4 @@
-"""Drivers that break the rules of the ring: the device stops, says why once, and works after a reset."""
+"""Tests with drivers that break the ring's rules: the device stops, logs the reason once, and works after a reset."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MEMORY_LIMIT: Final = 16 << 20
 """The most bytes that a device may allocate for one request of any size."""
 
 _STEPS: Final = 50
-"""The number of changes of a ring while it is read."""
+"""The number of changes to a ring while the device reads it."""
 
 
 class RingContract(VirtioContractBase):
@@ -82,7 +82,7 @@ class RingContract(VirtioContractBase):
             self.assert_works(driver)
 
     def test_head_that_is_made_available_twice(self) -> None:
-        """Whether or not the device has the chain still, nothing is given back twice."""
+        """Whether or not the device still has the chain, it gives nothing back twice."""
         with self.driven() as driver:
             for index in self._served_queues(driver):
                 driver.start()
@@ -108,7 +108,7 @@ class RingContract(VirtioContractBase):
             self.assert_works(driver)
 
     def test_requests_of_4_gib_take_no_memory_of_the_host(self) -> None:
-        """A chain that is in order and as long as chains can be, to read and to write."""
+        """A correct chain of the greatest length, to read and to write."""
         count = (1 << 32) // MEMORY_SIZE - 1
         buffers = [(address, MEMORY_SIZE - address) for address in [4096] * count]
         with self.driven() as driver:
@@ -133,7 +133,8 @@ class RingContract(VirtioContractBase):
             self.assert_works(driver)
 
     def test_ring_that_changes_while_it_is_read(self) -> None:
-        """Another vCPU rewrites the chain that the device is reading: it is one or the other, or breaks the rules."""
+        """Another vCPU rewrites the chain while the device reads it. The device sees the old one, the new one, or a
+        broken one."""
         with self.driven() as driver:
             interval = sys.getswitchinterval()
             sys.setswitchinterval(1e-5)

@@ -1,4 +1,4 @@
-"""A device's state is in plain attributes, and survives being saved and loaded (see pyvmm.testing.saved_state)."""
+"""Tests of save and load: a device's state is in plain attributes and survives both (see pyvmm.testing.saved_state)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class SavedStateContract(VirtioContractBase):
             assert not driver.needs_reset
 
     def test_goes_on_after_save_and_load_amid_requests(self) -> None:
-        """Each request that a device had taken is given back once, as if nothing had been.
+        """Each request that a device had taken is given back once, as without save and load.
 
-        What comes by an idle queue may be that its streams or the like are gone.
+        Idle queues do not count: they may report, for example, that streams were lost.
         """
         undisturbed, saved = (self._given_back(saves) for saves in (False, True))
         assert saved == undisturbed, f"of each queue, requests given back: {saved}, and without it {undisturbed}"
@@ -44,7 +44,7 @@ class SavedStateContract(VirtioContractBase):
             assert not driver.needs_reset
             given = [[used.chain for used in ring.take_used()] for ring in driver.rings]
             self.assert_works(driver)
-            # To provoke a device may have taken requests of its own.
+            # Provoking the device may have used requests of its own.
             counts = [sum(one is chain for one in used) for chain, used in zip(chains, given, strict=True)]
             assert max(counts, default=0) <= 1, f"a request was given back more than once: {counts}"
             return [count for index, count in enumerate(counts) if index not in self.idle_queues]

@@ -1,4 +1,4 @@
-"""The same device in a machine: its registers accessed by a real vCPU, kicks and interrupts by KVM."""
+"""A test of the device in a machine: a real vCPU accesses its registers, and KVM delivers kicks and interrupts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KVM: Final = "/dev/kvm"
 
 
 class VcpuContract(VirtioContractBase):
-    """A guest of a few instructions, in milliseconds (see pyvmm.testing.vcpu_driver)."""
+    """The device with a guest of a few instructions, which takes milliseconds (see pyvmm.testing.vcpu_driver)."""
 
     def test_works_on_a_real_vcpu(self) -> None:
         if not os.path.exists(KVM):

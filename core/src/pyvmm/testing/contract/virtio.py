@@ -22,6 +22,6 @@ class VirtioDeviceContract(
 ):
     """The rules that every virtio device has to obey.
 
-    A plugin's test class derives from it, is called ``Test…``, and says how its device is made; what else can be said
-    is in :class:`~pyvmm.testing.contract.base.VirtioContractBase`.
+    A plugin's test class derives from it, is called ``Test…``, and makes its device in ``make``. Its other members are
+    described in :class:`~pyvmm.testing.contract.base.VirtioContractBase`.
     """
