@@ -9,6 +9,7 @@ import resource
 import signal
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,58 @@ def test_a_write_past_the_limit_of_a_files_size_fails_alone(tmp_path: Path) -> N
         driver.close()
     assert statuses == [1, 0]
     assert image.read_bytes()[SECTOR : 2 * SECTOR] == b"x" * SECTOR
+
+
+@pytest.fixture
+def restarting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[VirtioDriver, DeviceProcess]]:
+    """A disk by a relative name with restart=on, and the process's working directory changed since."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/disk.img").write_bytes(bytes(SECTORS * SECTOR))
+    monkeypatch.chdir(tmp_path / "here")
+    [request] = Plugins().request_devices([parse_device("block:disk.img,process=on,restart=on")])
+    with DeviceProcesses() as processes:
+        processes.start([request])
+        device = processes.take(request.id)
+        assert device is not None and isinstance(device._source, DeviceProcess)
+        driver = VirtioDriver(device, name="disk0", size=8 << 20)
+        driver.start([])
+        monkeypatch.chdir(tmp_path)
+        yield driver, device._source
+        driver.close()
+
+
+def write_and_wait(driver: VirtioDriver) -> bytes:
+    chain = driver.rings[0].add([struct.pack("<IIQ", OUT, 0, 1), b"x" * SECTOR], [1])
+    driver.rings[0].kick()
+    driver.wait_used(0, 1)
+    return chain.written()
+
+
+def test_the_next_process_finds_the_disk_by_a_relative_name(
+    restarting: tuple[VirtioDriver, DeviceProcess], tmp_path: Path
+) -> None:
+    driver, source = restarting
+    assert source.child is not None
+    os.kill(source.child.pid, signal.SIGKILL)
+    assert write_and_wait(driver) == b"\0"
+    assert (tmp_path / "here/disk.img").read_bytes()[SECTOR : 2 * SECTOR] == b"x" * SECTOR
+
+
+def test_the_next_process_takes_no_other_file_by_that_name(
+    restarting: tuple[VirtioDriver, DeviceProcess],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pyvmm.vhost_user.front_end.RESTART_TIMEOUT", 0.1)  # one attempt is enough
+    driver, source = restarting
+    other = tmp_path / "here/other.img"
+    other.write_bytes(bytes(SECTORS * SECTOR))
+    other.replace(tmp_path / "here/disk.img")
+    assert source.child is not None
+    os.kill(source.child.pid, signal.SIGKILL)
+    driver.rings[0].add([struct.pack("<IIQ", OUT, 0, 1), b"x" * SECTOR], [1])
+    driver.rings[0].kick()
+    driver.run_until(lambda: driver.needs_reset)
+    assert "the device is another than before" in caplog.text
+    assert not any((tmp_path / "here/disk.img").read_bytes())

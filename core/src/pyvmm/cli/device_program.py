@@ -8,7 +8,7 @@ import sys
 from pyvmm.device_context import MachineView
 from pyvmm.device_process import request_file
 from pyvmm.device_process.child import REQUEST_FD, SOCKET_FD, TELL_FD, serve, tell_failure
-from pyvmm.errors import PyvmmError
+from pyvmm.errors import HostError, PyvmmError
 from pyvmm.host import child
 
 TYPE_CHECKING = False
@@ -20,16 +20,20 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> int:
-    """Run :func:`serve` in a program of its own, with the arguments ``PARENT LEVEL ID MACHINE``."""
-    parent, level, id_, machine = arguments
+    """Run :func:`serve` in a program of its own, with the arguments ``PARENT LEVEL ID DIRECTORY MACHINE``."""
+    parent, level, id_, directory, machine = arguments
     child.enter(id_, int(parent))
     child.close_from(REQUEST_FD + 1)
     for fd in (SOCKET_FD, TELL_FD, REQUEST_FD):
         os.set_inheritable(fd, False)
     try:
+        if directory:
+            os.chdir(directory)
         request = request_file.read(REQUEST_FD, _find)
     except PyvmmError as error:
         return tell_failure(error)
+    except OSError as error:
+        return tell_failure(HostError(f"{id_}: {directory}, where the machine was started: {error.strerror}"))
     return serve(request, MachineView.from_text(machine), int(parent), int(level))
 
 

@@ -72,7 +72,7 @@ def serve(request: DeviceRequest, machine: MachineView, parent: int, level: int)
     gc.enable()  # a start runs without it
     own_config = type(device).read_config is not VirtioDevice.read_config
     config_size = MAX_CONFIG_SIZE if own_config else min(len(device.config), MAX_CONFIG_SIZE)
-    tell("is", device.device_type, config_size, *device.queue_max_sizes)
+    tell("is", device.identity, device.device_type, config_size, *device.queue_max_sizes)
     try:
         loop.run()
     except BaseException:

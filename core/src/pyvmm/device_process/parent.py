@@ -22,6 +22,7 @@ from pyvmm.errors import HostError, UsageError
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.host import child
 from pyvmm.host.shortage import NO_THREAD, Need, shortage
+from pyvmm.host.working_directory import working_directory
 from pyvmm.startup.record import record
 from pyvmm.vhost_user.connection import Connection, close_fds
 from pyvmm.vhost_user.front_end import VhostUserDevice
@@ -62,6 +63,7 @@ _CHUNK: Final = 1 << 16
 class _Facts:
     """A device's properties, as its process tells them."""
 
+    identity: str
     device_type: int
     config_size: int
     queue_max_sizes: tuple[int, ...]
@@ -79,6 +81,9 @@ class DeviceProcess(BackendSource):
         self.request = request
         self.machine = machine
         self.restartable = request.restart
+        self._directory = working_directory()
+        """Where the paths of the device's options begin, also for a process that is made later."""
+        self._python_path = [os.path.join(self._directory, entry) for entry in sys.path]
         self.child: Child | None = None
         self._tell_fd = -1
         self._told = b""
@@ -111,10 +116,10 @@ class DeviceProcess(BackendSource):
             if new_program:
                 command = [sys.executable, "-P", "-m", _PROGRAM]
                 # The new program finds plugins in the same places as this one.
-                environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+                environment = {**os.environ, "PYTHONPATH": os.pathsep.join(self._python_path)}
                 if request.plugin is not None:
                     environment[DISABLED_PLUGINS] = ",".join(request.plugin.disabled)
-                arguments = [*command, str(parent), str(level), request.id, self.machine.to_text()]
+                arguments = [*command, str(parent), str(level), request.id, self._directory, self.machine.to_text()]
                 request_fd = request_file.write(request)
                 self.child = child.spawn(request.id, arguments, [*fds, request_fd], environment)
             else:
@@ -138,8 +143,9 @@ class DeviceProcess(BackendSource):
         word, *fields = self._hear(timeout)
         match word:
             case "is":
-                device_type, config_size, *sizes = map(int, fields)
-                return _Facts(device_type, config_size, tuple(sizes))
+                identity, *numbers = fields
+                device_type, config_size, *sizes = map(int, numbers)
+                return _Facts(identity, device_type, config_size, tuple(sizes))
             case "failed":
                 status, message = fields
                 raise UsageError(message) if int(status) == UsageError.exit_status else HostError(message)
@@ -166,8 +172,11 @@ class DeviceProcess(BackendSource):
             try:
                 if self.facts(RESTART_TIMEOUT) != self._facts:
                     raise HostError(f"{self.request.id}: the device is another than before")
-            except DeviceError as error:
-                raise HostError(f"{self.request.id}: {error}") from error
+            except BaseException as error:
+                self._drop_connection()  # the next attempt has to begin anew
+                if isinstance(error, DeviceError):
+                    raise HostError(f"{self.request.id}: {error}") from error
+                raise
             if self._loop is not None:
                 self.watch(self._loop, self._stop)
         connection, self._connection = self._connection, None
@@ -199,12 +208,16 @@ class DeviceProcess(BackendSource):
 
     def finish(self, deadline: float) -> None:
         """Wait until the process has ended by itself, up to ``deadline`` of time.monotonic(), else kill it."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._drop_connection()
         if self.child is not None and not self.child.wait(deadline - time.monotonic()):
             log.warning("%s: its process did not end and is killed", self.machine.title(self.request.id))
         self._bury()
+
+    def _drop_connection(self) -> None:
+        """Close a connection that nobody has taken."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _bury(self) -> None:
         """Release everything of the last process; kill it if it has not ended."""

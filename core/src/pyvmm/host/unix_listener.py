@@ -11,18 +11,22 @@ from pyvmm.errors import HostError, UsageError
 from pyvmm.host import leftovers
 from pyvmm.host.shortage import Need, shortage
 from pyvmm.host.standard_streams import null
+from pyvmm.host.working_directory import from_root
 from pyvmm.logs import logger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["MAX_PATH", "UnixListener", "identity", "listen"]
+__all__ = ["MAX_PATH", "UnixListener", "identity", "lasting_path", "listen"]
 
 log = logger(__name__)
 
 MAX_PATH = 107
 """The most bytes in a socket's path: sun_path in <linux/un.h>, without its NUL."""
+
+_ROOM = 16
+"""Bytes that a device may put behind the path of its socket."""
 
 
 def listen(sock: socket.socket, path: str | os.PathLike[str], what: str, *, backlog: int = 1) -> None:
@@ -49,6 +53,15 @@ def listen(sock: socket.socket, path: str | os.PathLike[str], what: str, *, back
             raise HostError(f"{what}: {lack}") from error
         reason = getattr(error, "strerror", None) or str(error)  # a path that is too long has no errno
         raise UsageError(f"{what}: {reason}; give a path where a socket can be made") from error
+
+
+def lasting_path(path: str | os.PathLike[str], more: int = 0) -> str:
+    """``path``, from the root on, so that it stays right when this process changes its working directory.
+
+    Where that would be longer than a socket's path may be, with ``more`` bytes behind it, it is ``path`` as it is.
+    """
+    whole = from_root(path)
+    return whole if len(os.fsencode(whole)) + more <= MAX_PATH else os.fspath(path)
 
 
 def identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
@@ -93,6 +106,9 @@ class UnixListener:
         Raises :class:`UsageError` if no socket can be made at the path, or if another file is there.
         """
         self.path = path
+        self.lasting_path = lasting_path(path, _ROOM)
+        """The path for sockets whose names begin with it, also after a change of the working directory."""
+        self._whole_path = from_root(path)
         self._what = what
         self._turned_away = False
         self._process = os.getpid()
@@ -165,6 +181,6 @@ class UnixListener:
     def _remove(self) -> None:
         leftovers.discard(self._remove)
         # A forked child has a copy of this object, but must not remove the socket.
-        if self._identity is not None and os.getpid() == self._process and identity(self.path) == self._identity:
-            os.unlink(self.path)
+        if self._identity is not None and os.getpid() == self._process and identity(self._whole_path) == self._identity:
+            os.unlink(self._whole_path)
         self._identity = None

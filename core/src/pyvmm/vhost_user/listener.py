@@ -10,6 +10,7 @@ from pyvmm.errors import UsageError
 from pyvmm.host import leftovers
 from pyvmm.host.shortage import Need, shortage
 from pyvmm.host.unix_listener import identity, listen
+from pyvmm.host.working_directory import from_root
 from pyvmm.logs import logger
 
 TYPE_CHECKING = False
@@ -33,7 +34,7 @@ class Listener:
         self._loop = loop
         self._backend = backend
         self._socket = sock
-        self._path = path
+        self._path = from_root(path) if path else ""
         self._identity = identity(path) if path else None
         if path:
             leftovers.add(self._remove)

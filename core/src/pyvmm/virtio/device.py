@@ -53,6 +53,9 @@ class VirtioDevice:
     acked_features: int = 0
     """The features that the driver accepted, set during negotiation."""
 
+    identity: str = ""
+    """What must be the same for a device that takes this one's place (``restart=on``), such as a disk's file."""
+
     config: bytes | bytearray = b""
     """The device's configuration space, little-endian, as the driver reads it."""
 

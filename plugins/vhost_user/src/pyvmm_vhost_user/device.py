@@ -6,6 +6,7 @@ import errno
 import socket
 
 from pyvmm.errors import HostError, UsageError
+from pyvmm.host.unix_listener import lasting_path
 from pyvmm.vhost_user.connection import Connection
 from pyvmm.vhost_user.front_end import VhostUserDevice
 from pyvmm.vhost_user.protocol import ProtocolFeature, VhostUserError
@@ -31,6 +32,7 @@ class SocketSource(BackendSource):
 
     def __init__(self, path: Path, *, reconnect: bool) -> None:
         self.path = path
+        self._address = lasting_path(path)
         self.restartable = reconnect
 
     def connect(self) -> Connection:
@@ -38,7 +40,7 @@ class SocketSource(BackendSource):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(CONNECT_TIMEOUT)
         try:
-            sock.connect(str(self.path))
+            sock.connect(self._address)
         except OSError as error:
             sock.close()
             raise _refused(self.path, error) from error

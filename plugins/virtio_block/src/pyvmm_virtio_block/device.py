@@ -101,6 +101,7 @@ class Block(VirtioDevice):
 
     def __init__(self, options: BlockOptions) -> None:
         self.image = Image(options.path, read_only=options.ro, direct=options.direct)
+        self.identity = self.image.identity
         self.serial = options.id.encode() if options.id else b""
         self.queue_size = _queue_size(options.queues)
         self.queue_max_sizes = (self.queue_size,) * options.queues

@@ -54,6 +54,9 @@ class Image:
         try:
             self.fd = self._open(os.O_DIRECT if direct else 0)
             self._lock()
+            status = os.fstat(self.fd)
+            self.identity = f"{status.st_dev}:{status.st_rdev}:{status.st_ino}"
+            """What tells the file from one that has its name later."""
             self.size = self._measure()
             """Bytes; a multiple of 512."""
             self.block_size = self._block_size()
@@ -88,8 +91,10 @@ class Image:
         flags |= os.O_CLOEXEC | (os.O_RDONLY if self.read_only else os.O_RDWR)
         if self.is_block_device and not self.read_only and self.fd < 0:
             flags |= os.O_EXCL  # refused while the host has it mounted
+        # The second descriptor is of the same file, whatever has the name by then.
+        path = self.path if self.fd < 0 else f"/proc/self/fd/{self.fd}"
         try:
-            return os.open(self.path, flags)
+            return os.open(path, flags)
         except OSError as error:
             raise self._usage_error(error) from error
 

@@ -160,7 +160,7 @@ class Muxer:
             self._tell(error)
             return False
         try:
-            sock.connect(f"{self._listener.path}_{header.dst_port}")
+            sock.connect(f"{self._listener.lasting_path}_{header.dst_port}")
         except OSError as error:  # also EAGAIN: as many as it wants to are waiting for who listens there
             sock.close()
             log.debug("port %d of the host: %s", header.dst_port, error.strerror)
