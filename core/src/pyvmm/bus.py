@@ -6,6 +6,7 @@ from _thread import allocate_lock
 from bisect import bisect_right
 
 from pyvmm.errors import PyvmmError
+from pyvmm.host.shortage import shortage
 from pyvmm.limits import PAGE_SIZE
 from pyvmm.logs import logger
 from pyvmm.startup.record import record
@@ -269,7 +270,9 @@ class Bus:
             service.failed = True
             self._forget()
         label = device.context.label if hasattr(device, "context") else device.name
-        log.error("%s: the device failed and answers no more", label, exc_info=error)
+        lack = shortage(error)  # which is the host's fault, and no bug
+        because = f": {lack}" if lack else ""
+        log.error("%s: the device failed and answers no more%s", label, because, exc_info=None if lack else error)
 
     def fail_access(self, address: int, data: memoryview, is_write: bool, error: Exception) -> None:
         """Handle ``error``, which the handler of the access raised: :meth:`fail` its device, and read all ones.

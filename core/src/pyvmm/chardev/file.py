@@ -11,6 +11,8 @@ import struct
 from pyvmm.chardev.backend import Backend
 from pyvmm.chardev.descriptors import DescriptorOutput
 from pyvmm.errors import UsageError
+from pyvmm.host.shortage import shortage
+from pyvmm.logs import logger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from pyvmm.chardev.line import Line
     from pyvmm.device_context import DeviceContext
 
+log = logger(__name__)
 
 _FLOCK: Final = struct.Struct("hhqqi4x")
 """struct flock: l_type, l_whence, l_start, l_len, l_pid."""
@@ -66,7 +69,10 @@ class _FileOutput(DescriptorOutput):
         if not self._is_emptied:
             self._is_emptied = True
             if self._is_file and stat.S_ISREG(os.fstat(self.fd).st_mode):
-                os.ftruncate(self.fd, 0)
+                try:
+                    os.ftruncate(self.fd, 0)
+                except OSError as error:
+                    log.warning("%s: it cannot be emptied: %s", self.name, shortage(error) or error.strerror)
 
     def write(self, data: bytes) -> int:
         self.empty()

@@ -66,7 +66,6 @@ class Child:
         """Take over the child ``pid`` and the reading end of its log."""
         self.name = name
         self.pid = pid
-        self.log = LogRelay(log_fd, name)
         _living.add(self)
         self.outcome = ""
         """The way in which the process ended: ``was killed by SIGKILL``, ``ended with status 1``; empty before its
@@ -74,6 +73,7 @@ class Child:
         self.status = -1
         """The exit status of a process that has ended by itself; -1 before its end."""
         try:
+            self.log = LogRelay(log_fd, name)
             self.pidfd = os.pidfd_open(pid)
         except ProcessLookupError:  # somebody has SIGCHLD ignored, and it is gone
             self.pidfd = -1
