@@ -16,7 +16,7 @@ __all__ = ["I8042Options", "pyvmm_device_kinds"]
 
 @options
 class I8042Options:
-    """What ``i8042`` takes."""
+    """The options of ``i8042``."""
 
     socket: Path | None = option(None, help="Unix socket that takes 'ctrl-alt-del' while the machine runs")
 

@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 log = logger(__name__)
 
 _SET_1: Final = {0x14: 0x1D, 0x11: 0x38, 0x71: 0x53, 0x83: 0x41, 0x02: 0x41}
-"""What the controller makes of those bytes of the keyboard that it translates."""
+"""The keyboard's bytes that the controller translates, and their translations."""
 
 MAX_REPLIES: Final = 16
-"""Bytes of its own that wait to be read, at most; more is lost."""
+"""The most bytes of the controller's own that wait for the guest; more are lost."""
 
 
 class I8042(BusDevice):
     """A keyboard controller without a port for a mouse, and a keyboard.
 
-    It is as a PC's BIOS leaves it: tested, translating, with no interrupts yet.
+    At first it is in the state in which a PC's BIOS leaves it: tested, translating, without interrupts.
     """
 
-    # What is between the two ports is not its own: 0x61 is the timer's.
+    # The ports between these two belong to other devices: 0x61 is the timer's.
     placements = (Placement(ports=BusRange(0x60, 1), more_ports=(BusRange(0x64, 1),), irq=1, acpi_hid="PNP0303"),)
 
     def __init__(self, options: I8042Options) -> None:
@@ -44,13 +44,13 @@ class I8042(BusDevice):
         self.ctr = r.CTR_SYS | r.CTR_XLATE | r.CTR_AUXDIS
         self.output_port = r.OUTPUT_RESET | r.OUTPUT_A20
         self._replies: deque[int] = deque()
-        """What the controller itself has to say; it goes before what the keyboard sends."""
+        """The controller's own answers. The guest reads them before the keyboard's bytes."""
         self._data = 0
         self._parameter_of: int | None = None
         self._wrote_command = False
         self._line = False
-        """Whether the interrupt's line is high."""
-        self._lock = threading.Lock()  # accesses are on vCPUs' threads, what the user wants is on the loop's
+        """Whether the interrupt line is high."""
+        self._lock = threading.Lock()  # vCPUs' threads make accesses, the loop's thread carries out the user's commands
         self._socket: ControlSocket | None = None
         if options.socket is not None:
             from pyvmm.host.control_socket import ControlSocket
@@ -67,7 +67,8 @@ class I8042(BusDevice):
             self._socket.close()
 
     def send_ctrl_alt_del(self) -> bool:
-        """Press Ctrl, Alt and Del; whether the guest has a driver that listens. From any thread."""
+        """Press and release Ctrl, Alt and Del. Returns whether the guest has a driver that takes keys. Any thread may
+        call this."""
         with self._lock:
             listens = self.ctr & (r.CTR_KBDINT | r.CTR_KBDDIS) == r.CTR_KBDINT
             done = listens and self.keyboard.press_ctrl_alt_del()
@@ -75,12 +76,12 @@ class I8042(BusDevice):
         return done
 
     def read(self, offset: int, data: memoryview) -> None:
-        """The status, or the next byte that the controller or the keyboard has for the guest."""
+        """Answer with the status, or with the next byte from the controller or the keyboard."""
         with self._lock:
             data[0] = self._status() if offset == r.STATUS else self._read_data()
 
     def write(self, offset: int, data: memoryview) -> None:
-        """A command; or data: a command's parameter, else a byte for the keyboard."""
+        """Take a command, or data: a command's parameter or a byte for the keyboard."""
         with self._lock:
             command, self._parameter_of = self._parameter_of, None
             self._wrote_command = offset == r.STATUS
@@ -107,12 +108,12 @@ class I8042(BusDevice):
             self._data = self._replies.popleft()
         elif self._has_output:
             self._data = self._translate(self.keyboard.read())
-        self._line = False  # it falls with the byte, and rises with the next
+        self._line = False  # the line falls when a byte is read, and rises with the next byte
         self._settle()
         return self._data
 
     def _translate(self, value: int) -> int:
-        """A byte of the keyboard as the guest is to have it: of set 1, where a key that is let go is one byte."""
+        """Translate a byte of the keyboard to scan code set 1, in which the release of a key is one byte."""
         if not self.ctr & r.CTR_XLATE:
             return value
         released = 0
@@ -121,7 +122,7 @@ class I8042(BusDevice):
         return _SET_1.get(value, value) | released
 
     def _settle(self) -> None:
-        """Interrupt where there is something to be read that there was not."""
+        """Interrupt if new output has become available."""
         line = self._has_output and bool(self.ctr & r.CTR_KBDINT)
         if line and not self._line:
             self.interrupt(r.CTR_KBDINT)
@@ -155,17 +156,18 @@ class I8042(BusDevice):
             case _ if command >= r.PULSE:
                 self._reset_unless(command & r.OUTPUT_RESET)
             case _:
-                log.debug("%s: command %#x means nothing", self.name, command)
+                log.debug("%s: command %#x is unknown", self.name, command)
 
     def _carry_out_with(self, command: int, value: int) -> None:
         match command:
             case r.CTL_WCTR:
-                self.ctr = value | r.CTR_AUXDIS  # there is no such port to enable
+                self.ctr = value | r.CTR_AUXDIS  # there is no mouse port to enable
             case r.WRITE_OUTPUT_PORT:
                 self.output_port = value
                 self._reset_unless(value & r.OUTPUT_RESET)
             case r.KBD_LOOP | r.AUX_LOOP:
-                # Linux sees by the status that the second one did not come from a mouse, and looks for none.
+                # After AUX_LOOP, Linux sees by the status that the byte did not come from a mouse, and looks for no
+                # mouse.
                 self._reply(value)
 
     def _reset_unless(self, line: int) -> None:
@@ -174,7 +176,7 @@ class I8042(BusDevice):
             self.context.stop(ExitReason(End.REBOOT))
 
     def _ctrl_alt_del(self, argument: str, answer: Answer) -> None:
-        """The user's command of that name."""
+        """Carry out the user's command ``ctrl-alt-del``."""
         if argument:
             raise ValueError("ctrl-alt-del has no argument")
         if not self.send_ctrl_alt_del():

@@ -1,4 +1,4 @@
-"""A PS/2 keyboard with three keys, enough for a driver to be content (IBM Personal System/2 technical reference)."""
+"""A PS/2 keyboard with three keys, enough for a driver (IBM Personal System/2 technical reference)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-# What a keyboard is told.
+# Commands to the keyboard.
 SET_LEDS: Final = 0xED
 ECHO: Final = 0xEE
 SCAN_CODE_SET: Final = 0xF0
@@ -23,21 +23,22 @@ RESET: Final = 0xFF
 
 _WITH_PARAMETER: Final = (SET_LEDS, SCAN_CODE_SET, SET_RATE)
 
-# What it answers.
+# The keyboard's answers.
 SELF_TEST_PASSED: Final = 0xAA
 ACKNOWLEDGE: Final = 0xFA
 NOT_UNDERSTOOD: Final = 0xFE
 ID: Final = (0xAB, 0x83)
 
 SET_2: Final = 2
-"""The set of scan codes that it sends, and the only one that it knows."""
+"""The only set of scan codes that it supports."""
 
-# Scan codes of set 2; one that is let go has the second one before it.
+# Scan codes of set 2. BREAK comes before the code of a released key.
 _LEFT_CTRL, _LEFT_ALT, _DELETE = (0x14,), (0x11,), (0xE0, 0x71)
 _EXTENDED, BREAK = 0xE0, 0xF0
 
 BUFFER_SIZE: Final = 32
-"""Bytes that wait to be read, at most. More is lost: a driver that asks waits for the answer before it asks again."""
+"""The most bytes that wait for the driver; more are lost. A driver waits for an answer before it sends the next
+command."""
 
 
 def _released(key: tuple[int, ...]) -> tuple[int, ...]:
@@ -55,16 +56,16 @@ class Keyboard:
     """Answers commands, and presses Ctrl, Alt and Del."""
 
     output: deque[int] = field(default_factory=deque)
-    """What it has sent and nobody has read."""
+    """Bytes that it has sent and that were not read yet."""
 
     enabled: bool = True
-    """Whether keys that are pressed are sent."""
+    """Whether the keyboard sends pressed keys."""
 
     _last: int = 0
     _parameter_of: int | None = None
 
     def press_ctrl_alt_del(self) -> bool:
-        """Press the three and let them go; whether that can be sent."""
+        """Press and release the three keys. Returns whether that could be sent."""
         if not self.enabled or len(self.output) + len(CTRL_ALT_DEL) > BUFFER_SIZE:
             return False
         self._send(*CTRL_ALT_DEL)
@@ -95,14 +96,14 @@ class Keyboard:
             self._send(NOT_UNDERSTOOD)
 
     def read(self) -> int:
-        """The oldest byte that it has sent."""
+        """Take the oldest byte that it has sent."""
         self._last = self.output.popleft()
         return self._last
 
     def _take_parameter(self, command: int, value: int) -> None:
         if command != SCAN_CODE_SET or value == SET_2:
             self._send(ACKNOWLEDGE)
-        elif value == 0:  # which one is it?
+        elif value == 0:  # 0 asks for the current set
             self._send(ACKNOWLEDGE, SET_2)
         else:
             self._send(NOT_UNDERSTOOD)

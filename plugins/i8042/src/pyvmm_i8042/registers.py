@@ -1,4 +1,4 @@
-"""Bits and commands of the 8042, by the names that drivers/input/serio/i8042.h in Linux has for most of them."""
+"""Bits and commands of the 8042, most with their names in Linux (drivers/input/serio/i8042.h)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 DATA: Final = 0
 STATUS: Final = 4
-"""What the two ports are, as offsets; a write to the second one is a command."""
+"""The offsets of the two ports. A write to the second one is a command."""
 
 # Status
 STR_OBF: Final = 0x01
@@ -41,7 +41,7 @@ KBD_LOOP: Final = 0xD2
 AUX_LOOP: Final = 0xD3
 AUX_SEND: Final = 0xD4
 PULSE: Final = 0xF0
-"""The first of 16: those lines of the output port whose bits are clear go low for a moment."""
+"""The first of 16 commands. Each pulls those lines of the output port low for a moment whose bits are clear."""
 
 WITH_PARAMETER: Final = (CTL_WCTR, WRITE_OUTPUT_PORT, KBD_LOOP, AUX_LOOP, AUX_SEND)
 
@@ -53,6 +53,6 @@ AUX_TEST_FAILED: Final = 0x01
 INPUT_NOT_LOCKED: Final = 0x80
 
 OUTPUT_RESET: Final = 0x01
-"""A PC wires it to the CPU's reset, which it is when low."""
+"""A PC wires it to the CPU's reset, which is active when the line is low."""
 
 OUTPUT_A20: Final = 0x02

@@ -1,4 +1,4 @@
-"""A guest that panics ends the machine and says so: ``--device pvpanic``."""
+"""A device with which a panic of the guest's kernel ends the machine: ``--device pvpanic``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["PvpanicOptions", "pyvmm_device_kinds"]
 
 @options
 class PvpanicOptions:
-    """There are none."""
+    """The options of ``pvpanic``: none."""
 
 
 def make(options: PvpanicOptions) -> Pvpanic:

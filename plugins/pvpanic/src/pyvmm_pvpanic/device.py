@@ -1,4 +1,4 @@
-"""pvpanic: a port at which the guest says that it has panicked (QEMU, docs/specs/pvpanic)."""
+"""pvpanic: a port at which the guest reports that its kernel has panicked (QEMU, docs/specs/pvpanic)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ EVENTS: Final = PVPANIC_PANICKED | PVPANIC_CRASH_LOADED
 
 
 class Pvpanic(BusDevice):
-    """One port: reading it says which events there are, writing it that one has happened.
+    """One port. A read returns the supported events; a write reports that an event has happened.
 
-    A guest that has panicked ends the machine. One that has, and goes on in a kernel that it keeps for that case
-    (kdump), is left to it.
+    A panic ends the machine, unless the guest continues in a crash kernel (kdump).
     """
 
     placements = (Placement(ports=BusRange(0x505, 1), acpi_hid="QEMU0001"),)
@@ -32,11 +31,11 @@ class Pvpanic(BusDevice):
         self._told = False
 
     def read(self, offset: int, data: memoryview) -> None:
-        """The events that the guest may tell of."""
+        """Answer with the events that the guest may report."""
         data[0] = EVENTS
 
     def write(self, offset: int, data: memoryview) -> None:
-        """Something happened in the guest."""
+        """Take the report of an event."""
         if data[0] & PVPANIC_PANICKED:
             self.context.stop(ExitReason(End.CRASH, f"its kernel panicked, says {self.name}"))
         elif data[0] & PVPANIC_CRASH_LOADED and not self._told:

@@ -15,7 +15,7 @@ __all__ = ["RtcOptions", "pyvmm_device_kinds"]
 
 @options
 class RtcOptions:
-    """There are none."""
+    """The options of ``rtc``: none."""
 
 
 def make(options: RtcOptions) -> Rtc:

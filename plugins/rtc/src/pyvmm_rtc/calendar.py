@@ -1,4 +1,4 @@
-"""Time as the chip's registers have it: BCD or binary, 24 or 12 hours; and when the alarm is next."""
+"""Time in the format of the chip's registers: BCD or binary, 24 or 12 hours; and the time of the next alarm."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ TIME_REGISTERS: Final = (
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _AFTERNOON: Final = 0x80
 _ANY: Final = 0xC0
-"""From here on, an alarm register matches whatever the time is."""
+"""An alarm register with this value or more matches every time."""
 
 _DAY: Final = 86400
 
 
 def write_time(registers: MutableSequence[int], seconds: int, mode: int) -> None:
-    """Set the time's registers to ``seconds`` since 1970, in the mode that register B, ``mode``, asks for."""
+    """Set the time registers to ``seconds`` since 1970, in the format of ``mode``, the value of register B."""
     now = time.gmtime(seconds)
     for register, value in (
         (RTC_SECONDS, now.tm_sec),
@@ -59,7 +59,8 @@ def write_time(registers: MutableSequence[int], seconds: int, mode: int) -> None
 
 
 def read_time(registers: Sequence[int], mode: int) -> int:
-    """Seconds since 1970 by the time's registers, in ``mode``; what can be no time is one near it."""
+    """Seconds since 1970 by the time registers, in the format of ``mode``. An impossible time is changed to one near
+    it."""
     year = _decode(registers[RTC_CENTURY], mode) * 100 + _decode(registers[RTC_YEAR], mode)
     month = _decode(registers[RTC_MONTH], mode)
     start = datetime(min(max(year, 1), 9998), min(max(month, 1), 12), 1, tzinfo=UTC)
@@ -73,7 +74,7 @@ def read_time(registers: Sequence[int], mode: int) -> int:
 
 
 def next_alarm(registers: Sequence[int], mode: int, after: int) -> int | None:
-    """The first second past ``after`` that the alarm's registers match; None where none ever does."""
+    """The first second after ``after`` that the alarm registers match; None if they never match."""
     hour, minute, second = (
         None if registers[register] >= _ANY else decode(registers[register], mode)
         for register, decode in (
@@ -85,7 +86,7 @@ def next_alarm(registers: Sequence[int], mode: int, after: int) -> int | None:
     if (hour or 0) > 23 or (minute or 0) > 59 or (second or 0) > 59:
         return None
     at = after + 1
-    while True:  # each turn goes to the next hour, minute or second that may match: a day's worth at most
+    while True:  # each turn advances to the next hour, minute or second that may match: at most a day
         if hour is not None and at % _DAY // 3600 != hour:
             at = (at // 3600 + 1) * 3600
         elif minute is not None and at % 3600 // 60 != minute:

@@ -44,7 +44,7 @@ _SECOND: Final = 1_000_000_000
 """In nanoseconds, as all times here are."""
 
 _UPDATE: Final = 244_000 + 1_984_000
-"""How long before it changes the time is said to change: the warning and the update of a chip with a 32 kHz crystal."""
+"""UIP is set for this time before each change: the warning and the update of a chip with a 32 kHz crystal."""
 
 _PORTS: Final = BusRange(0x70, 2)
 _HID: Final = "PNP0B00"
@@ -53,21 +53,21 @@ _HID: Final = "PNP0B00"
 class Rtc(BusDevice):
     """A clock that shows the host's time (UTC) until the guest sets it, which changes nothing on the host.
 
-    Time, alarm and periodic interrupt are computed when somebody looks; a timer runs only for an interrupt that the
-    guest waits for.
+    Time, alarm and periodic interrupt are computed when the guest reads them. A timer runs only for interrupts that the
+    guest has enabled.
     """
 
     placements: Sequence[Placement] = (
         Placement(ports=_PORTS, irq=8, acpi_hid=_HID),
-        Placement(ports=_PORTS, acpi_hid=_HID),  # where line 8 went to another device: a clock without interrupts
+        Placement(ports=_PORTS, acpi_hid=_HID),  # if another device has line 8: a clock without interrupts
     )
 
     def __init__(self, host_time: Callable[[], int] = time.time_ns) -> None:
         """``host_time`` returns nanoseconds since 1970."""
         self.index = 0
-        """The register that port 0x71 leads to."""
+        """The register that port 0x71 accesses."""
         self.registers = bytearray(SIZE)
-        """What is in them; the time's are up to date only while the clock stands."""
+        """The registers' values. The time registers are up to date only while the clock is stopped."""
         self.registers[RTC_REG_A] = RTC_REF_CLCK_32KHZ | 6  # 1024 Hz
         self.registers[RTC_REG_B] = RTC_24H
         self.registers[RTC_REG_D] = RTC_VRT
@@ -76,18 +76,18 @@ class Rtc(BusDevice):
         self._host_time = host_time
         self._seen = host_time()
         """The guest's time up to which events are accounted for."""
-        self._lock = threading.Lock()  # accesses are on vCPUs' threads, the timer is on the loop's
+        self._lock = threading.Lock()  # vCPUs' threads make accesses, the loop's thread runs the timer
         self._timer: Timer | None = None
         self._arming = False
 
     def attach(self, context: DeviceContext) -> None:
-        """Take the place in the machine, with an interrupt to come where the registers say so."""
+        """Store the device's place in the machine, and set the timer if the registers enable an interrupt."""
         super().attach(context)
         self._arming = False
         self._arm()
 
     def read(self, offset: int, data: memoryview) -> None:
-        """Port 0x71 reads the register; port 0x70 cannot be read."""
+        """Answer at port 0x71 with the register; port 0x70 cannot be read."""
         with self._lock:
             for at in range(len(data)):
                 if offset + at == 1:
@@ -108,7 +108,7 @@ class Rtc(BusDevice):
 
     @property
     def _stands(self) -> bool:
-        """Whether the time does not go on: the guest sets it, or holds the divider at 0."""
+        """Whether the clock is stopped: the guest sets the time, or holds the divider at 0."""
         a, b = self.registers[RTC_REG_A], self.registers[RTC_REG_B]
         return bool(b & RTC_SET) or a & RTC_DIV_CTL >= RTC_DIV_RESET1
 
@@ -135,7 +135,7 @@ class Rtc(BusDevice):
             if not stood:
                 self._latch()
             if self.registers[RTC_REG_A] & RTC_DIV_CTL >= RTC_DIV_RESET1:
-                fraction = _SECOND // 2  # a divider that was held at 0 comes to the first second in half of one
+                fraction = _SECOND // 2  # after a divider reset, the first second ends after half a second
         if index == RTC_REG_A:
             value &= ~RTC_UIP
         elif index == RTC_REG_B and value & RTC_SET:
@@ -149,11 +149,11 @@ class Rtc(BusDevice):
         self._arm()
 
     def _latch(self) -> None:
-        """Bring the time's registers up to date."""
+        """Bring the time registers up to date."""
         write_time(self.registers, self._now // _SECOND, self.registers[RTC_REG_B])
 
     def _catch_up(self) -> None:
-        """Account for the events since the last time."""
+        """Record the events since the last call."""
         now, seen = self._now, self._seen
         self._seen = now
         events = 0
@@ -169,7 +169,7 @@ class Rtc(BusDevice):
         self._settle()
 
     def _settle(self) -> None:
-        """Interrupt, where an event has happened that the guest waits for: one edge until it reads register C."""
+        """Interrupt if an enabled event has happened: one edge until the guest reads register C."""
         c = self.registers[RTC_REG_C]
         if c & self.registers[RTC_REG_B] & RTC_EVENTS:
             self.registers[RTC_REG_C] = c | RTC_IRQF
@@ -185,16 +185,16 @@ class Rtc(BusDevice):
         return _SECOND << (rate + 6 if rate < 3 else rate - 1) >> 15  # 1 and 2 are as 8 and 9
 
     def _arm(self) -> None:
-        """Have the loop's thread set the timer to the next event that interrupts."""
+        """Let the loop's thread set the timer to the next event that interrupts."""
         if self.context.irq is not None and not self._arming and (self._timer or self._next_event() is not None):
             self._arming = True
             self.context.loop.post(self._set_timer)
 
     def _next_event(self) -> int | None:
-        """The guest's time of the next event that interrupts; None where there is none to come."""
+        """The guest's time of the next event that interrupts; None if there is none."""
         b, c = self.registers[RTC_REG_B], self.registers[RTC_REG_C]
         if c & RTC_IRQF:
-            return None  # no further one before the guest has seen it
+            return None  # no further interrupt before the guest has read register C
         events = []
         if b & RTC_PIE and self._period:
             events.append((self._seen // self._period + 1) * self._period)

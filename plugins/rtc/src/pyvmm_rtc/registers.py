@@ -1,4 +1,4 @@
-"""Registers of the MC146818 and their bits, by the names that <linux/mc146818rtc.h> has for them."""
+"""Registers of the MC146818 and their bits, with their names in <linux/mc146818rtc.h>."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 SIZE: Final = 128
-"""Registers that there are: time, control, and memory that keeps what is written."""
+"""The number of registers: time, control, and memory."""
 
 RTC_SECONDS: Final = 0
 RTC_SECONDS_ALARM: Final = 1
@@ -24,9 +24,9 @@ RTC_REG_B: Final = 11
 RTC_REG_C: Final = 12
 RTC_REG_D: Final = 13
 RTC_CENTURY: Final = 0x32
-"""Not the chip's, but every PC's; the FADT says that it is there."""
+"""The chip does not define it, but every PC has it; the FADT declares it."""
 
-# A: the divider's rate, what keeps it at 0, and whether the time is about to change.
+# A: the rate, the divider's control, and whether the time is about to change.
 RTC_RATE_SELECT: Final = 0x0F
 RTC_DIV_CTL: Final = 0x70
 RTC_REF_CLCK_32KHZ: Final = 0x20
@@ -34,7 +34,7 @@ RTC_DIV_RESET1: Final = 0x60
 RTC_DIV_RESET2: Final = 0x70
 RTC_UIP: Final = 0x80
 
-# B: modes, and which events interrupt.
+# B: modes, and the events that interrupt.
 RTC_24H: Final = 0x02
 RTC_DM_BINARY: Final = 0x04
 RTC_UIE: Final = 0x10
@@ -42,7 +42,7 @@ RTC_AIE: Final = 0x20
 RTC_PIE: Final = 0x40
 RTC_SET: Final = 0x80
 
-# C: which events have happened, each at the place of the bit in B that has it interrupt.
+# C: the events that have happened. Each has the position of the bit in B that enables its interrupt.
 RTC_UF: Final = 0x10
 RTC_AF: Final = 0x20
 RTC_PF: Final = 0x40
@@ -51,4 +51,4 @@ RTC_EVENTS: Final = RTC_UF | RTC_AF | RTC_PF
 
 # D
 RTC_VRT: Final = 0x80
-"""The battery is full: what the registers say is true."""
+"""The battery is good: the registers are valid."""

@@ -16,7 +16,7 @@ __all__ = ["SerialOptions", "pyvmm_device_kinds"]
 
 @options
 class SerialOptions(ChardevOptions):
-    """What ``serial:…`` takes."""
+    """The options of ``serial``."""
 
 
 def make(options: SerialOptions) -> Serial:
@@ -28,7 +28,7 @@ def make(options: SerialOptions) -> Serial:
 
 @hookimpl
 def pyvmm_device_kinds() -> Sequence[DeviceKind[SerialOptions]]:
-    """The one kind of this package."""
+    """The kind ``serial``."""
     return [
         DeviceKind(
             "serial",

@@ -1,4 +1,5 @@
-"""The cable between the UART and the host: bounded in both directions, and the place where threads meet."""
+"""The cable between the UART and the host. It is bounded in both directions, and vCPUs' threads meet the loop's thread
+here."""
 
 from __future__ import annotations
 
@@ -19,40 +20,41 @@ else:
 log = logger(__name__)
 
 OUTPUT_FULL: Final = 256 << 10
-"""Bytes that wait for a host that does not read, from which on the guest's transmitter is held off."""
+"""When this many bytes wait for a host that does not read, the guest's transmitter is stopped."""
 
 OUTPUT_ROOM: Final = 4 << 10
-"""Bytes of room from which on it may go on: little, since Linux's console waits about 10 ms, then writes anyway."""
+"""When this many bytes are free, the transmitter continues. It is little, since Linux's console waits only about 10
+ms."""
 
 OUTPUT_LIMIT: Final = OUTPUT_FULL + (64 << 10)
-"""Bytes at which output of a guest that does not heed THRE is dropped."""
+"""When this many bytes wait, output of a guest that ignores THRE is dropped."""
 
 INPUT_LIMIT: Final = 4 << 10
-"""Bytes that wait for a guest that does not read, at which the host's end is read no more."""
+"""When this many bytes wait for a guest that does not read, the host's end is not read."""
 
 _CHUNK: Final = 64 << 10
 
 
 class Port(Protocol):
-    """What the line tells the UART."""
+    """The UART, as the line calls it."""
 
     def transmitter_ready(self) -> None:
-        """It can take output again."""
+        """The line can take output again."""
 
     def receiver_ready(self) -> None:
-        """It has input, where it had none."""
+        """The line has input, after it had none."""
 
 
 class Line:
-    """A cable from the UART to what is on the host: a :class:`pyvmm.chardev.line.Line`, with a guest's end.
+    """A cable from the UART to the host's end: a :class:`pyvmm.chardev.line.Line`, with methods for the UART.
 
     ``send`` and ``take`` are called on vCPU threads. Everything else belongs to the loop's thread.
 
-    What is sent is written to the host at once, on the thread that sends it; the loop gets what the host does not
-    take. Measured on /dev/kvm with a guest that polls LSR and writes THR, leaving all of it to the loop took 15 to
-    45 % more CPU time, as the loop's thread contends for the GIL with the vCPU's, and in elapsed time lost on files
-    what it won on pipes and ptys. With fast ports, which bring bursts instead of characters, a character took half
-    of either.
+    ``send`` writes output to the host immediately, on the calling thread; the loop writes the rest that the host does
+    not take. This was measured on /dev/kvm with a guest that polls LSR and writes THR. If the loop wrote everything, it
+    took 15 to 45 % more CPU time, since the loop's thread and the vCPU's compete for the GIL; elapsed time was longer
+    on files and shorter on pipes and ptys. With fast ports, which bring bursts instead of characters, a character took
+    half of both times.
     """
 
     def __init__(self) -> None:
@@ -67,7 +69,7 @@ class Line:
         self._resume: Callable[[], None] | None = None
         self._input_paused = False
         self.lost = 0
-        """Bytes of the guest's that were dropped since it did not wait."""
+        """The number of the guest's bytes that were dropped because it did not wait."""
 
     @property
     def waiting(self) -> bool:
@@ -77,7 +79,8 @@ class Line:
     # The guest's end.
 
     def send(self, data: bytes) -> None:
-        """Take output: to the host at once, or as soon as it takes it; lost where there is no host's end."""
+        """Take output, and write it to the host immediately or as soon as the host can take it. Without a host's end it
+        is lost."""
         with self._lock:
             output = self._output
             if output is None:
@@ -109,23 +112,23 @@ class Line:
     # The host's end.
 
     def attach(self, port: Port, loop: LoopScope, resume_input: Callable[[], None] | None = None) -> None:
-        """Connect the UART; ``resume_input`` is called on the loop's thread when input that paused may go on."""
+        """Connect the UART. ``resume_input`` is called on the loop's thread when paused input may continue."""
         self._port = port
         self._loop = loop
         self._resume = resume_input
 
     def detach(self) -> None:
-        """Tell the UART nothing more."""
+        """Stop calling the UART."""
         self._port = None
         self._resume = None
 
     def connect(self, output: Output) -> None:
-        """Let output go to ``output``."""
+        """Send output to ``output``."""
         with self._lock:
             self._output = output
 
     def disconnect(self) -> None:
-        """Let output go nowhere, and what waits too."""
+        """Drop output, and waiting output too."""
         with self._lock:
             output, self._output = self._output, None
             self._unsent.clear()
@@ -135,7 +138,8 @@ class Line:
         self._make_room()
 
     def input_room(self) -> int:
-        """How many bytes may be read from the host now; after a 0, ``resume_input`` is called when there is room."""
+        """The number of bytes that may be read from the host now. After a 0, ``resume_input`` is called when there is
+        room."""
         with self._lock:
             room = INPUT_LIMIT - len(self._unread)
             if room <= 0:
@@ -143,7 +147,7 @@ class Line:
             return room
 
     def deliver(self, data: bytes) -> None:
-        """Take input, up to the room that there is: the rest is lost."""
+        """Take input, up to the free room. The rest is lost."""
         with self._lock:
             had_input = bool(self._unread)
             self._unread += data[: INPUT_LIMIT - len(self._unread)]
@@ -151,12 +155,13 @@ class Line:
             self._port.receiver_ready()
 
     def flush(self) -> None:
-        """Write what waits, as far as the host takes it at once; a chunk at most, for others live on the loop too."""
+        """Write waiting output, as much as the host takes now, but at most a chunk, so that other devices on the loop
+        get their turn."""
         output = self._output
         if output is None:
             return
         chunk = bytes(self._unsent[:_CHUNK])
-        # Not under the lock, for it may take long and a vCPU may want to send: meanwhile it only appends.
+        # Without the lock, since this may take long and a vCPU may want to send. Meanwhile a vCPU only appends.
         done = output.write(chunk)
         with self._lock:
             del self._unsent[:done]
@@ -168,7 +173,8 @@ class Line:
         self._make_room()
 
     def drain(self, wait: Callable[[], bool]) -> None:
-        """Write all that waits, before the end; ``wait`` waits until the host takes more, or says that it will not."""
+        """Write all waiting output, before the end. ``wait`` waits until the host can take more; it returns False if
+        the host does not."""
         while self._output is not None and self._unsent:
             before = len(self._unsent)
             self.flush()

@@ -1,4 +1,4 @@
-"""The serial device: a UART, a line, and what is at its other end."""
+"""The serial device: a UART, a line, and the host's end of the line."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ log = logger(__name__)
 
 
 class Serial(Uart):
-    """A serial port that leads to the host."""
+    """A serial port that is connected to the host."""
 
     def __init__(self, options: SerialOptions) -> None:
-        """Raises :class:`PyvmmError` where the host's end cannot be had."""
+        """Raises :class:`PyvmmError` if the host's end cannot be opened."""
         self.options = options
         self.line = Line()
         self.backend = open_backend("serial", options)
@@ -33,7 +33,7 @@ class Serial(Uart):
         self.backend.attach(self.line, context)
 
     def close(self) -> None:
-        self.line.detach()  # there is no guest left to be interrupted
+        self.line.detach()  # there is no guest left to interrupt
         super().close()
         self.backend.close()
         if self.line.lost:

@@ -62,7 +62,7 @@ else:
 _TRIGGER_LEVELS: Final = (1, 4, 8, 14)
 _DIVISOR_115200: Final = 1
 
-# What raises the interrupt: the bits of IER, and one for the character timeout, which RDI enables too.
+# The causes of the interrupt are the bits of IER, and one for the character timeout, which RDI enables too.
 _CAUSE_TIMEOUT: Final = 0x10
 _IIR_BY_PRIORITY: Final = (
     (UART_IER_RLSI, UART_IIR_RLSI),
@@ -82,14 +82,14 @@ class Peer(Protocol):
 
     @property
     def full(self) -> bool:
-        """Whether it can take no more now: then it calls :meth:`Uart.transmitter_ready` when it can."""
+        """Whether it cannot take more now. It then calls :meth:`Uart.transmitter_ready` when it can."""
 
     @property
     def waiting(self) -> bool:
-        """Whether it has characters for the guest: when that becomes true it calls :meth:`Uart.receiver_ready`."""
+        """Whether it has characters for the guest. When that becomes true, it calls :meth:`Uart.receiver_ready`."""
 
     def send(self, data: bytes) -> None:
-        """Take what the guest transmitted. A few KiB more than when it began to be ``full`` must fit."""
+        """Take characters that the guest transmitted. After it has become ``full``, a few KiB more must still fit."""
 
     def take(self, limit: int) -> bytes:
         """At most ``limit`` characters for the guest; empty when there are none."""
@@ -102,9 +102,9 @@ def _com(base: int, irq: int | None) -> Placement:
 class Uart(BusDevice):
     """A 16550A at the end of a cable of unlimited speed with hardware flow control.
 
-    What is written to THR is with the peer at once, so THRE and TEMT are set, unless the peer is full: then they
-    stay clear until it has room, as if CTS held off the transmitter. In the other direction the peer sends while
-    RTS is asserted, so the receiver never overruns and what comes before the guest's driver is up waits for it.
+    A character written to THR reaches the peer immediately, so THRE and TEMT are set. Only if the peer is full, they
+    stay clear until it has room, as if CTS stopped the transmitter. In the other direction the peer sends only while
+    RTS is asserted. So the receiver never overruns, and input waits until the guest's driver is ready.
 
     ``read``, ``write`` and ``transmit`` are called on vCPU threads, ``receiver_ready`` and ``transmitter_ready`` on
     any other.
@@ -112,8 +112,8 @@ class Uart(BusDevice):
 
     name = "serial"
 
-    # COM3 and COM4 share the lines of the first two on a PC; edge-triggered lines cannot be shared, and ACPI tells
-    # the guest which line it is, so they take a free one.
+    # On a PC, COM3 and COM4 share the lines of COM1 and COM2. Edge-triggered lines cannot be shared, so they take a
+    # free line here; ACPI tells the guest which.
     placements = (_com(0x3F8, 4), _com(0x2F8, 3), _com(0x3E8, None), _com(0x2E8, None))
 
     def __init__(self, peer: Peer) -> None:
@@ -131,15 +131,16 @@ class Uart(BusDevice):
         self.rx_fifo: list[int] = []
         self.thre_pending = False
         self.causes = 0
-        """What holds the interrupt line high: bits of IER, and the character timeout."""
+        """The causes that hold the interrupt line high: bits of IER, and the character timeout."""
         self._input_waits = False
         self._driver_polls = False
         self._polls = 0
-        # Whether a read of LSR has no side effect, and a write to THR none but to transmit: the two accesses that a
-        # console makes for each character take no lock and no detour.
+        # Whether a read of LSR has no side effect, and a write to THR only transmits. A console makes these two
+        # accesses for each character, so they then take a short path without a lock.
         self._lsr_is_plain = True
         self._thr_is_plain = True
-        # Where the machine can, its vCPUs' threads even do without this object for them, as _settle tells them.
+        # If the machine has fast ports, its vCPUs' threads even make these accesses without this object. _settle
+        # controls them.
         self._fast_thr: FastPort | None = None
         self._fast_lsr: FastPort | None = None
         self._collecting = False
@@ -150,7 +151,7 @@ class Uart(BusDevice):
         self._fast_thr = context.fast_port(UART_TX)
         self._fast_lsr = context.fast_port(UART_LSR)
         if self._fast_thr is not None:
-            # One that is still open in close(): what a guest prints last must not be left in the fast port.
+            # A duplicate that is still open in close(), so that the guest's last output is not left in the fast port.
             self._fast_thr.event = EventFd(os.dup(self._fast_thr.event.fd))
             context.loop.add(self._fast_thr.event.fd, self._on_collected)
         with self._lock:
@@ -170,7 +171,7 @@ class Uart(BusDevice):
         if offset == UART_SCR and len(data) == 1:
             data[0] = self.scr
             return
-        # A wider access is split by the ISA bus into one cycle a byte, low address first.
+        # The ISA bus splits a wider access into one cycle per byte, the low address first.
         with self._lock:
             for lane in range(len(data)):
                 data[lane] = self._read_register(offset + lane)
@@ -185,7 +186,7 @@ class Uart(BusDevice):
                     self._settle()
             return
         if offset == UART_SCR and len(data) == 1:
-            self.scr = data[0]  # nothing follows from it
+            self.scr = data[0]  # it has no effect
             return
         with self._lock:
             if self._collecting:
@@ -195,7 +196,7 @@ class Uart(BusDevice):
                 self._settle()
 
     def transmit(self, data: bytes) -> None:
-        """Take many writes to THR at once, made while THRE was set."""
+        """Take several writes to THR together, made while THRE was set."""
         with self._lock:
             self._transmit(data)
             self._settle()
@@ -207,7 +208,7 @@ class Uart(BusDevice):
             self._settle()
 
     def receiver_ready(self) -> None:
-        """The peer has characters for the guest, where it had none."""
+        """The peer has characters for the guest, after it had none."""
         with self._lock:
             self._fill_fifo()
             self._settle()
@@ -218,7 +219,7 @@ class Uart(BusDevice):
             self._settle()
 
     def _send_collected(self) -> None:
-        """Transmit what vCPUs' threads have collected: it was written before whatever comes now."""
+        """Transmit the characters that vCPUs' threads have collected. They were written before the current access."""
         if self._fast_thr is not None and (data := self._fast_thr.drain()):
             self._transmit(data)
 
@@ -272,8 +273,8 @@ class Uart(BusDevice):
 
     def _read_rbr(self) -> int:
         value = self.rx_fifo.pop(0) if self.rx_fifo else 0
-        # Filled up before it falls below the trigger level, a long input is one interrupt, not one for every
-        # time that the level is passed.
+        # The FIFO is filled up before it falls below the trigger level. So a long input is one interrupt, not one for
+        # each crossing of the level.
         if len(self.rx_fifo) < self._trigger_level:
             self._fill_fifo()
         self._settle()
@@ -281,7 +282,7 @@ class Uart(BusDevice):
 
     def _read_iir(self) -> int:
         if self._collecting:
-            self._send_collected()  # or else it would be taken for written after this, and be one more interrupt
+            self._send_collected()  # otherwise it would count as written after this read, and cause another interrupt
         iir = UART_IIR_NO_INT
         for cause, id_ in _IIR_BY_PRIORITY:
             if self.causes & cause:
@@ -298,7 +299,7 @@ class Uart(BusDevice):
         if self._input_waits and not self.mcr & UART_MCR_LOOP and lsr & UART_LSR_THRE:
             self._polls += 1
             if self._polls >= _POLLS_THAT_ASK:
-                self._send_collected()  # which starts the count anew if there is any
+                self._send_collected()  # this resets the count if anything was collected
             if self._polls >= _POLLS_THAT_ASK:
                 self._driver_polls = True
                 self._fill_fifo()
@@ -323,13 +324,13 @@ class Uart(BusDevice):
             self._transmit(bytes((value,)))
 
     def _transmitted(self) -> None:
-        """THR was written: it is empty again already, but for a peer that is full."""
+        """Update the state after a write to THR. THR is empty again immediately, unless the peer is full."""
         self.lsr &= ~(UART_LSR_THRE | UART_LSR_TEMT)
         self.thre_pending = False
         self._update_transmitter()
 
     def _update_transmitter(self) -> None:
-        """Let THR be empty or not, as the peer lets it; becoming empty is what the THRE interrupt reports."""
+        """Set whether THR is empty, by the peer's room. The THRE interrupt reports that THR has become empty."""
         if self.peer.full and not self.mcr & UART_MCR_LOOP:
             self.lsr &= ~(UART_LSR_THRE | UART_LSR_TEMT)
             self.thre_pending = False
@@ -340,7 +341,7 @@ class Uart(BusDevice):
     def _write_ier(self, value: int) -> None:
         enabled = value & ~self.ier
         self.ier = value & (UART_IER_RDI | UART_IER_THRI | UART_IER_RLSI | UART_IER_MSI)
-        # Enabling it with THR empty raises it; Linux tests a UART for that (serial8250_do_startup).
+        # Enabling the interrupt while THR is empty raises it; Linux tests a UART for that (serial8250_do_startup).
         if enabled & UART_IER_THRI and self.lsr & UART_LSR_THRE:
             self.thre_pending = True
         elif not self.ier & UART_IER_THRI:

@@ -1,4 +1,4 @@
-"""Devices that other programs serve: ``--device vhost-user:PATH,type=block`` is the one behind that socket."""
+"""Devices that other programs serve: ``--device vhost-user:PATH,type=block`` uses the device at the socket PATH."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _parse_queue_size(text: str) -> int:
 
 @options
 class VhostUserOptions:
-    """What ``vhost-user:PATH,…`` takes."""
+    """The options of ``vhost-user``."""
 
     path: Path = option(primary=True, help="socket that the back end listens on")
     type: int = option(

@@ -1,4 +1,4 @@
-"""A front end to a back end that is somebody else's."""
+"""A front end to a back end that another program provides."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pyvmm_vhost_user import VhostUserOptions
 
 CONNECT_TIMEOUT: Final = 5.0
-"""Seconds that a back end has to take the connection."""
+"""Seconds within which a back end has to accept the connection."""
 
 
 class SocketSource(BackendSource):
@@ -36,7 +36,7 @@ class SocketSource(BackendSource):
         self.restartable = reconnect
 
     def connect(self) -> Connection:
-        """Raises :class:`UsageError` where nobody listens there."""
+        """Raises :class:`UsageError` if no program listens there."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(CONNECT_TIMEOUT)
         try:
@@ -51,7 +51,7 @@ class SocketSource(BackendSource):
 
 
 class ForeignDevice(VhostUserDevice):
-    """Any device whose type is known by its number."""
+    """A device of any type, given by its number."""
 
     def __init__(self, options: VhostUserOptions) -> None:
         """Connect; raises :class:`~pyvmm.errors.PyvmmError`."""
@@ -70,15 +70,15 @@ class ForeignDevice(VhostUserDevice):
             raise HostError(f"vhost-user: {error}") from error
 
     def check(self, session: Session) -> None:
-        """A back end without a configuration space is none of ours where the user asked for one; otherwise the device
-        has none, and none of what is said there."""
+        """Also refuse a back end without a configuration space if the user or the type needs one. If neither does, the
+        device has no configuration space, and none of the features that need one."""
         if self._options.config_size is None and not session.has(ProtocolFeature.CONFIG):
             if self._type.config_size and not self._type.config_features:
                 raise VhostUserError("it has no configuration space, which a device of this type needs")
             self.config_size = 0
             self.feature_mask &= ~self._type.config_features
         if self._options.queues is None and self._type.queues_feature >= 0:
-            # It may have more queues than we give it, which a driver must not hear of.
+            # The back end may have more queues than this device uses. The driver must not see the feature for them.
             self.feature_mask &= ~(1 << self._type.queues_feature)
         super().check(session)
 

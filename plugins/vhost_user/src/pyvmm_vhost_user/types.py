@@ -1,4 +1,4 @@
-"""The types of virtio devices (virtio 1.2, section 5), and what a front end has to know of each."""
+"""The types of virtio devices (virtio 1.2, section 5), and the properties of each that a front end needs."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 
 class DeviceType(NamedTuple):
-    """One type."""
+    """One type of device."""
 
     id: int
     """The virtio ID (<linux/virtio_ids.h>)."""
 
     queues: int = 1
-    """How many queues each such device has."""
+    """The number of queues that each such device has."""
 
     config_size: int = 0
-    """Bytes of its configuration space that each back end has."""
+    """The size of the configuration space that each back end has, in bytes."""
 
     config_features: int = 0
-    """Features that say something of the configuration space: not to be had without one."""
+    """Features that concern the configuration space, and are not offered without one."""
 
     queues_feature: int = -1
-    """The feature by which it has more queues; -1: there is none."""
+    """The feature bit for more queues; -1 if there is none."""
 
 
 _NET_CONFIG_FEATURES: Final = sum(1 << bit for bit in (3, 5, 16, 22, 56, 57, 60, 63))
@@ -51,7 +51,7 @@ TYPES: Final = {
     "i2c": DeviceType(34),
     "gpio": DeviceType(constants.VIRTIO_ID_GPIO, 2, 8),
 }
-"""By the names that users give."""
+"""The types, by the names that users give."""
 
 
 def parse_type(text: str) -> int:
@@ -64,5 +64,5 @@ def parse_type(text: str) -> int:
 
 
 def describe(id: int) -> DeviceType:
-    """What is known of the type; for one that is not known, as little as can be."""
+    """The properties of a type. An unknown type has the defaults."""
     return next((type_ for type_ in TYPES.values() if type_.id == id), DeviceType(id))

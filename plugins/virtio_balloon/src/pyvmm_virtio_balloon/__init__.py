@@ -1,4 +1,4 @@
-"""A memory balloon for pyvmm's guests: ``--device balloon`` gives their memory back to the host."""
+"""A memory balloon for pyvmm's guests: ``--device balloon`` returns their memory to the host."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["MAX_SIZE", "BalloonOptions", "pyvmm_device_kinds"]
 
 MAX_SIZE: Final = (1 << 32) - 1 << 12
-"""Bytes that the configuration's 32 bits of pages can say."""
+"""The largest size that the configuration can express: 2³² − 1 pages, in bytes."""
 
 
 @options
 class BalloonOptions:
-    """What ``balloon:SIZE,…`` takes."""
+    """The options of ``balloon``."""
 
     size: Size = option(Size(0), primary=True, help="memory that the guest is to give up, at first")
     socket: Path | None = option(None, help="Unix socket that takes 'size SIZE' and 'stats' while the machine runs")

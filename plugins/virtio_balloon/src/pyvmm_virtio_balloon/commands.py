@@ -1,4 +1,4 @@
-"""What can be asked of a balloon while its machine runs, by ``socket=PATH``."""
+"""The commands to a balloon while its machine runs, by ``socket=PATH``."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ else:
     Protocol = object
 
 PATIENCE: Final = 5.0
-"""Seconds that a guest has to say what its memory is like."""
+"""Seconds within which a guest has to send its statistics."""
 
 
 class Inflatable(Protocol):
-    """A balloon, as far as commands need it."""
+    """The part of a balloon that commands need."""
 
     context: DeviceContext
     memory: GuestMemory
     queues: Sequence[Any]
     statistics: dict[str, int]
     on_statistics: list[Callable[[], None]]
-    """What is called once when the guest has answered."""
+    """Functions to call once when the guest has answered."""
 
     target: int
-    """Bytes that the guest is to give up."""
+    """The bytes that the guest should give up."""
 
     @property
     def actual(self) -> int:
-        """Bytes that the guest has given up."""
+        """The bytes that the guest has given up."""
 
     def ask_statistics(self) -> bool:
-        """Ask the guest what its memory is like; whether its driver can say."""
+        """Ask the guest for its statistics. Returns whether its driver supports them."""
 
 
 class Commands:
@@ -51,15 +51,15 @@ class Commands:
         self._socket = ControlSocket(path, f"balloon: socket={path}")
 
     def attach(self) -> None:
-        """Take commands from now on."""
+        """Start to take commands."""
         self._socket.attach(self._balloon.context.loop, {"size": self._size, "stats": self._stats})
 
     def close(self) -> None:
-        """Take no more."""
+        """Stop taking commands."""
         self._socket.close()
 
     def _size(self, argument: str, answer: Answer) -> None:
-        """``size SIZE``: what the guest is to give up; ``size``: just say what it is."""
+        """``size SIZE``: set the memory that the guest should give up. ``size``: only report it."""
         balloon = self._balloon
         if argument:
             try:
@@ -74,7 +74,7 @@ class Commands:
         answer({"target": balloon.target, "actual": balloon.actual})
 
     def _stats(self, argument: str, answer: Answer) -> None:
-        """``stats``: what the guest says of its memory, asked for anew."""
+        """``stats``: ask the guest for new memory statistics."""
         balloon = self._balloon
         if argument:
             raise ValueError("stats has no argument")

@@ -13,7 +13,7 @@ VIRTIO_BALLOON_F_PAGE_POISON: Final = 4
 VIRTIO_BALLOON_F_REPORTING: Final = 5
 
 VIRTIO_BALLOON_PFN_SHIFT: Final = 12
-"""Pages of the balloon are of 4 KiB, whatever the guest's are."""
+"""The balloon's pages have 4 KiB, whatever the size of the guest's pages."""
 
 # Tags of statistics (section 5.5.6.4).
 VIRTIO_BALLOON_S_SWAP_IN: Final = 0

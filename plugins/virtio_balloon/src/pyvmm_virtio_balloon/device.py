@@ -1,4 +1,4 @@
-"""virtio-balloon: memory that the guest gives up goes back to the host (virtio 1.2, section 5.5)."""
+"""virtio-balloon: it returns memory that the guest gives up to the host (virtio 1.2, section 5.5)."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ QUEUE_SIZE: Final = 128
 INFLATE, DEFLATE, STATS = 0, 1, 2
 
 MAX_PAGES: Final = 1024
-"""Pages that one request can give up; Linux sends 256. What comes behind them stays the guest's, for a device need not
-take what it is given (section 5.5.6.1)."""
+"""The most pages that one request can give up; Linux sends 256. Further pages stay with the guest, since a device need
+not take all pages (section 5.5.6.1)."""
 
 _CONFIG: Final = struct.Struct("<IIII")
 """struct virtio_balloon_config: num_pages, actual, free_page_hint_cmd_id, poison_val."""
 
 _DRIVERS: Final = (*range(4, 8), *range(12, 16))
-"""Bytes of the configuration that are the driver's to write: actual and poison_val."""
+"""The bytes of the configuration that the driver may write: actual and poison_val."""
 
 
 class Balloon(VirtioDevice):
-    """A balloon in the guest's memory: what it holds, the host has back.
+    """A balloon in the guest's memory. The host gets back the pages that it holds.
 
-    Pages of the balloon, and free pages that the driver reports, become holes in the guest's memory. They come back,
-    as zeros, when the guest touches them; so nothing has to be done when the balloon is deflated.
+    Pages of the balloon, and free pages that the driver reports, become holes in the guest's memory. They come back as
+    zeros when the guest touches them, so deflating the balloon needs no work.
     """
 
     device_type = VIRTIO_ID_BALLOON
     queue_max_sizes = (QUEUE_SIZE,) * 5
-    needs_memfd = True  # of a huge page of anonymous memory, a part goes back when the host runs short, and not before
+    needs_memfd = True  # the host takes back part of an anonymous huge page only when it runs short of memory
     config: bytearray
 
     def __init__(self, options: BalloonOptions) -> None:
@@ -67,17 +67,17 @@ class Balloon(VirtioDevice):
         if options.deflate_on_oom:
             features += [VIRTIO_BALLOON_F_DEFLATE_ON_OOM]
         if options.reporting:
-            # A guest that overwrites what it frees does not report without it.
+            # A guest that poisons freed pages does not report them without PAGE_POISON.
             features += [VIRTIO_BALLOON_F_REPORTING, VIRTIO_BALLOON_F_PAGE_POISON]
         self.device_features = sum(1 << bit for bit in features)
         self.config = bytearray(_CONFIG.size)
         self.interval = options.stats
         self.statistics: dict[str, int] = {}
-        """What the guest said last of its memory: see :data:`pyvmm_virtio_balloon.statistics.NAMES`."""
+        """The guest's last memory statistics: see :data:`pyvmm_virtio_balloon.statistics.NAMES`."""
         self.on_statistics: list[Callable[[], None]] = []
-        """Called, once, when the guest has said it anew, or is gone."""
+        """Functions to call once when the guest has sent new statistics, or its driver is gone."""
         self._asked: DescriptorChain | None = None
-        """The buffer that the driver gets back when it is to fill it with new statistics."""
+        """The driver's buffer for statistics. The driver gets it back in order to fill it again."""
         self._timer: Timer | None = None
         self._told = False
         self.target = options.size
@@ -89,7 +89,7 @@ class Balloon(VirtioDevice):
 
     @property
     def target(self) -> int:
-        """Bytes that the guest is to give up: whole pages of 4 KiB."""
+        """The bytes that the guest should give up: whole pages of 4 KiB."""
         return int(_CONFIG.unpack(self.config)[0]) << VIRTIO_BALLOON_PFN_SHIFT
 
     @target.setter
@@ -100,7 +100,7 @@ class Balloon(VirtioDevice):
 
     @property
     def actual(self) -> int:
-        """Bytes that the guest says it has given up."""
+        """The bytes that the guest reports to have given up."""
         return int(_CONFIG.unpack(self.config)[1]) << VIRTIO_BALLOON_PFN_SHIFT
 
     def attach(self, context: DeviceContext) -> None:
@@ -111,10 +111,10 @@ class Balloon(VirtioDevice):
     def ack_features(self, page: int, value: int) -> None:
         super().ack_features(page, value)
         for at in _DRIVERS:
-            self.config[at] = 0  # a driver that begins has an empty balloon
+            self.config[at] = 0  # a new driver has an empty balloon
 
     def write_config(self, offset: int, data: memoryview) -> None:
-        """The driver's say: how large the balloon is, and what it fills free pages with."""
+        """Take the driver's values: the balloon's actual size, and the poison value of free pages."""
         for at, value in enumerate(data, offset):
             if at in _DRIVERS:
                 self.config[at] = value
@@ -131,20 +131,20 @@ class Balloon(VirtioDevice):
         chain = queue.pop()
         if chain is None:
             return
-        queue.event.signal()  # one request at a turn: giving memory back takes its time
+        queue.event.signal()  # one request per turn, since returning memory takes long
         if queue.index == STATS and self.has_feature(VIRTIO_BALLOON_F_STATS_VQ):
             self._take_statistics(chain)
             return
         if queue.index == INFLATE:
             self._inflate(chain)
         elif queue.index != DEFLATE:
-            # The reporting queue, wherever it is. By section 5.5.2 it is queue 4. Linux and QEMU leave out the queues
-            # before it whose features are not there, so it is 3 or 2; and the free page queue is never there.
+            # This is the reporting queue, whatever its number. By section 5.5.2 it is queue 4. Linux and QEMU skip
+            # queues whose features are missing, so it is 3 or 2. The free page queue does not exist here.
             self._take_report(chain)
         chain.complete()
 
     def ask_statistics(self) -> bool:
-        """Have the guest say anew what its memory is like; whether it can."""
+        """Ask the guest for new memory statistics. Returns whether its driver supports them."""
         if not self.queues or not self.has_feature(VIRTIO_BALLOON_F_STATS_VQ):
             return False
         if self._asked is not None:
@@ -172,16 +172,16 @@ class Balloon(VirtioDevice):
         for address, length in _ranges(numbers):
             if self.memory.contains(address, length):
                 self._discard(address, length)
-            else:  # in part, at best
+            else:  # at most a part of it is guest memory
                 for page in range(address, address + length, PAGE_SIZE):
                     self._discard(page, PAGE_SIZE)
 
     def _take_report(self, chain: DescriptorChain) -> None:
-        """Take the free pages that ``chain`` has for buffers (section 5.5.6.7)."""
+        """Take the free pages, which are the buffers of ``chain`` (section 5.5.6.7)."""
         if not self.has_feature(VIRTIO_BALLOON_F_REPORTING):
             return
         if self.has_feature(VIRTIO_BALLOON_F_PAGE_POISON) and any(self.config[12:16]):
-            return  # the guest wants to find them as it left them, and that is not zeros
+            return  # the guest expects its poison value in them, not zeros
         for view in (*chain.readable, *chain.writable):
             self._discard(self.memory.address_of(view), len(view))
 
@@ -189,14 +189,14 @@ class Balloon(VirtioDevice):
         try:
             self.memory.discard(address, length)
         except GuestMemoryError as error:
-            log.debug("%s: %s", self.name, error)  # not the host's to have
+            log.debug("%s: %s", self.name, error)  # it is not guest memory
         except OSError as error:
             if not self._told:
                 self._told = True
                 log.warning("%s: the host cannot have memory back: %s", self.name, error.strerror)
 
     def _take_statistics(self, chain: DescriptorChain) -> None:
-        """Keep ``chain`` until new statistics are wanted (section 5.5.6.3)."""
+        """Read the statistics, and keep ``chain`` until new ones are wanted (section 5.5.6.3)."""
         if self._asked is not None:
             self._asked.complete()  # one is enough
         self._asked = chain
@@ -210,7 +210,7 @@ class Balloon(VirtioDevice):
 
     def _ask_and_log(self) -> None:
         self._timer = self.context.loop.call_later(self.interval, self._ask_and_log)
-        if self._log_statistics not in self.on_statistics:  # the guest may not have answered the last time
+        if self._log_statistics not in self.on_statistics:  # the guest may not have answered the last request
             self.on_statistics.append(self._log_statistics)
         self.ask_statistics()
 
@@ -221,7 +221,7 @@ class Balloon(VirtioDevice):
 
 
 def _ranges(numbers: Iterable[int]) -> Iterator[tuple[GuestAddress, int]]:
-    """The pages with these numbers as ranges of (address, length), as few as there can be."""
+    """The pages with these numbers, as the fewest possible ranges of (address, length)."""
     first = last = -1
     for number in sorted(set(numbers)):
         if number != last + 1 or last < 0:

@@ -1,4 +1,4 @@
-"""What a guest says of its memory (virtio 1.2, section 5.5.6.3)."""
+"""A guest's memory statistics (virtio 1.2, section 5.5.6.3)."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ NAMES: Final = {
     c.VIRTIO_BALLOON_S_HTLB_PGALLOC: "hugetlb_allocations",
     c.VIRTIO_BALLOON_S_HTLB_PGFAIL: "hugetlb_failures",
 }
-"""What each tag is called: memory and swap are in bytes, the others are counts."""
+"""The name of each tag. Memory and swap are in bytes, the others are counts."""
 
 _STAT: Final = struct.Struct("<HQ")
 """struct virtio_balloon_stat."""
 
 MAX_BYTES: Final = 64 * _STAT.size
-"""No driver says so much; more is not looked at."""
+"""The most bytes that are read; no driver sends so many."""
 
 
 def parse(data: bytes) -> dict[str, int]:
-    """Each statistic that is known, by its name. Others may come one day (section 5.5.6.3.1) and are left out."""
+    """The known statistics, by name. Unknown ones, which may come one day (section 5.5.6.3.1), are left out."""
     whole = len(data) // _STAT.size * _STAT.size
     return {NAMES[tag]: value for tag, value in _STAT.iter_unpack(data[:whole]) if tag in NAMES}

@@ -30,7 +30,7 @@ def _parse_id(text: str) -> str:
 
 @options
 class BlockOptions:
-    """One disk, as on the command line."""
+    """The options of ``block``: one disk."""
 
     path: str | os.PathLike[str] = option(
         primary=True, parse=parse_path, metavar="PATH", help="raw disk image, or a block device of the host"
@@ -47,9 +47,9 @@ class BlockOptions:
 
 
 def kernel_cmdline(request: CmdlineRequest[BlockOptions]) -> str:
-    """``root=/dev/vdX rw`` (or ``ro``) for the disk with ``root``, or for an only disk that nothing else boots from.
+    """``root=/dev/vdX rw`` (or ``ro``) for the disk with ``root``, or for a single disk if there is no initrd.
 
-    A ``root=`` of the user's goes before. Raises :class:`UsageError` for two disks with ``root``.
+    A ``root=`` from the user takes precedence. Raises :class:`UsageError` for two disks with ``root``.
     """
     disks = request.options
     chosen = [i for i, options in enumerate(disks) if options.root]
@@ -67,7 +67,7 @@ def kernel_cmdline(request: CmdlineRequest[BlockOptions]) -> str:
 
 
 def _disk_name(index: int) -> str:
-    """What Linux calls its ``index``-th virtio disk: vda to vdz, vdaa… (virtblk_name_format)."""
+    """Linux's name for its virtio disk ``index``: vda to vdz, vdaa… (virtblk_name_format)."""
     letters = ""
     index += 1
     while index:

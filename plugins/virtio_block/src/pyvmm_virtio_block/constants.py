@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 SECTOR_SIZE: Final = 512
-"""Bytes of the unit in which the device counts, whatever its block size."""
+"""The unit of the device's sector numbers, in bytes, whatever its block size."""
 
 # Feature bits (section 5.2.3).
 VIRTIO_BLK_F_SEG_MAX: Final = 2
@@ -36,4 +36,4 @@ VIRTIO_BLK_S_UNSUPP: Final = 2
 VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP: Final = 1
 
 VIRTIO_BLK_ID_BYTES: Final = 20
-"""Length of what GET_ID writes."""
+"""The number of bytes that GET_ID writes."""

@@ -59,13 +59,13 @@ if TYPE_CHECKING:
 log = logger(__name__)
 
 QUEUE_SIZE: Final = 256
-"""Requests that a queue can hold at most. Many queues share what an engine can have under way."""
+"""The most requests that a queue can hold. Many queues share the requests that an engine can have in flight."""
 
 _CONFIG: Final = struct.Struct("<QII4xIBBHIBxHIIIIIB3x")
 """struct virtio_blk_config up to write_zeroes_may_unmap; size_max and geometry are not offered."""
 
 _WCE: Final = 32
-"""Where the configuration's writeback field is."""
+"""The offset of the configuration's field writeback."""
 
 _FORMAT: Final = TransferFormat(
     header_size=16,
@@ -81,7 +81,8 @@ _FORMAT: Final = TransferFormat(
 
 
 def _queue_size(queues: int) -> int:
-    """The size of each of ``queues``: a power of two, so that the engine can have all their requests under way."""
+    """The size of each of ``queues`` queues: a power of two, so that the engine can have all their requests in
+    flight."""
     size = QUEUE_SIZE
     while size * queues > MAX_DEPTH:
         size //= 2
@@ -91,9 +92,9 @@ def _queue_size(queues: int) -> int:
 class Block(VirtioDevice):
     """A disk backed by an :class:`Image`.
 
-    Reads and writes that are in order go between ring and file in native code (:class:`Transfers`); here is all
-    else. A host's error fails the request that met it and no other. FLUSH is fdatasync(2): it covers the writes
-    that were completed before it came. While the driver wants write-through, each write is synchronous (RWF_DSYNC).
+    Native code moves the data of valid reads and writes between ring and file (:class:`Transfers`); this class does
+    everything else. An error of the host fails only the request that met it. FLUSH is fdatasync(2): it covers the
+    writes that were completed before it. While the driver wants write-through, each write is synchronous (RWF_DSYNC).
     """
 
     device_type = VIRTIO_ID_BLOCK
@@ -128,7 +129,7 @@ class Block(VirtioDevice):
         self.config[_WCE] = self.writeback
 
     def write_config(self, offset: int, data: memoryview) -> None:
-        """The driver's choice between write-back (1) and write-through (0)."""
+        """Take the driver's choice between write-back (1) and write-through (0)."""
         if offset == _WCE and len(data) == 1 and data[0] < 2 and self.has_feature(VIRTIO_BLK_F_CONFIG_WCE):
             self.config[_WCE] = data[0]
             self.writeback = bool(data[0])
@@ -164,19 +165,20 @@ class Block(VirtioDevice):
 
     @property
     def write_flags(self) -> int:
-        """How writes are made, as pwritev2(2) has it."""
+        """The flags of pwritev2(2) for writes."""
         return 0 if self.writeback else os.RWF_DSYNC
 
     @property
     def engine(self) -> IoEngine:
-        """Carries out what may block. Made when it is first needed, in the process that serves the device."""
+        """The engine for operations that may block. It is made when it is first needed, in the process that serves the
+        device."""
         if self._engine is None:
             self._engine = IoEngine(sum(self.queue_max_sizes))
         return self._engine
 
     def _make_config(self) -> bytes:
         image = self.image
-        # Ranges that are not whole blocks of the file system are zeroed, but free nothing.
+        # Ranges smaller than a block of the file system are zeroed, but free no space.
         alignment = image.physical_block_size // SECTOR_SIZE
         segments = (0, 0) if image.read_only else (MAX_SEGMENT_SECTORS, MAX_SEGMENTS)
         return _CONFIG.pack(
@@ -202,7 +204,7 @@ class Block(VirtioDevice):
             transfers.write_flags = self.write_flags
 
     def _serve(self, _: int = 0) -> None:
-        """Take in results and new requests: reads and writes that are in order never come up here."""
+        """Complete finished requests and start new ones. Valid reads and writes never come to Python."""
         for transfers in self._transfers:
             for chain in transfers.serve():
                 self._start(chain)
@@ -217,9 +219,9 @@ class Block(VirtioDevice):
                 transfers.publish()
 
     def _start(self, chain: DescriptorChain) -> None:
-        """Ready what ``chain`` asks for; what needs no I/O or cannot be done is answered at once."""
+        """Prepare the request in ``chain``. A request that needs no I/O, or is refused, is answered immediately."""
         if not chain.writable_length:
-            chain.complete()  # nowhere to say that this is no request
+            chain.complete()  # there is no room for a status
             return
         try:
             type_, sector = read_header(chain)
@@ -272,14 +274,14 @@ class Block(VirtioDevice):
             set_status(chain, VIRTIO_BLK_S_OK)
 
     def _fail(self, chain: DescriptorChain, what: str, error: int) -> None:
-        """Fail one request by what the host said."""
+        """Fail one request with the host's error."""
         set_status(chain, VIRTIO_BLK_S_IOERR)
         self._tell(what, error)
 
     def _tell(self, what: str, error: int) -> None:
-        """Log an error of the host, each once an activation."""
+        """Log an error of the host, each one once per activation."""
         if error != errno.ECANCELED and error not in self._told:
             self._told.add(error)
-            # A read that gets less than it wants has met the end of a file that was truncated under us.
+            # A short read has met the end of a file that was truncated meanwhile.
             reason = "the file is shorter than it was" if error == errno.ENODATA else os.strerror(error)
             log.error("%s: %s: %s failed: %s", self.name, self.image.path, what, reason)

@@ -31,20 +31,20 @@ _FLOCK: Final = struct.Struct("hhqqi4x")
 """struct flock: l_type, l_whence, l_start, l_len, l_pid."""
 
 _MAX_BLOCK_SIZE: Final = 4096
-"""The largest block that a guest is told of."""
+"""The largest physical block size that a guest sees."""
 
 
 class Image:
-    """An open disk. Its bytes are the disk's, from the first to the last: a format is never guessed."""
+    """An open disk image. All of its bytes are the disk's content: a format is never guessed."""
 
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False, direct: bool = False) -> None:
-        """Open and lock ``path``; raises :class:`UsageError` where it cannot be a disk of this machine.
+        """Open and lock ``path``. Raises :class:`UsageError` if it cannot be a disk of this machine.
 
-        Read-write, nobody else may have it; read-only, others may read it as well.
+        A disk that is written is exclusive; several machines may share a read-only disk.
 
-        With ``direct``, transfers bypass the host's page cache. Those that are not aligned as O_DIRECT wants it on
-        this file system go through the page cache all the same, by a second descriptor; the kernel keeps both
-        consistent. The guest is told the alignment as the disk's physical block size.
+        With ``direct``, transfers bypass the host's page cache. Transfers without the alignment that O_DIRECT needs on
+        this file system still use the page cache, by a second descriptor; the kernel keeps both consistent. The guest
+        sees the alignment as the disk's physical block size.
         """
         self.path = os.fspath(path)
         self.read_only = read_only
@@ -60,9 +60,9 @@ class Image:
             self.size = self._measure()
             """Bytes; a multiple of 512."""
             self.block_size = self._block_size()
-            """Bytes of a logical block: what the disk's partition table counts in."""
+            """The size of a logical block, in bytes: the unit of the disk's partition table."""
             self.physical_block_size = self._physical_block_size()
-            """Bytes; a power of two from ``block_size`` up to 4096. What is aligned to it is fast."""
+            """Bytes; a power of two from ``block_size`` up to 4096. Aligned transfers are fast."""
             self.file = self._direct_file() if direct else IoFile(self.fd)
         except BaseException:
             self.close()
@@ -76,7 +76,7 @@ class Image:
         self.fd = self._cached_fd = -1
 
     def _check_type(self) -> bool:
-        """Whether it is a block device; raises where it is no regular file either."""
+        """Whether it is a block device. Raises if it is no regular file either."""
         try:
             mode = os.stat(self.path).st_mode
         except OSError as error:
@@ -115,7 +115,8 @@ class Image:
                 return UsageError(f"block: {path} cannot be opened: {error.strerror}; give a raw disk image")
 
     def _lock(self) -> None:
-        """Take an open file description lock on all of it (fcntl(2), F_OFD_SETLK): it goes with the descriptor."""
+        """Lock the whole file by an open file description lock (fcntl(2), F_OFD_SETLK). Closing the descriptor unlocks
+        it."""
         kind = fcntl.F_RDLCK if self.read_only else fcntl.F_WRLCK
         try:
             fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0))
@@ -173,7 +174,7 @@ class Image:
         )
 
     def _probe_alignment(self) -> tuple[int, int]:
-        """The smallest alignment with which a direct read works, for kernels that do not say."""
+        """The smallest alignment with which a direct read works, for kernels that do not tell it."""
         with mmap.mmap(-1, 2 * _MAX_BLOCK_SIZE) as area, memoryview(area) as view:
             alignment = SECTOR_SIZE
             while alignment <= _MAX_BLOCK_SIZE:
@@ -189,12 +190,12 @@ class Image:
 
 
 def _quoted(path: str) -> str:
-    """A path as a shell takes it."""
+    """A path, quoted for a shell."""
     import shlex
 
     return shlex.quote(path)
 
 
 def _power_of_two(number: int) -> int:
-    """The largest power of two that is not above ``number``, at least 1."""
+    """The largest power of two that is not greater than ``number``, at least 1."""
     return 1 << max(number, 1).bit_length() - 1

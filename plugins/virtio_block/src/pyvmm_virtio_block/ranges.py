@@ -1,4 +1,4 @@
-"""DISCARD and WRITE_ZEROES on a file: fallocate(2) where the file system has it, zeros where not."""
+"""DISCARD and WRITE_ZEROES on a file: by fallocate(2) if the file system supports it, otherwise by writing zeros."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ ZERO_RANGE: Final = 0x10 | _KEEP_SIZE
 
 _ZEROS: Final = 64 * 1024
 _ZEROS_A_WRITE: Final = 64
-"""Zeros that are written where nothing else will do: so many bytes, so often in one request."""
+"""If nothing else works, one write writes this many buffers of _ZEROS zero bytes."""
 
 
 class RangeRequest:
-    """The ranges of one request, done one after the other; ``on_done(result)`` hears 0 or an errno negated."""
+    """The ranges of one request, carried out one after the other. ``on_done(result)`` gets 0 or a negative errno."""
 
     def __init__(
         self, engine: IoEngine, file: IoFile, segments: Sequence[Segment], on_done: Callable[[int], None]
@@ -35,10 +35,10 @@ class RangeRequest:
         self.segments = list(reversed(segments))
         self.on_done = on_done
         self.segment = self.segments[-1] if segments else Segment(0, 0, False)
-        """The range that is under way."""
+        """The current range."""
 
     def start(self) -> None:
-        """Ready the first range, or be done where there is none."""
+        """Prepare the next range, or finish if there is none."""
         if self.segments:
             self.segment = self.segments.pop()
             self.do(self.segment)
@@ -46,11 +46,11 @@ class RangeRequest:
             self.on_done(0)
 
     def do(self, segment: Segment) -> None:
-        """Ready what ``segment`` needs; its end calls :meth:`finished`."""
+        """Prepare the operation for ``segment``. Its end calls :meth:`finished`."""
         raise NotImplementedError
 
     def finished(self, result: int) -> None:
-        """Go on after a range."""
+        """Continue after a range."""
         if result < 0:
             self.on_done(result)
         else:
@@ -58,7 +58,7 @@ class RangeRequest:
 
 
 class Discard(RangeRequest):
-    """Frees the ranges. What a file system cannot free stays as it is: a discard promises nothing."""
+    """Frees the ranges. A range that the file system cannot free stays unchanged: a discard promises nothing."""
 
     def do(self, segment: Segment) -> None:
         self.engine.fallocate(self.file, PUNCH_HOLE, segment.offset, segment.length, self._punched)
@@ -68,7 +68,7 @@ class Discard(RangeRequest):
 
 
 class WriteZeroes(RangeRequest):
-    """Zeroes the ranges, each by the best way that the file system has."""
+    """Zeroes the ranges, each in the best way that the file system supports."""
 
     def __init__(
         self,
@@ -78,14 +78,14 @@ class WriteZeroes(RangeRequest):
         on_done: Callable[[int], None],
         refused: set[int],
     ) -> None:
-        """``refused``: the modes of fallocate(2) that the file's file system is known not to have."""
+        """``refused``: the modes of fallocate(2) that the file system is known not to support."""
         super().__init__(engine, file, segments, on_done)
         self.refused = refused
         self._mode = 0
         self._done = 0
 
     def do(self, segment: Segment) -> None:
-        # A range that must stay allocated is not made a hole.
+        # A range that must stay allocated is not turned into a hole.
         modes = (PUNCH_HOLE, ZERO_RANGE) if segment.unmap else (ZERO_RANGE,)
         self._mode = next((mode for mode in modes if mode not in self.refused), 0)
         if self._mode:
@@ -120,7 +120,7 @@ _zeros_map: mmap.mmap | None = None
 
 
 def _zeros(length: int) -> list[memoryview]:
-    """Buffers of ``length`` zeros, page-aligned, most of them the same."""
+    """Page-aligned buffers with ``length`` zeros together; most are the same buffer."""
     global _zeros_map
     if _zeros_map is None:
         _zeros_map = mmap.mmap(-1, _ZEROS, prot=mmap.PROT_READ)

@@ -1,4 +1,4 @@
-"""Requests of a virtio block driver: taken apart and checked before anything is done (virtio 1.2, section 5.2.6)."""
+"""Requests of a virtio block driver: parsed and checked before they are carried out (virtio 1.2, section 5.2.6)."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _SEGMENT: Final = struct.Struct("<QII")
 HEADER_SIZE: Final = _HEADER.size
 
 MAX_SEGMENTS: Final = 32
-"""Ranges in one DISCARD or WRITE_ZEROES."""
+"""The most ranges in one DISCARD or WRITE_ZEROES."""
 
 MAX_SEGMENT_SECTORS: Final = 1 << 22
-"""Sectors in one of these ranges: 2 GiB."""
+"""The most sectors in such a range: 2 GiB."""
 
 
 class RequestError(Exception):
-    """A request that is not carried out; ``status`` is what its driver is told."""
+    """A request that is refused; ``status`` is the status byte for its driver."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -51,7 +51,7 @@ class Segment:
 
 
 def read_header(chain: DescriptorChain) -> tuple[int, int]:
-    """A request's type and sector; raises :class:`RequestError` where the header is short."""
+    """A request's type and sector. Raises :class:`RequestError` if the header is too short."""
     header = chain.read(0, HEADER_SIZE)
     if len(header) < HEADER_SIZE:
         raise RequestError(VIRTIO_BLK_S_IOERR, f"a header of {len(header)} bytes")
@@ -60,15 +60,15 @@ def read_header(chain: DescriptorChain) -> tuple[int, int]:
 
 
 def set_status(chain: DescriptorChain, status: int) -> None:
-    """Write the status byte, the last of the writable ones, and give the chain back; without one, only that."""
+    """Write the status byte, which is the last writable byte, if there is one, and complete the chain."""
     if chain.writable_length:
         chain.writable[-1][-1] = status
-    # The byte counts only in a length that reaches it: what is written counts from the start (section 2.7.8.2).
+    # The length must reach the status byte, since it counts from the first writable byte (section 2.7.8.2).
     chain.complete(chain.writable_length)
 
 
 def read_segments(chain: DescriptorChain, type_: int, capacity: int) -> list[Segment]:
-    """The ranges of a DISCARD or WRITE_ZEROES request, all of them valid; without those that are empty."""
+    """The ranges of a DISCARD or WRITE_ZEROES request, all of them valid, without empty ones."""
     length = chain.readable_length - HEADER_SIZE
     if length == 0 or length % _SEGMENT.size:
         raise RequestError(VIRTIO_BLK_S_IOERR, f"{length} bytes of ranges, which have {_SEGMENT.size} each")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @options
 class ConsoleOptions(ChardevOptions):
-    """What ``console:…`` takes."""
+    """The options of ``console``."""
 
     kernel: bool = option(False, help="the kernel's console as well: console=hvc0 is added to its command line")
     overflow: Literal["wait", "drop"] = option(
@@ -30,13 +30,13 @@ def _make(options: ConsoleOptions) -> Console:
 
 
 def _cmdline(request: CmdlineRequest[ConsoleOptions]) -> str:
-    """A console= for each that is the kernel's; Linux counts hvc0, hvc1 and so on as it finds them."""
+    """A console= for each console with ``kernel``. Linux numbers hvc0, hvc1 and so on as it finds them."""
     return " ".join(f"console=hvc{index}" for index, options in enumerate(request.options) if options.kernel)
 
 
 @hookimpl
 def pyvmm_device_kinds() -> Sequence[DeviceKind[ConsoleOptions]]:
-    """See :func:`pyvmm.plugins.hookspecs.pyvmm_device_kinds`."""
+    """The kind ``console``."""
     return [
         DeviceKind(
             "console",

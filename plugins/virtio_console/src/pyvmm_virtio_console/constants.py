@@ -1,4 +1,4 @@
-"""Numbers of virtio 1.2, section 5.3, and <linux/virtio_console.h>, by their names there."""
+"""Constants of virtio 1.2, section 5.3, and <linux/virtio_console.h>, with their names there."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ TRANSMITQ: Final = 1
 """The queues of port 0 (section 5.3.2)."""
 
 EMERG_WR_OFFSET: Final = 8
-"""Where emerg_wr is in the configuration space."""
+"""The offset of emerg_wr in the configuration space."""

@@ -1,4 +1,4 @@
-"""virtio-console: one port, a console, whose other end is on the host (virtio 1.2, section 5.3)."""
+"""virtio-console: a console with one port, which is connected to the host (virtio 1.2, section 5.3)."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _CONFIG: Final = struct.Struct("<HHII")  # cols, rows, max_nr_ports, emerg_wr (s
 
 
 class Console(VirtioDevice):
-    """A console with a single port: without VIRTIO_CONSOLE_F_MULTIPORT, so there are no control queues."""
+    """A console with a single port. It does not offer VIRTIO_CONSOLE_F_MULTIPORT, so there are no control queues."""
 
     device_type = VIRTIO_ID_CONSOLE
     queue_max_sizes = (64, 64)
 
     def __init__(self, options: ConsoleOptions) -> None:
-        """Open the host's end; raises :class:`~pyvmm.errors.PyvmmError` where it cannot be had."""
+        """Open the host's end. Raises :class:`~pyvmm.errors.PyvmmError` if it cannot be opened."""
         self.port = Port(drops=options.overflow == "drop")
         self._backend = open_backend("console", options)
         self._backend.on_resize = self._on_resize
@@ -53,9 +53,9 @@ class Console(VirtioDevice):
         self._fill_config()
 
     def attach(self, context: DeviceContext) -> None:
-        """Begin to read from the host, which is as far as it goes until there is a driver."""
+        """Connect to the host's end. Input waits there until there is a driver."""
         super().attach(context)
-        # Of its own, so that it outlives a failure: a person's way out of the terminal must not depend on the guest.
+        # A scope of its own outlives a failure of the device: a person must be able to leave the terminal in any case.
         self._host_loop = host_loop = LoopScope(context.loop.loop, self._on_host_failure, self._publish)
         self._backend.attach(self.port, context.replace(loop=host_loop))
         if self._backend.size is not None:
@@ -71,37 +71,37 @@ class Console(VirtioDevice):
         self._backend.resume_input()
 
     def on_kick(self, queue: Queue) -> None:
-        """The driver has something to write, or buffers for what is typed."""
+        """Write the driver's output, or use its new buffers for input."""
         if queue.index == TRANSMITQ:
             self.port.transmit()
             if not self._size_is_told:
-                # Linux looks at the size when it changes, not at first, and not before its console is set up.
+                # Linux reads the size only after a change, and only once its console is set up.
                 self._size_is_told = True
                 self._on_resize()
         else:
             self._backend.resume_input()
 
     def write_config(self, offset: int, data: memoryview) -> None:
-        """Take an emergency write: one character at once, whatever the queues are like (section 5.3.4)."""
+        """Take an emergency write: one character, written immediately, in any state of the queues (section 5.3.4)."""
         if offset == EMERG_WR_OFFSET:
             self.port.send(bytes(data[:1]))
 
     def reset(self) -> bool:
-        """Stop: the driver has gone. What it has written is kept as far as the host takes it at once."""
+        """Stop: the driver has gone. Its output is written as far as the host takes it immediately."""
         try:
             self.port.transmit()
         except QueueError:
-            pass  # of a ring that is broken, there is no more
+            pass  # a broken ring has no more output
         self.port.deactivate()
         return super().reset()
 
     def end(self, active: bool) -> None:
-        """The machine ends; what the guest has written is still to reach a host that reads."""
+        """End with the machine. First write the guest's output to the host, if the host reads."""
         self._backend.close()
         super().end(active)
 
     def close(self) -> None:
-        """Let go of the host's end."""
+        """Close the host's end."""
         self._backend.close()
         if self._host_loop is not None:
             self._host_loop.close()
@@ -114,7 +114,7 @@ class Console(VirtioDevice):
             queue.publish()
 
     def _on_host_failure(self, error: BaseException) -> None:
-        """What fails in a callback of the host's end fails the device, as in its own."""
+        """Fail the device when a callback of the host's end fails, as for the device's own callbacks."""
         self.port.deactivate()
 
         def fail() -> None:

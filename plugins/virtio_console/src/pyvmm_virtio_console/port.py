@@ -1,4 +1,4 @@
-"""Port 0: the guest's end of a line to the host, which is two queues (virtio 1.2, section 5.3.6)."""
+"""Port 0: the guest's end of a line to the host, with two queues (virtio 1.2, section 5.3.6)."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ if TYPE_CHECKING:
     from pyvmm.virtio.queue import DescriptorChain, Queue
 
 MAX_BYTES: Final = 256 << 10
-"""What is written at a time, more or less, so that other devices on the loop get their turn."""
+"""About the most bytes that are written in one turn, so that other devices on the loop get their turn."""
 
 LAST_WORDS: Final = 1 << 20
-"""Bytes of output that a machine's end waits for, at most."""
+"""The most bytes of output that are still written at the machine's end."""
 
 _CHUNK: Final = 64 << 10
 
 
 class Port:
-    """A :class:`pyvmm.chardev.line.Line`. Nothing is kept here: output stays in the guest's buffers until the host
-    takes it, and input with the host until the guest has buffers."""
+    """A :class:`pyvmm.chardev.line.Line` without buffers of its own: output stays in the guest's buffers until the host
+    takes it, and input stays on the host until the guest has buffers."""
 
     def __init__(self, *, drops: bool) -> None:
-        """``drops``: what the host does not take at once is dropped, rather than the guest made to wait."""
+        """``drops``: whether output that the host does not take immediately is dropped; otherwise the guest waits."""
         self.drops = drops
         self.lost = 0
-        """Bytes of the guest's that were dropped."""
+        """The number of the guest's bytes that were dropped."""
 
         self._output: Output | None = None
         self._watching = False
@@ -36,23 +36,23 @@ class Port:
         self._receiveq: Queue | None = None
         self._transmitq: Queue | None = None
         self._chain: DescriptorChain | None = None
-        """What the host has taken in part, up to ``_offset``."""
+        """The chain that the host has taken in part, up to ``_offset``."""
         self._offset = 0
 
     # The guest's end.
 
     def activate(self, loop: LoopScope, receiveq: Queue, transmitq: Queue) -> None:
-        """There is a driver."""
+        """Start to serve the driver's queues."""
         self._loop, self._receiveq, self._transmitq = loop, receiveq, transmitq
 
     def deactivate(self) -> None:
-        """There is none any more, or none that is served."""
+        """Stop: the driver has gone or is not served any more."""
         self._unwatch()
         self._receiveq = self._transmitq = self._chain = None
         self._offset = 0
 
     def transmit(self) -> None:
-        """Write what the driver has sent."""
+        """Write the driver's output."""
         if self._transmitq is not None and self._write(MAX_BYTES) >= MAX_BYTES:
             self._transmitq.event.signal()
 
@@ -69,7 +69,7 @@ class Port:
         self.transmit()
 
     def send(self, data: bytes) -> None:
-        """As :meth:`Line.send`; what the host does not take at once is lost."""
+        """As :meth:`Line.send`. Data that the host does not take immediately is lost."""
         if self._output is not None:
             self._output.write(data)
 
@@ -99,7 +99,7 @@ class Port:
             left -= done
 
     def _next_room(self) -> DescriptorChain | None:
-        """The next chain that takes input; None where there is none, and the driver will kick when there is."""
+        """The next chain for input; None if there is none. The driver then kicks when it adds one."""
         queue = self._receiveq
         for _ in range(2 * queue.size if queue is not None else 0):
             assert queue is not None
@@ -110,7 +110,8 @@ class Port:
         return None
 
     def _write(self, limit: int) -> int:
-        """Write up to about ``limit`` bytes: how many were taken or are lost; ``limit`` where more may be left."""
+        """Write up to about ``limit`` bytes. Returns the number of bytes taken or lost; ``limit`` or more if there may
+        be more."""
         queue, done = self._transmitq, 0
         if queue is None:
             return 0
@@ -139,7 +140,7 @@ class Port:
         return max(done, limit)
 
     def _watch(self) -> bool:
-        """Go on when the host takes more; False where it always does."""
+        """Continue when the host can take more. Returns False if it always can."""
         assert self._output is not None and self._loop is not None
         self._watching = self._output.watch(self._loop, lambda _: self.transmit())
         return self._watching

@@ -1,4 +1,4 @@
-"""Directories of the host for pyvmm's guests: ``--device fs:DIR,tag=NAME`` is one that virtiofsd serves."""
+"""Directories of the host for pyvmm's guests: virtiofsd serves a directory for ``--device fs:DIR,tag=NAME``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["FsOptions", "pyvmm_device_kinds"]
 
 TAG_SIZE = 36
-"""Bytes of a file system's name (virtio 1.2, section 5.11.4)."""
+"""The most bytes of a file system's name (virtio 1.2, section 5.11.4)."""
 
 
 def _parse_tag(text: str) -> str:
@@ -31,7 +31,7 @@ def _parse_tag(text: str) -> str:
 
 @options
 class FsOptions:
-    """What ``fs:DIR,…`` takes."""
+    """The options of ``fs``."""
 
     directory: Path = option(primary=True, metavar="DIR", help="directory of the host that the guest gets")
     tag: str | None = option(
@@ -61,7 +61,8 @@ class FsOptions:
 
 
 def kernel_cmdline(request: CmdlineRequest[FsOptions]) -> str:
-    """Nothing. Raises :class:`UsageError` for two file systems with one tag, since a guest could mount only one."""
+    """Add nothing. Raises :class:`UsageError` for two file systems with the same tag, since a guest could mount only
+    one."""
     directories: dict[str, Path] = {}
     for share in request.options:
         if share.name in directories:

@@ -1,4 +1,4 @@
-"""A directory in a second place, for one process and those that it makes (mount_namespaces(7))."""
+"""A bind mount of a directory that only one process and its children see (mount_namespaces(7))."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-# <linux/sched.h>, <linux/mount.h>, <linux/fcntl.h>: Python has a name for the first from 3.12 on, for the others none.
+# <linux/sched.h>, <linux/mount.h>, <linux/fcntl.h>: Python has the first constant from 3.12 on, and not the others.
 _CLONE_NEWNS: Final = 0x00020000
 _MS_BIND: Final = 4096
 _MS_REC: Final = 16384
@@ -25,10 +25,10 @@ _MOUNT_ATTR: Final = struct.Struct("QQQQ")
 
 
 def make(directory_fd: int, target: str, *, read_only: bool) -> None:
-    """Have a mount namespace of this process's own, with the open directory at ``target``, which is a directory, and
-    with all that is mounted below it. The current directory is the open one afterwards.
+    """Move this process into a mount namespace of its own, and mount the open directory on the directory ``target``,
+    with all mounts below it. Afterwards the current directory is the open one.
 
-    ``read_only``: nothing of it can be written there, whatever is mounted below. Raises OSError.
+    ``read_only``: the mount and all mounts below it are read-only. Raises OSError.
     """
     libc = ctypes.CDLL(None, use_errno=True)
 
@@ -40,7 +40,7 @@ def make(directory_fd: int, target: str, *, read_only: bool) -> None:
     def mount(source: bytes, target: bytes, flags: int) -> int:
         return int(libc.mount(source, target, None, ctypes.c_ulong(flags), None))
 
-    # The current directory comes along into the namespace; a descriptor stays in the old one, and cannot be bound.
+    # The current directory moves into the new namespace. A descriptor stays in the old one and cannot be bound.
     os.fchdir(directory_fd)
     call("a mount namespace", libc.unshare(_CLONE_NEWNS))
     call("private mounts", mount(b"none", b"/", _MS_REC | _MS_PRIVATE))

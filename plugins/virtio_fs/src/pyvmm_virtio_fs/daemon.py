@@ -1,4 +1,5 @@
-"""virtiofsd: found, told what to do, started. There are two of that name, and Debian has had both."""
+"""virtiofsd: finding it, making its command line, starting it. There are two programs of that name; Debian has had
+both."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pyvmm_virtio_fs import FsOptions
 
 PATHS: Final = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd")
-"""Where Debian 13's package virtiofsd, Debian 12's qemu-system-common and others put it."""
+"""The paths of virtiofsd in Debian 13's package virtiofsd, in Debian 12's qemu-system-common and elsewhere."""
 
 _VERSION_TIMEOUT: Final = 10.0
 
@@ -32,22 +33,23 @@ class Daemon:
 
     path: Path
     in_rust: bool
-    """Whether it is the project's of that name, of Debian 13; otherwise QEMU's, which ended with QEMU 7.2."""
+    """Whether it is the Rust program, as in Debian 13; otherwise it is QEMU's in C, whose last version was in QEMU
+    7.2."""
 
     @property
     def can_be_read_only(self) -> bool:
-        """Whether it has an option for that."""
+        """Whether it has an option for a read-only directory."""
         return self.in_rust
 
     def arguments(self, options: FsOptions, source: str, listening_fd: int) -> list[str]:
-        """Its command line for the directory at the absolute path ``source``."""
+        """The daemon's command line for the directory at the absolute path ``source``."""
         if self.in_rust:
             arguments = [f"--shared-dir={source}", f"--cache={options.cache}"]
             arguments += [f"--sandbox={options.sandbox}", "--log-level=warn"]
             arguments += ["--readonly"] * options.ro + ["--xattr"] * options.xattr
         else:
             cache = "none" if options.cache == "never" else options.cache
-            # A comma ends one of its options; a backslash takes that from it.
+            # A comma ends an option of QEMU's virtiofsd, unless a backslash precedes it.
             escaped = re.sub(r"([\\,])", r"\\\1", source)
             words = [f"source={escaped}", f"cache={cache}", f"sandbox={options.sandbox}", "log_level=warn"]
             words += ["xattr"] * options.xattr
@@ -55,9 +57,10 @@ class Daemon:
         return [str(self.path), *arguments, f"--fd={listening_fd}"]
 
     def start(self, options: FsOptions, directory_fd: int, mount_point: str, listening_fd: int) -> child.Child:
-        """Start it: it will serve the directory that is open as ``directory_fd`` to who connects to ``listening_fd``.
+        """Start the daemon. It serves the directory that is open as ``directory_fd`` to the front end that connects to
+        ``listening_fd``.
 
-        ``mount_point``: an empty directory, where the daemon alone sees the one that it serves.
+        ``mount_point``: an empty directory on which only the daemon sees the directory that it serves.
         """
 
         def become() -> int:
@@ -74,12 +77,12 @@ class Daemon:
         return child.fork("fs", become, [listening_fd, directory_fd])
 
     def _source(self, options: FsOptions, mount_point: str) -> str:
-        """In a process that is to be the daemon: the path at which it finds the directory, whatever is renamed.
+        """In the process that becomes the daemon: a path to the directory that is still right after a rename.
 
-        The daemon itself would look for a path in / or follow no link, and it may look twice.
+        The daemon itself would resolve a path from / or follow no link, and it may resolve it twice.
         """
-        directory_fd = child.FIRST_FD + 1  # closed by exec: it would lead out of the daemon's sandbox
-        # Without a sandbox it looks for the directory once more when the guest mounts it.
+        directory_fd = child.FIRST_FD + 1  # exec closes it: it would be a way out of the daemon's sandbox
+        # Without a sandbox, the daemon resolves the path once more when the guest mounts the directory.
         if os.geteuid() == 0 and options.sandbox != "none":
             try:
                 bind_mount.make(directory_fd, mount_point, read_only=options.ro)
@@ -91,7 +94,7 @@ class Daemon:
 
 
 def find(path: Path | None) -> Daemon:
-    """The daemon at ``path``, or the host's; raises :class:`HostError`."""
+    """The daemon at ``path``, or by default the host's. Raises :class:`HostError`."""
     if path is None:
         found = next((place for place in PATHS if os.access(place, os.X_OK)), None) or shutil.which("virtiofsd")
         if found is None:
@@ -100,7 +103,7 @@ def find(path: Path | None) -> Daemon:
                 "qemu-system-common; give another one with virtiofsd=FILE"
             )
         path = Path(found)
-    path = Path(os.path.abspath(path))  # what has no slash in it would be looked for elsewhere
+    path = Path(os.path.abspath(path))  # exec would search $PATH for a name without a slash
     try:
         said = subprocess.run(
             [path, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_VERSION_TIMEOUT

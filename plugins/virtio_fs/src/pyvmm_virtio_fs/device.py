@@ -1,4 +1,4 @@
-"""virtio-fs: a directory of the host (virtio 1.2, section 5.11), served by a virtiofsd of our own."""
+"""virtio-fs: a directory of the host (virtio 1.2, section 5.11), served by a virtiofsd that this device starts."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ if TYPE_CHECKING:
     from pyvmm.host.loop_thread import LoopThread
 
 QUEUE_SIZE: Final = 1024
-"""The largest queue that QEMU's virtiofsd takes."""
+"""The largest queue that QEMU's virtiofsd supports."""
 
 REQUEST_QUEUES: Final = 1
 
 _CONFIG: Final = struct.Struct(f"<{TAG_SIZE}sI")  # tag, num_request_queues (section 5.11.4)
 _END_TIMEOUT: Final = 3.0
-"""Seconds that virtiofsd has to end after its connection."""
+"""Seconds within which virtiofsd has to end after its connection is closed."""
 
 
 class Fs(VhostUserDevice):
-    """A file system with one queue for requests, and the one for those that are urgent."""
+    """A file system with one queue for requests and one for high-priority requests."""
 
     def __init__(self, options: FsOptions) -> None:
         """Start virtiofsd; raises :class:`~pyvmm.errors.PyvmmError`."""
         directory_fd = _open(options.directory)
         try:
-            with _Place() as place:  # until the daemon has answered, which it does in its sandbox
+            with _Place() as place:  # until the daemon has answered; by then it is in its sandbox
                 self._daemon = DaemonSource(options, directory_fd, place)
                 super().__init__(
                     self._daemon,
                     device_type=VIRTIO_ID_FS,
                     queue_max_sizes=[QUEUE_SIZE] * (1 + REQUEST_QUEUES),
                     config=_CONFIG.pack(options.name.encode(), REQUEST_QUEUES),
-                    feature_mask=0,  # VIRTIO_FS_F_NOTIFICATION has a queue of its own, which no virtiofsd serves
+                    feature_mask=0,  # VIRTIO_FS_F_NOTIFICATION has a queue of its own, which virtiofsd does not serve
                 )
         except VhostUserError as error:
             raise HostError(f"fs: {options.directory}: {error}") from error
@@ -65,11 +65,11 @@ class Fs(VhostUserDevice):
 
 
 class DaemonSource(BackendSource):
-    """A virtiofsd that has one connection, and ends with it. What a guest has open in it nobody can take over, so there
-    is no other one when it is lost."""
+    """A virtiofsd with one connection, which ends with the connection. A lost one is not replaced, since no other
+    process could take over the files that a guest has open in it."""
 
     def __init__(self, options: FsOptions, directory_fd: int, place: _Place) -> None:
-        """Start it for the directory that is open as ``directory_fd``; raises :class:`HostError`."""
+        """Start the daemon for the directory that is open as ``directory_fd``. Raises :class:`HostError`."""
         found = daemon.find(options.virtiofsd)
         listening, self._connected = place.make_socket()
         with listening:
@@ -103,10 +103,10 @@ class DaemonSource(BackendSource):
 
 
 class _Place:
-    """A directory for what the daemon needs while it starts. A context manager."""
+    """A temporary directory for the daemon's start: a context manager."""
 
     def __init__(self) -> None:
-        """Make it; raises :class:`HostError`."""
+        """Make the directory; raises :class:`HostError`."""
         try:
             self._directory = tempfile.mkdtemp(prefix="pyvmm-fs-")
         except OSError as error:
@@ -115,16 +115,16 @@ class _Place:
             ) from error
         self._socket = os.path.join(self._directory, "socket")
         self.mount_point = os.path.join(self._directory, "root")
-        """An empty directory."""
+        """An empty directory, for a bind mount."""
         os.mkdir(self.mount_point, 0o700)
 
     def make_socket(self) -> tuple[socket.socket, socket.socket]:
-        """A socket that listens, and one that is connected to it: nobody else can find it."""
+        """A listening socket, and a socket connected to it. No other process can find the listening one."""
         listening, connected = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
         try:
             fd = os.open(self._directory, os.O_PATH | os.O_DIRECTORY)
             try:
-                # By the descriptor: the directory's own path may be too long for a socket.
+                # The path goes through the descriptor, since the directory's own path may be too long for a socket.
                 path = f"/proc/self/fd/{fd}/socket"
                 listening.bind(path)
                 listening.listen(1)
@@ -142,7 +142,7 @@ class _Place:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # One by one: what is in a mount is never removed.
+        # Only empty directories are removed, never the content of a mount.
         for path in (self.mount_point, self._directory):
             try:
                 os.rmdir(path)
@@ -151,7 +151,7 @@ class _Place:
 
 
 def _open(directory: Path) -> int:
-    """A descriptor of ``directory``, all links followed; raises :class:`UsageError` where it is none."""
+    """A descriptor of ``directory``, with all links followed. Raises :class:`UsageError` if it is no directory."""
     try:
         return os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from pyvmm_virtio_net.card import Card
 
 USER: Final = "user"
-"""In place of a tap: passt."""
+"""The name that chooses passt instead of a tap."""
 
 
 @options
 class NetOptions:
-    """What ``net:TAP,…`` and ``net:user,…`` take."""
+    """The options of ``net:TAP`` and ``net:user``."""
 
     host: str | None = option(
         None,
@@ -80,12 +80,12 @@ class NetOptions:
 
     @property
     def is_user(self) -> bool:
-        """Whether passt is the other side."""
+        """Whether the card uses passt."""
         return self.host == USER
 
     @property
     def tap_name(self) -> str:
-        """The tap, where one is the other side."""
+        """The tap's name, if the card uses a tap."""
         return self.tap or self.host or ""
 
 
@@ -101,7 +101,7 @@ def _make(options: NetOptions) -> Card:
 
 @hookimpl
 def pyvmm_device_kinds() -> Sequence[DeviceKind[NetOptions]]:
-    """See :func:`pyvmm.plugins.hookspecs.pyvmm_device_kinds`."""
+    """The kind ``net``."""
     return [
         DeviceKind(
             "net",

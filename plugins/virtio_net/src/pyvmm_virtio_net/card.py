@@ -1,4 +1,5 @@
-"""virtio-net, whatever carries its frames on the host: configuration, control queue, pairs of queues (section 5.1)."""
+"""The part of virtio-net that is the same for tap and passt: configuration, control queue, queue pairs (section
+5.1)."""
 
 from __future__ import annotations
 
@@ -40,16 +41,16 @@ _CONFIG: Final = struct.Struct("<6sHHH")  # mac, status, max_virtqueue_pairs, mt
 
 
 class Card(VirtioDevice):
-    """A network card. A subclass gives it pairs, by :meth:`make_pair`, and says when its link changes."""
+    """A network card. A subclass makes its queue pairs, by :meth:`make_pair`, and reports changes of its link."""
 
     device_type = VIRTIO_ID_NET
 
     def __init__(self, *, mac: str, mtu: int, pairs: int = 1, features: int = 0) -> None:
-        """``pairs``: of queues, at most. ``features``: those beside the ones that every card has."""
+        """``pairs``: the most queue pairs. ``features``: the features in addition to those that every card has."""
         self.queue_max_sizes = (QUEUE_SIZE,) * 2 * pairs + (CONTROL_QUEUE_SIZE,)
         self.device_features = _FEATURES | features | (1 << net.VIRTIO_NET_F_MQ if pairs > 1 else 0)
         self.mac = mac
-        """The address that the guest is given; the one that it has may be another (:attr:`own_mac`)."""
+        """The address that the card offers. The driver may have set another one (:attr:`own_mac`)."""
         self.mtu = mtu
         self.max_pairs = pairs
         self.link_up = self.has_link()
@@ -59,18 +60,18 @@ class Card(VirtioDevice):
         self._started: list[Pair] = []
         self._forget_driver()
 
-    # What a subclass says.
+    # A subclass defines these.
 
     def has_link(self) -> bool:
-        """Whether frames can come and go."""
+        """Whether frames can be moved."""
         raise NotImplementedError
 
     def make_pair(self, index: int, receiveq: Queue, transmitq: Queue) -> Pair:
-        """What moves the frames of pair ``index``, for one activation; not started yet."""
+        """Make the object that moves the frames of pair ``index`` during one activation. It is not started yet."""
         raise NotImplementedError
 
     def pair_running(self, index: int, running: bool) -> None:
-        """Pair ``index`` is about to be started, or was stopped."""
+        """Called before pair ``index`` is started, and after it was stopped."""
 
     # The device.
 
@@ -86,7 +87,7 @@ class Card(VirtioDevice):
         self._start_pairs(self.pairs or self._pairs_at_start())
 
     def on_kick(self, queue: Queue) -> None:
-        """The driver has frames to send, or room for some to come, or asks for something."""
+        """Serve a kick: frames to send, buffers for received frames, or a control request."""
         if queue.index == self._control_index:
             for chain in queue:
                 self._control.answer(chain)
@@ -94,7 +95,7 @@ class Card(VirtioDevice):
             self._started[queue.index // 2].on_kick(queue)
 
     def reset(self) -> bool:
-        """Stop to move frames. What waits in a tap is thrown away when a driver is back."""
+        """Stop moving frames. Frames that wait in a tap are dropped when a driver is back."""
         self._start_pairs(0)
         for index, pair in enumerate(self._pairs):
             log.info("%s: queues %d and %d: %s", self.name, 2 * index, 2 * index + 1, pair)
@@ -103,23 +104,24 @@ class Card(VirtioDevice):
         return super().reset()
 
     def set_own_mac(self, mac: bytes) -> None:
-        """The driver gives the card another address, until it resets it."""
+        """Set the address that the driver gives to the card, until the next reset."""
         self.own_mac = mac.hex(":")
         self.fill_config()
         self.interrupt.signal_config_change()
 
     def set_pairs(self, count: int) -> None:
-        """The driver uses ``count`` pairs of queues."""
+        """Use ``count`` queue pairs, as the driver asks."""
         self.pairs = count
         self._start_pairs(count)
 
     def fill_config(self) -> None:
-        """Write the configuration space anew."""
+        """Update the configuration space."""
         status = net.VIRTIO_NET_S_LINK_UP if self.link_up else 0
         self.config = _CONFIG.pack(bytes.fromhex(self.own_mac.replace(":", "")), status, self.max_pairs, self.mtu)
 
     def tell_link(self, what: str) -> None:
-        """Show the driver the link as it is now (section 5.1.4.2); ``what`` it is of, for the log."""
+        """Report the current state of the link to the driver (section 5.1.4.2). ``what``: the link's name in the
+        log."""
         link_up = self.has_link()
         if link_up == self.link_up:
             return
@@ -135,23 +137,23 @@ class Card(VirtioDevice):
         self.all_multicast = False
         self.mac_table: list[bytes] = []
         self.pairs = 0
-        """How many the driver said that it uses; 0 before it did."""
+        """The number of queue pairs that the driver has set; 0 before that."""
         self.fill_config()
 
     def _pairs_at_start(self) -> int:
-        """How many pairs run before the driver says so: one, but for two cases."""
+        """The number of pairs that run before the driver sets it: one, except in two cases."""
         if self._control_index < 0:
-            return len(self._pairs)  # a front end takes the requests itself, and enables the queues that it wants
-        # A process that died served more: the pairs that were in use. The request for them will not come again.
+            return len(self._pairs)  # a front end handles these requests itself, and enables the queues that it wants
+        # A process that died served more: the pairs that were in use. The driver does not repeat its request for them.
         used = [self.queues[2 * i] for i in range(1, len(self._pairs)) if self.queues[2 * i].used_idx()]
         return 1 + max((queue.index // 2 for queue in used), default=0)
 
     def _start_pairs(self, count: int) -> None:
-        """Have the first ``count`` pairs run, and no others."""
+        """Run the first ``count`` pairs, and no others."""
         while len(self._started) > count:
             self._started.pop().stop()
             self.pair_running(len(self._started), False)
         for pair in self._pairs[len(self._started) : count]:
             self.pair_running(len(self._started), True)
-            self._started.append(pair)  # first, so that one that does not start is stopped
+            self._started.append(pair)  # first, so that a pair that fails to start is stopped
             pair.start()

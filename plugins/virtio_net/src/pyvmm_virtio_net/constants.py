@@ -1,4 +1,4 @@
-"""Numbers of virtio 1.2, section 5.1 and <linux/virtio_net.h>, by their names there."""
+"""Constants of virtio 1.2, section 5.1, and <linux/virtio_net.h>, with their names there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-# Feature bits (section 5.1.3). "HOST" is the device: what the driver may send; "GUEST" is what it takes.
+# Feature bits (section 5.1.3). "HOST": the device takes such frames from the driver. "GUEST": the driver takes such
+# frames.
 VIRTIO_NET_F_CSUM: Final = 0
 VIRTIO_NET_F_GUEST_CSUM: Final = 1
 VIRTIO_NET_F_MTU: Final = 3
@@ -39,7 +40,7 @@ VIRTIO_NET_HDR_GSO_ECN: Final = 0x80
 
 VIRTIO_NET_OK: Final = 0
 VIRTIO_NET_ERR: Final = 1
-"""How a control request ended (section 5.1.6.5)."""
+"""The results of a control request (section 5.1.6.5)."""
 
 VIRTIO_NET_CTRL_RX: Final = 0
 VIRTIO_NET_CTRL_RX_PROMISC: Final = 0
@@ -55,13 +56,13 @@ TRANSMITQ: Final = 1
 """The queues of a pair (section 5.1.2)."""
 
 HEADER_SIZE: Final = 12
-"""Bytes of struct virtio_net_hdr_v1: what VERSION_1 puts before each frame (section 5.1.6)."""
+"""The size of struct virtio_net_hdr_v1, which precedes each frame with VERSION_1 (section 5.1.6), in bytes."""
 
 NUM_BUFFERS_OFFSET: Final = 10
-"""Where num_buffers is in the header."""
+"""The offset of num_buffers in the header."""
 
 ETHERNET_HEADER_SIZE: Final = 14
 VLAN_TAG_SIZE: Final = 4
 
 MAX_FRAME_SIZE: Final = 65562
-"""Bytes of the largest frame with its header (section 5.1.6.3.1)."""
+"""The size of the largest frame with its header (section 5.1.6.3.1), in bytes."""

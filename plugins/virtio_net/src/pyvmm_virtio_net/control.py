@@ -1,7 +1,7 @@
 """Requests of the control queue (virtio 1.2, section 5.1.6.5).
 
-What the guest asks for of receiving (promiscuous, addresses) is taken note of and filters nothing: the specification
-calls these filters best effort, and which frames reach a tap its bridge knows better.
+The guest's receive filters (promiscuous mode, addresses) are stored but filter nothing. The specification calls them
+best effort, and the tap's bridge knows better which frames the tap needs.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ else:
 log = logger(__name__)
 
 MAX_REQUEST: Final = 16384
-"""Bytes of a request that are looked at: more than 2,700 addresses. A longer one is refused."""
+"""The longest accepted request, in bytes: more than 2,700 addresses."""
 
 _ADDRESS_SIZE: Final = 6
 _KEPT_ADDRESSES: Final = 64
 
 
 class RefusedError(Exception):
-    """A request that is answered with VIRTIO_NET_ERR."""
+    """A request that gets the answer VIRTIO_NET_ERR."""
 
 
 class Receiver(Protocol):
-    """What a card keeps of its driver's wishes."""
+    """The part of a card that control requests set."""
 
     promiscuous: bool
     all_multicast: bool
@@ -45,10 +45,10 @@ class Receiver(Protocol):
         """Whether the driver accepted feature ``bit``."""
 
     def set_own_mac(self, mac: bytes) -> None:
-        """The driver gives the card another address."""
+        """Set the address that the driver gives to the card."""
 
     def set_pairs(self, count: int) -> None:
-        """The driver uses ``count`` pairs of queues."""
+        """Use ``count`` queue pairs, as the driver asks."""
 
 
 class Control:
@@ -58,7 +58,7 @@ class Control:
         self._card = card
 
     def answer(self, chain: DescriptorChain) -> None:
-        """Carry out a request, and say whether it was."""
+        """Carry out a request, and answer with the result."""
         try:
             self._carry_out(chain)
             result = net.VIRTIO_NET_OK
@@ -100,7 +100,8 @@ def _flag(data: bytes) -> bool:
 
 
 def _addresses(data: bytes) -> list[bytes]:
-    """Of two tables, unicast and multicast, each a count and so many addresses."""
+    """The addresses of two tables, unicast and multicast. Each table is a count, followed by that number of
+    addresses."""
     found: list[bytes] = []
     for _ in range(2):
         count, whole, data = int.from_bytes(data[:4], "little"), len(data) >= 4, data[4:]

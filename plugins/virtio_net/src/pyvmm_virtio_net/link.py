@@ -1,4 +1,4 @@
-"""Word from the kernel that some interface of the host has changed (rtnetlink(7))."""
+"""The kernel's notifications that an interface of the host has changed (rtnetlink(7))."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _RTMGRP_LINK: Final = 1  # <linux/rtnetlink.h>
 
 
 class LinkEvents:
-    """A descriptor that gets readable when an interface of this network namespace goes up, down, or away.
+    """A descriptor that becomes readable when an interface of this network namespace goes up or down, or is removed.
 
-    What has changed is asked of the tap itself: messages are thrown away here, so losing some loses nothing.
+    The messages are dropped unread, and the tap is asked for its state. So a lost message loses nothing.
     """
 
     def __init__(self) -> None:
@@ -32,14 +32,14 @@ class LinkEvents:
         return self._socket.fileno()
 
     def drain(self) -> None:
-        """Forget what has come."""
+        """Drop all messages."""
         for _ in range(64):
             try:
                 self._socket.recv(1)
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno != errno.ENOBUFS:  # more came than was kept
+                if error.errno != errno.ENOBUFS:  # the kernel has dropped messages
                     raise
 
     def close(self) -> None:

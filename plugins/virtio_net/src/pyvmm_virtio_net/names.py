@@ -1,4 +1,4 @@
-"""The two names that a network card has: its interface on the host and its address."""
+"""A network card's two names: its interface on the host and its MAC address."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ _SO_NETNS_COOKIE: Final = 71  # <asm-generic/socket.h>, Linux 5.14
 
 
 def parse_interface_name(text: str) -> str:
-    """``text`` as the name of a network interface; ValueError where the kernel would refuse it.
+    """``text`` as the name of a network interface. Raises ValueError if the kernel would refuse it.
 
-    The rules are those of dev_valid_name() in net/core/dev.c, and no ``%``: the kernel would count it up.
+    The rules are those of dev_valid_name() in net/core/dev.c. ``%`` is refused too, since the kernel would replace it
+    by a number.
     """
     if not text:
         raise ValueError("is empty; give the name of a tap, such as tap0")
@@ -27,7 +28,7 @@ def parse_interface_name(text: str) -> str:
 
 
 def parse_mac(text: str) -> str:
-    """A station's MAC address in lower case with colons; ValueError for what is none."""
+    """A station's MAC address in lower case with colons. Raises ValueError for any other text."""
     pairs = text.replace("-", ":").split(":")
     try:
         mac = bytes.fromhex("".join(pairs))
@@ -43,10 +44,10 @@ def parse_mac(text: str) -> str:
 
 
 def default_mac(tap: str) -> str:
-    """A locally administered address: the same at every start, another for another tap or host.
+    """A locally administered address. It is the same at every start, and different for each tap and host.
 
-    Of one name there is one tap in a network namespace and one VM on it, so the address is made of the host's
-    machine-id(5), the namespace and the name. Guests that know their card by its address keep it.
+    In a network namespace there is one tap of each name, with one VM on it. So the address is made from the host's
+    machine-id(5), the namespace and the name. A guest that identifies its card by the address finds it again.
     """
     try:
         from _blake2 import blake2b  # hashlib's, without OpenSSL, whose libraries it loads for other hashes

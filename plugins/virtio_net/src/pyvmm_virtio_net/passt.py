@@ -1,6 +1,6 @@
-"""passt, which carries a guest's frames to the host's sockets without privilege: found, started, ended.
+"""passt, which connects a guest's network to the host's sockets without privilege: finding, starting and ending it.
 
-Its protocol here is that of QEMU's stream sockets, each frame behind its length, which every passt has.
+The protocol is that of QEMU's stream sockets, with each frame after its length; every version of passt supports it.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ if TYPE_CHECKING:
 log = logger(__name__)
 
 START_TIMEOUT: Final = 10.0
-"""Seconds that passt has to be ready: it looks at the host's interfaces and binds the ports."""
+"""Seconds within which passt has to be ready. It reads the host's interfaces and binds the ports."""
 
 END_TIMEOUT: Final = 3.0
-"""Seconds that it has to end after its socket."""
+"""Seconds within which passt has to end after its socket is closed."""
 
 _SOCKET_BUFFER: Final = 1 << 20
 _NOISE: Final = re.compile(rb"(Failed to send \d+ bytes to syslog|Don't run as root\. Changing to nobody\.+)?")
-"""What Debian 12's says each time."""
+"""Messages that Debian 12's passt always prints."""
 
 _ONE_OF_TWO: Final = re.compile(_NOISE.pattern + rb"|No external routable interface for IPv[46]")
-"""And what is of no interest of one that is ready."""
+"""The same, and messages that do not matter once passt is ready."""
 
 
 class Passt:
-    """One passt and our end of the socket to it."""
+    """A passt process and pyvmm's end of the socket to it."""
 
     def __init__(self, *, mtu: int, tcp: Sequence[str] = (), udp: Sequence[str] = (), loopback: bool = True) -> None:
-        """Start it, and wait until it is ready.
+        """Start passt, and wait until it is ready.
 
-        ``mtu``: bytes, which it tells the guest by DHCP and NDP. ``tcp``, ``udp``: ports of the host to be forwarded,
-        as passt(1) writes them. ``loopback``: whether the gateway's address leads to the host's loopback.
-        Raises :class:`~pyvmm.errors.PyvmmError` with what it says where it cannot.
+        ``mtu``: the MTU in bytes, which passt tells the guest by DHCP and NDP. ``tcp``, ``udp``: ports of the host to
+        forward, in the syntax of passt(1). ``loopback``: whether the gateway's address reaches the host's loopback.
+        Raises :class:`~pyvmm.errors.PyvmmError` with passt's message if it fails.
         """
         self.lost = False
-        """Whether it has ended, or its socket has."""
+        """Whether passt has ended or closed its socket."""
         path = shutil.which("passt")
         if path is None:
             raise HostError("net: passt is not installed, and net:user needs it: sudo apt-get install passt")
@@ -66,7 +66,7 @@ class Passt:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
         try:
             with theirs, _own_directory() as directory:
-                # It writes its number there when it is ready, as whatever user it has become by then.
+                # passt writes its process id there when it is ready, and may have become another user by then.
                 ready = Path(directory, "pid")
                 os.mkfifo(ready)
                 for entry, mode in ((directory, 0o711), (ready, 0o622)):
@@ -82,7 +82,8 @@ class Passt:
             raise
 
     def attach(self, name: str, loop: LoopScope, on_end: Callable[[str], None]) -> None:
-        """Relay what it logs as ``name``'s, and call ``on_end`` when it has ended, with how."""
+        """Relay passt's log under ``name``. When passt has ended, ``on_end`` is called with the way in which it
+        ended."""
         self.child.log.name = name
         self.child.log.ignored = _ONE_OF_TWO
         self.child.log.watch(loop)
@@ -97,14 +98,14 @@ class Passt:
             loop.add(self.child.pidfd, ended)
 
     def close(self) -> None:
-        """End it: it ends when its socket is closed."""
+        """Close the socket, which makes passt end, and wait for the end."""
         self.child.log.expect_end()
         self.socket.close()
         self.child.wait(END_TIMEOUT)
         self.child.close()
 
     def _wait(self, ready: int) -> None:
-        """Until it is ready; raises what it says, where it ends instead."""
+        """Wait until passt is ready. If it ends instead, raise an error with its message."""
         poll = select.poll()
         poll.register(ready, select.POLLIN)
         poll.register(self.child.pidfd, select.POLLIN)
@@ -132,7 +133,7 @@ class Passt:
 
 @contextmanager
 def _own_directory() -> Iterator[str]:
-    """A directory that is gone at the end, also where a signal ends the process."""
+    """A temporary directory that is removed at the end, also if a signal ends the process."""
     with leftovers.Making():
         try:
             directory = tempfile.TemporaryDirectory(prefix="pyvmm-passt-")

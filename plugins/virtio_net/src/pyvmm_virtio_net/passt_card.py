@@ -1,4 +1,4 @@
-"""virtio-net without privilege: passt turns the guest's frames into connections of the host's own."""
+"""virtio-net without privilege: passt turns the guest's frames into connections of host sockets."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 log = logger(__name__)
 
 DEFAULT_MTU: Final = 65520
-"""passt's own: a connection's bytes come in frames that are as large as can be."""
+"""passt's default, so that a connection's bytes come in the largest possible frames."""
 
 
 class UserNet(Card):
-    """A network card whose other side is a passt of its own."""
+    """A network card with a passt process of its own."""
 
     def __init__(self, options: NetOptions) -> None:
         """Start passt; raises :class:`~pyvmm.errors.PyvmmError`."""
@@ -40,7 +40,7 @@ class UserNet(Card):
         super().__init__(mac=options.mac or default_mac("user"), mtu=mtu)
 
     def attach(self, context: DeviceContext) -> None:
-        """Without an address of the user's choice, each card of a machine has its own."""
+        """Attach passt. If the user gave no address, each card of a machine gets a different one."""
         super().attach(context)
         if not self._mac_given:
             self.mac = self.own_mac = default_mac(f"user {context.name}")

@@ -1,4 +1,4 @@
-"""A receive and a transmit queue, and the tap or stream whose frames they carry (virtio 1.2, section 5.1.6)."""
+"""A receive and a transmit queue, connected to a tap or a stream (virtio 1.2, section 5.1.6)."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ else:
     Protocol = object
 
 _MAX_STALE: Final = 4096
-"""Frames thrown away at the start, at most: a tap keeps 1000 unless told otherwise."""
+"""The most frames that are dropped at the start. A tap keeps 1000 by default."""
 
 
 class Pair(Protocol):
-    """Whatever moves the frames of a pair of queues."""
+    """An object that moves the frames of a queue pair."""
 
     def start(self) -> None:
         """Begin."""
 
     def stop(self) -> None:
-        """End: nothing touches the queues any more."""
+        """Stop. After the return nothing touches the queues."""
 
     def on_kick(self, queue: Queue) -> None:
-        """The driver has kicked one of the queues."""
+        """Serve ``queue``, one of the pair, after a kick."""
 
     def __str__(self) -> str:
-        """What came of it, for the log."""
+        """A summary of the moved frames, for the log."""
 
 
 def throw_away(fd: int) -> None:
-    """Forget what a tap has kept while there was no driver: it may be of a kind that this one refused."""
+    """Drop the frames that a tap has kept while there was no driver. They may need features that the new driver
+    refused."""
     header = bytearray(HEADER_SIZE)
     try:
         for _ in range(_MAX_STALE):
@@ -67,7 +68,8 @@ class QueuePair:
     ) -> None:
         """``channel``: a tap's descriptor, or a stream. ``merge``: the driver accepted MRG_RXBUF. ``max_frame_size``:
         bytes of the largest frame that may come, with its header. ``checksums``: the driver accepted GUEST_CSUM.
-        ``is_gone``: asked when the channel cannot be read, whether it is for ever. ``on_gone``: called once, then."""
+        ``is_gone``: returns whether a channel that cannot be read has failed for ever. ``on_gone``: called once if it
+        has."""
         self.received = FromDescriptor(
             receiveq,
             channel,
@@ -75,7 +77,7 @@ class QueuePair:
             max_size=max_frame_size,
             merge=merge,
             count_offset=NUM_BUFFERS_OFFSET,
-            # The kernel may say that a checksum is valid to who never asked (sections 5.1.6.4.1).
+            # The kernel may mark a checksum as valid although the driver did not accept GUEST_CSUM (section 5.1.6.4.1).
             clear=0 if checksums else NUM_BUFFERS_OFFSET,
         )
         self.sent = ToDescriptor(
@@ -97,15 +99,15 @@ class QueuePair:
         if self._stream is None:
             throw_away(self._fd)
         self._loop.add(self._fd, self._ready, self._events)
-        self._transmitq.event.signal()  # for what is there already
+        self._transmitq.event.signal()  # serve frames that are there already
         self._receive_more()
 
     def stop(self) -> None:
-        """End. No frame is under way between two callbacks, so there is nothing to wait for."""
+        """Stop. No frame is in flight between two callbacks, so there is nothing to wait for."""
         self._loop.remove(self._fd)
 
     def on_kick(self, queue: Queue) -> None:
-        """The driver has frames to send or has made room for some to come."""
+        """Serve a kick: the driver has frames to send, or new buffers for received ones."""
         if queue is self._transmitq:
             if not self._events & WRITABLE:
                 self._send()
@@ -141,7 +143,7 @@ class QueuePair:
             self._received(self.received.move())
 
     def _move(self) -> bool:
-        """Move frames both ways where neither waits for anything special; whether that was so."""
+        """Move frames both ways, if no direction waits for something else. Returns whether it did."""
         if self._both is None or self._events != READABLE or self._gone:
             return False
         sent, received = self._both.move()
@@ -157,8 +159,8 @@ class QueuePair:
 
     def _received(self, stop: int) -> None:
         if stop == Stop.EMPTY:
-            # The tap keeps its frames, and tells when there is room again: nothing is polled meanwhile, and
-            # nothing forgotten.
+            # The tap keeps its frames until the driver has room again. Nothing is polled meanwhile, and no frame is
+            # lost.
             self._wait_for(self._events & ~READABLE)
         elif stop == Stop.ERROR and self._is_gone():
             self._leave()
@@ -166,7 +168,7 @@ class QueuePair:
             self._receive_more()
 
     def _receive_more(self) -> None:
-        """Of what was read from a stream and not received the descriptor says nothing."""
+        """Continue with messages that were read from a stream but not received; the descriptor does not report them."""
         if self._stream is not None and self._stream.has_more:
             self._receiveq.event.signal()
 
@@ -177,7 +179,7 @@ class QueuePair:
                 self._loop.modify(self._fd, events)
 
     def _leave(self) -> None:
-        """Wait no more for a channel that is gone; what the guest sends is dropped by its descriptor."""
+        """Stop waiting for a channel that is gone. Its descriptor drops the frames that the guest sends."""
         if not self._gone:
             self._gone = True
             self._loop.remove(self._fd)

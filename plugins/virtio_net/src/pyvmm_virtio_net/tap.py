@@ -59,24 +59,25 @@ _IFREQ_POINTER: Final = struct.Struct("16sQ16x")
 
 
 class Tap:
-    """An open tap that takes and gives frames with a virtio_net_hdr_v1 before each."""
+    """An open tap. Each of its frames has a virtio_net_hdr_v1 before it."""
 
     def __init__(self, name: str, mtu: int | None = None, queues: int = 1) -> None:
-        """Attach to the tap ``name``, or make it: then it is brought up and goes when it is closed.
+        """Attach to the tap ``name``. If it does not exist, make it and bring it up; it is then removed when it is
+        closed.
 
-        ``mtu``: what a tap made here is given, in bytes. ``queues``: how many it has; all but the first are detached
-        until :meth:`attach_queue`. Raises :class:`PyvmmError`.
+        ``mtu``: the MTU of a tap that is made here, in bytes. ``queues``: the number of its queues; all except the
+        first are detached until :meth:`attach_queue`. Raises :class:`PyvmmError`.
 
-        Afterwards: ``fds``, one for each queue; ``made``, whether it was made here; ``was_up``, whether the host's
-        administrator has it up; ``mtu``, its own; ``has_uso``, whether the kernel can segment UDP for it.
+        Attributes: ``fds``, a descriptor for each queue; ``made``, whether the tap was made here; ``was_up``, whether
+        the interface is up; ``mtu``, the interface's MTU; ``has_uso``, whether the kernel can segment UDP for it.
         """
         self.given_name = name
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self.fds: list[int] = []
         self.vhosts: list[VhostNet] = []
-        """The kernel's, one for each queue, where it is to move the frames; closed with the tap."""
+        """A vhost-net for each queue, if the kernel moves the frames. They are closed with the tap."""
         self.gone = False
-        """Whether the interface was found to have left the host."""
+        """Whether the interface was removed from the host."""
         try:
             self.fds.append(_open_tun())
             self.made = _attach(self.fd, name, queues > 1)
@@ -103,16 +104,16 @@ class Tap:
         return self.fds[0] if self.fds else -1
 
     def attach_queue(self, index: int, attached: bool) -> None:
-        """Whether the kernel gives frames to queue ``index``, which is not the first."""
+        """Set whether the kernel gives frames to queue ``index``, which is not the first."""
         flags = IFF_ATTACH_QUEUE if attached else IFF_DETACH_QUEUE
         try:
             fcntl.ioctl(self.fds[index], TUNSETQUEUE, _IFREQ_FLAGS.pack(b"", flags))
         except OSError as error:
-            if error.errno != errno.EINVAL:  # it is so already, or the tap is gone
+            if error.errno != errno.EINVAL:  # it is in this state already, or the tap is gone
                 raise
 
     def set_offload(self, flags: int) -> None:
-        """Let the kernel give frames that need the work of ``flags``, TUN_F_*; it raises OSError for bad ones."""
+        """Let the kernel give frames that need the offloads ``flags``, TUN_F_*. Raises OSError for wrong ones."""
         fcntl.ioctl(self.fd, TUNSETOFFLOAD, flags)
 
     def current_name(self) -> str | None:
@@ -124,7 +125,7 @@ class Tap:
         return _text(_IFREQ_FLAGS.unpack(answer)[0])
 
     def has_link(self) -> bool:
-        """Whether the interface is there, up, and has its carrier."""
+        """Whether the interface exists, is up, and has a carrier."""
         name = self.current_name()
         if name is None:
             return False
@@ -134,11 +135,11 @@ class Tap:
         try:
             fcntl.ioctl(self.socket, SIOCETHTOOL, _IFREQ_POINTER.pack(name.encode(), value.buffer_info()[0]))
         except OSError:
-            return True  # it was moved to another network namespace, where we cannot see it
+            return True  # it was moved to another network namespace, where this process cannot see it
         return bool(value[1])
 
     def close(self) -> None:
-        """Let go of the tap; one that was made here goes with it."""
+        """Close the tap. If it was made here, the kernel removes it."""
         for vhost in self.vhosts:
             vhost.close()
         for fd in self.fds:
@@ -189,14 +190,14 @@ def _open_tun() -> int:
 
 
 def _attach(fd: int, name: str, multi_queue: bool) -> bool:
-    """Make ``fd`` the tap ``name``; whether it had to be made."""
+    """Attach ``fd`` to the tap ``name``. Returns whether the tap was made for that."""
     flags = IFF_MULTI_QUEUE if multi_queue else 0
     if not _exists(name):
         try:
             _set_iff(fd, name, flags | IFF_TUN_EXCL)
             return True
         except OSError as error:
-            if error.errno != errno.EBUSY:  # somebody else has just made it
+            if error.errno != errno.EBUSY:  # another process has just made it
                 raise _refused(name, error, exists=False) from error
     try:
         _set_iff(fd, name, flags)
@@ -206,7 +207,7 @@ def _attach(fd: int, name: str, multi_queue: bool) -> bool:
         if multi_queue:
             raise _not_multi_queue(name, error) from error
         try:
-            _set_iff(fd, name, IFF_MULTI_QUEUE)  # the flag must be as it was when the tap was made
+            _set_iff(fd, name, IFF_MULTI_QUEUE)  # the flag must be the same as when the tap was made
         except OSError:
             raise _refused(name, error, exists=True) from error
     return False
@@ -242,7 +243,7 @@ def _refused(name: str, error: OSError, exists: bool) -> PyvmmError:
 
 
 def _not_multi_queue(name: str, error: OSError) -> PyvmmError:
-    """Why a tap refused several queues: it has one, or is no tap."""
+    """The error for a tap that refused several queues: it has one queue, or is no tap."""
     probe = _open_tun()
     try:
         _set_iff(probe, name, 0)

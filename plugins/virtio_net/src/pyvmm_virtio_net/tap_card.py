@@ -50,10 +50,10 @@ _OFFLOADS: Final = {
 
 
 class Net(Card):
-    """A network card whose other side is a tap, with vhost-net or without.
+    """A network card on a tap, with vhost-net or without.
 
-    The tap is open from the start, so that a second machine on it is refused at once; frames move only while
-    the driver is there.
+    The tap is opened by the constructor, so that a second machine on it is refused immediately. Frames are moved only
+    while there is a driver.
     """
 
     def __init__(self, options: NetOptions) -> None:
@@ -90,7 +90,7 @@ class Net(Card):
         try:
             self.tap.set_offload(self._offload())
         except OSError:
-            if self.tap.current_name() is not None:  # else it went while there was no driver: the link is down
+            if self.tap.current_name() is not None:  # otherwise it was removed meanwhile: the link is down
                 raise
         super().activate(mem, interrupt, queues)
         served_by = "the kernel, by vhost-net" if any(isinstance(p, VhostPair) for p in self._pairs) else "this process"
@@ -101,7 +101,7 @@ class Net(Card):
         return super().reset()
 
     def close(self) -> None:
-        """Let go of the tap."""
+        """Close the tap."""
         self._link_events.close()
         self.tap.close()
 
@@ -110,7 +110,7 @@ class Net(Card):
 
     def make_pair(self, index: int, receiveq: Queue, transmitq: Queue) -> Pair:
         fd = self.tap.fds[index]
-        # A ring that another process left requests in is this process's: the kernel knows nothing of them.
+        # This process serves a ring in which another process left requests, since the kernel does not know them.
         plain = receiveq.ready and transmitq.ready and not receiveq.to_resubmit and not transmitq.to_resubmit
         if self.tap.vhosts and plain:
             return VhostPair(
@@ -135,12 +135,12 @@ class Net(Card):
         )
 
     def pair_running(self, index: int, running: bool) -> None:
-        """The first queue stays attached: a tap without one has no carrier."""
+        """Attach or detach the queue. The first one stays attached, since a tap without a queue has no carrier."""
         if index > 0:
             self.tap.attach_queue(index, running)
 
     def _offload(self) -> int:
-        """TUN_F_* for what the driver can take, without what the kernel refuses."""
+        """The TUN_F_* that the driver accepts, without combinations that the kernel refuses."""
         flags = sum(flag for bit, flag in _OFFLOADS.items() if self.has_feature(bit))
         if not flags & tun.TUN_F_CSUM:
             return 0
@@ -150,7 +150,7 @@ class Net(Card):
         return flags if flags & uso == uso else flags & ~uso
 
     def _max_frame_size(self) -> int:
-        """Bytes of the largest frame to expect from the tap, with its header."""
+        """The size of the largest expected frame from the tap with its header, in bytes."""
         if self._offload() & ~tun.TUN_F_CSUM:
             return net.MAX_FRAME_SIZE
         return net.HEADER_SIZE + net.ETHERNET_HEADER_SIZE + net.VLAN_TAG_SIZE + self.mtu

@@ -1,4 +1,4 @@
-"""Pairs of queues in the kernel's hands: vhost-net."""
+"""Queue pairs that the kernel serves, by vhost-net."""
 
 from __future__ import annotations
 
@@ -32,13 +32,12 @@ _NEEDED: Final = (
     | 1 << VIRTIO_RING_F_EVENT_IDX
     | 1 << net.VIRTIO_NET_F_MRG_RXBUF
 )
-"""What the driver is promised and the kernel has to do: Linux 3.19 has all of it."""
+"""Features that the card may offer and the kernel therefore must support. Linux 3.19 has all of them."""
 
 
 def open_vhost(wanted: str, count: int) -> list[VhostNet]:
-    """A vhost-net for each of ``count`` pairs of queues; none where it is ``off``, or ``auto`` and not to be had.
-
-    Raises :class:`HostError` where it is ``on`` and not to be had.
+    """A vhost-net for each of ``count`` queue pairs. None if ``wanted`` is ``off``, or if it is ``auto`` and vhost-net
+    is not available. Raises :class:`HostError` if ``wanted`` is ``on`` and vhost-net is not available.
     """
     if wanted == "off":
         return []
@@ -65,7 +64,7 @@ def open_vhost(wanted: str, count: int) -> list[VhostNet]:
 
 
 class VhostPair:
-    """Has the kernel move the frames between two queues and a tap, for one activation of the device."""
+    """Lets the kernel move the frames between two queues and a tap, for one activation of the device."""
 
     def __init__(
         self,
@@ -77,8 +76,8 @@ class VhostPair:
         features: int,
         on_broken: Callable[[str], None],
     ) -> None:
-        """``queues``: to receive and to send. ``features``: what the driver accepted. ``on_broken``: called with a
-        reason when the kernel finds a ring broken; then it serves it no more."""
+        """``queues``: the queues to receive and to send. ``features``: the features that the driver accepted.
+        ``on_broken``: called with a reason when the kernel finds a ring broken and stops serving it."""
         self._loop = loop
         self._vhost = vhost
         self._tap_fd = tap_fd
@@ -89,21 +88,21 @@ class VhostPair:
         self._error: EventFd | None = None
 
     def start(self) -> None:
-        """Begin; raises OSError where the kernel refuses."""
+        """Start. Raises OSError if the kernel refuses."""
         throw_away(self._tap_fd)
         self._error = EventFd()
         self._vhost.set_up(self._memory, self._features)
         for index, queue in enumerate(self._queues):
-            self._loop.remove(queue.event.fd)  # kicks are the kernel's to hear
+            self._loop.remove(queue.event.fd)  # the kernel takes the kicks
             base = queue.hand_over(lambda index=index: self._vhost.stop(index))  # type: ignore[misc]
             self._vhost.set_up_ring(index, queue, base, self._error.fd)
         for index, queue in enumerate(self._queues):
             self._vhost.start(index, self._tap_fd)
-            queue.event.signal()  # for what is there already
+            queue.event.signal()  # serve chains that are there already
         self._loop.add(self._error.fd, self._broken)
 
     def stop(self) -> None:
-        """End: when this returns the kernel touches the queues no more."""
+        """Stop. After the return the kernel does not touch the queues."""
         for queue in self._queues:
             queue.take_back()
         if self._error is not None:
@@ -112,7 +111,7 @@ class VhostPair:
             self._error = None
 
     def on_kick(self, queue: Queue) -> None:
-        """None of ours."""
+        """Do nothing: the kernel takes the kicks."""
 
     def __str__(self) -> str:
         return "by vhost-net"

@@ -19,7 +19,7 @@ __all__ = ["RngOptions", "pyvmm_device_kinds"]
 
 @options
 class RngOptions:
-    """What ``rng:SOURCE,…`` takes."""
+    """The options of ``rng``."""
 
     source: Path = option(Path("/dev/urandom"), primary=True, help="file that entropy is read from")
     rate: Size | None = option(None, help="bytes a second that the guest gets, at most")

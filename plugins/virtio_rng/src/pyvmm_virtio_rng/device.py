@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 QUEUE_SIZE: Final = 16
 
 MAX_REQUEST: Final = 4096
-"""Bytes that one request gets at most, whatever it asks for: a device may use less than the buffer (section 5.4.6.1).
-So the driver gets no more than 128 KiB at a turn of the event loop."""
+"""The most bytes that one request gets, whatever it asks for: a device may use less than the buffer (section 5.4.6.1).
+So the driver gets at most 128 KiB in a turn of the event loop."""
 
 POLL_INTERVAL: Final = 0.01
-"""Seconds until a source that has nothing, and cannot tell when it has, is tried again."""
+"""Seconds between two tries of a source that has no data and cannot be watched by epoll."""
 
 
 class Rng(VirtioDevice):
-    """Fills the driver's buffers from a file, as fast as the file and the rate limit let it."""
+    """Fills the driver's buffers from a file, as fast as the file and the rate limit allow."""
 
     device_type = VIRTIO_ID_RNG
     queue_max_sizes = (QUEUE_SIZE,)
@@ -39,13 +39,13 @@ class Rng(VirtioDevice):
         self.limit = RateLimit(options.rate) if options.rate else None
         self._timer: Timer | None = None
         self._watched: Source | None = None
-        """The source, while the loop tells when it has something."""
+        """The source, while the loop watches it for data."""
 
     def on_kick(self, queue: Queue) -> None:
         if self._timer is not None or self._watched is not None:
-            return  # it goes on by itself
+            return  # it continues by itself
         if self.source.has_ended:
-            return  # which was said once, however often the driver resets the device
+            return  # this was logged once, however often the driver resets the device
         for chain in queue:
             length = min(chain.writable_length, MAX_REQUEST)
             if length and self.limit is not None:
@@ -54,7 +54,7 @@ class Rng(VirtioDevice):
                     queue.unpop(chain)
                     self._wait(queue, self.limit.delay)
                     return
-            # A buffer to read makes no sense, and one of no length wants nothing.
+            # A chain without a writable buffer is completed without data.
             count = self.source.read_into(chain.writable_views(0, length)) if length else 0
             if count is None:
                 queue.unpop(chain)
@@ -72,11 +72,11 @@ class Rng(VirtioDevice):
         self.source.close()
 
     def _watch(self, queue: Queue) -> None:
-        """Go on when the source has something."""
+        """Continue when the source has data."""
         try:
             self.context.loop.add(self.source.fd, lambda _: self._resume(queue))
             self._watched = self.source
-        except PermissionError:  # epoll refuses what cannot tell, such as /dev/hwrng
+        except PermissionError:  # epoll refuses files without poll support, such as /dev/hwrng
             self._wait(queue, POLL_INTERVAL)
 
     def _wait(self, queue: Queue, seconds: float) -> None:

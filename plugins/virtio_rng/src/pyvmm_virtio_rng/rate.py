@@ -1,4 +1,4 @@
-"""A limit on bytes a second."""
+"""A limit on the bytes per second."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from typing import Final
 
 _BATCH: Final = 64
-"""Bytes that are worth a wait: what Linux asks for at a time."""
+"""The least bytes to wait for: Linux asks for this many at a time."""
 
 
 class RateLimit:
-    """Lets through ``rate`` bytes a second, after a rest up to as many at once."""
+    """Allows ``rate`` bytes per second. After a pause, up to ``rate`` bytes may pass at once."""
 
     def __init__(self, rate: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.rate = rate
@@ -24,16 +24,16 @@ class RateLimit:
 
     @property
     def delay(self) -> float:
-        """Seconds after which there is something, where there is nothing now."""
+        """The time after which some bytes may pass, if none may pass now, in seconds."""
         return min(_BATCH / self.rate, 1.0)
 
     def available(self, wanted: int) -> int:
-        """How many bytes may pass now, up to ``wanted``."""
+        """The number of bytes that may pass now, up to ``wanted``."""
         now = self._clock()
         self._tokens = min(self._tokens + (now - self._last) * self.rate, self.rate)
         self._last = now
         return min(int(self._tokens), wanted)
 
     def take(self, count: int) -> None:
-        """Let ``count`` bytes pass."""
+        """Count ``count`` bytes as passed."""
         self._tokens -= count

@@ -1,4 +1,4 @@
-"""A file of the host that entropy is read from, without ever waiting for it."""
+"""The file on the host from which entropy is read, without ever waiting."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Source:
-    """A file that gives bytes, now or later: a character device, a FIFO, a regular file."""
+    """A file with data now or later: a character device, a FIFO, a regular file."""
 
     def __init__(self, path: Path) -> None:
-        """Raises :class:`UsageError` where it cannot be read, or has nothing."""
+        """Raises :class:`UsageError` if it cannot be read or has no data."""
         self.path = path
         self.fd = -1
         self.has_ended = False
@@ -27,7 +27,8 @@ class Source:
             if stat.S_ISDIR(mode) or stat.S_ISSOCK(mode):
                 what = "a directory" if stat.S_ISDIR(mode) else "a socket"
                 raise UsageError(f"rng: {path} is {what}; give a file such as /dev/urandom")
-            # A FIFO without a writer is at its end; with one in ourselves it just has nothing (fifo(7)).
+            # A FIFO without a writer is at its end. So this process is a writer too; the FIFO then just has no data
+            # (fifo(7)).
             access = os.O_RDWR if stat.S_ISFIFO(mode) else os.O_RDONLY
             self.fd = os.open(path, access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
             if not stat.S_ISFIFO(mode) and self._is_empty():
@@ -42,9 +43,9 @@ class Source:
             ) from error
 
     def read_into(self, views: Sequence[memoryview]) -> int | None:
-        """Fill ``views``, or the first bytes of them: how many; None where there is nothing just now.
+        """Fill ``views``, or their first bytes. Returns the number of bytes; None if there is no data now.
 
-        Raises :class:`HostError` where there will be nothing any more.
+        Raises :class:`HostError` if there will be no more data.
         """
         try:
             count = os.readv(self.fd, views)
@@ -59,7 +60,7 @@ class Source:
         return count
 
     def _is_empty(self) -> bool:
-        """Whether the first read gives nothing. What has a position stays where it is."""
+        """Whether the first read returns no data. The position of a file that has one stays the same."""
         try:
             return not os.pread(self.fd, 1, 0)
         except BlockingIOError:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @options
 class VsockOptions:
-    """What ``vsock:PATH,…`` takes."""
+    """The options of ``vsock``."""
 
     path: Path = option(
         primary=True, help="Unix socket for programs that connect to the guest; PATH_PORT is where the guest connects"
@@ -31,7 +31,7 @@ def _make(options: VsockOptions) -> Vsock:
 
 @hookimpl
 def pyvmm_device_kinds() -> Sequence[DeviceKind[VsockOptions]]:
-    """See :func:`pyvmm.plugins.hookspecs.pyvmm_device_kinds`."""
+    """The kind ``vsock``."""
     return [
         DeviceKind(
             "vsock",

@@ -30,52 +30,52 @@ else:
 SHUTDOWN_MASK: Final = VIRTIO_VSOCK_SHUTDOWN_RCV | VIRTIO_VSOCK_SHUTDOWN_SEND
 
 _MAX_BUFFERS: Final = 1024
-"""Elements that one system call takes: UIO_MAXIOV in <linux/uio.h>."""
+"""The most buffers in one system call: UIO_MAXIOV in <linux/uio.h>."""
 
 _U32: Final = 0xFFFFFFFF
 
 
 class Ports(NamedTuple):
-    """What tells a stream from the others, since there is one address at each side."""
+    """The ports that identify a stream, since each side has only one address."""
 
     host: int
     guest: int
 
 
 class Owner(Protocol):
-    """What a connection tells of itself."""
+    """The owner of a connection, as the connection calls it."""
 
     def want_room(self, connection: Connection) -> None:
-        """It has something for the guest."""
+        """Note that ``connection`` has something for the guest."""
 
     def fill(self) -> None:
-        """Whoever wanted room shall have it now, as far as there is any."""
+        """Give connections that want room their turn, as far as the guest has room."""
 
     def host_left(self, connection: Connection) -> None:
-        """The host's program went before the guest has answered."""
+        """Handle the end of the host's program before the guest has answered."""
 
     def cannot_watch(self, connection: Connection, error: OSError) -> None:
         """The host refuses to say when its socket is ready. The owner resets the stream, later."""
 
 
 class Connection:
-    """A stream, from the first packet to the last.
+    """A stream, from its first packet to its last.
 
-    Towards the guest nothing is kept here: data stays in the host's socket until the guest has room for it and gives
-    credit, and of each sort of control packet one at most is due. What the guest sends goes to the socket at once;
-    what the socket does not take waits here, up to ``buf_alloc`` bytes, which is the credit that the guest has.
+    Data for the guest is not buffered here: it stays in the host's socket until the guest has room and gives credit. At
+    most one control packet of each kind is due. Data from the guest goes to the socket immediately; the part that the
+    socket does not take waits here, up to ``buf_alloc`` bytes, which is the guest's credit.
     """
 
     def __init__(self, ports: Ports, sock: socket.socket, buf_alloc: int, loop: LoopScope, owner: Owner) -> None:
-        """Take over ``sock``, which does not block. ``buf_alloc`` is in bytes."""
+        """Take over the non-blocking ``sock``. ``buf_alloc`` is in bytes."""
         self.ports = ports
         self.buf_alloc = buf_alloc
         self.fwd_cnt = 0
         self.established = False
         self.timer: Timer | None = None
-        """Runs while the guest owes an answer."""
+        """A timer that runs while the guest owes an answer."""
         self.burst = 1
-        """Of how many chains the next read is worth: more, the more the last one filled."""
+        """The number of chains for the next read. It grows while reads fill all chains."""
 
         self._socket = sock
         self._loop = loop
@@ -84,7 +84,7 @@ class Connection:
         self._due: list[int] = []
         self._shut_by_host = 0
         self._shut_by_guest = 0
-        self._readable = False  # there may be data of the host's, or its end
+        self._readable = False  # the host's socket may have data, or be at its end
         self._tx_cnt = 0
         self._peer_buf_alloc = 0
         self._peer_fwd_cnt = 0
@@ -92,10 +92,10 @@ class Connection:
         self._unsent = bytearray()
         self._told_fwd_cnt = 0
 
-    # What the guest says.
+    # From the guest.
 
     def take_credit(self, buf_alloc: int, fwd_cnt: int) -> None:
-        """What the guest has room for, as each of its packets says."""
+        """Take the guest's credit, which each of its packets contains."""
         had_none = not self.credit
         self._peer_buf_alloc, self._peer_fwd_cnt = buf_alloc, fwd_cnt
         if had_none and self.credit:
@@ -104,7 +104,7 @@ class Connection:
                 self._owner.want_room(self)
 
     def establish(self, greeting: bytes = b"") -> None:
-        """Both sides agree; ``greeting`` is what the host's program is told."""
+        """Mark the stream as established. ``greeting`` is sent to the host's program."""
         self.established = True
         if greeting and self._send([memoryview(greeting)]) < 0:
             self._host_receives_no_more()
@@ -113,13 +113,13 @@ class Connection:
         self.watch()
 
     def receive(self, views: Sequence[memoryview], length: int) -> bool:
-        """Take the ``length`` bytes in ``views``; False where the guest must not send them."""
+        """Take the ``length`` bytes in ``views``. Returns False if the guest must not send them."""
         if not self.established or self._shut_by_guest & VIRTIO_VSOCK_SHUTDOWN_SEND:
             return False
         if len(self._unsent) + length > self.buf_alloc:
             return False
         if self._shut_by_host & VIRTIO_VSOCK_SHUTDOWN_RCV:
-            self._pass_on(length)  # it was sent before the guest knew
+            self._pass_on(length)  # the guest sent it before it knew of the shutdown
             return True
         done = 0 if self._unsent else self._send(views[:_MAX_BUFFERS])
         if done < 0:
@@ -135,7 +135,8 @@ class Connection:
         return True
 
     def shut_down(self, flags: int) -> bool:
-        """The guest will receive or send no more, as the flags of SHUTDOWN say; whether that ends the stream."""
+        """Take the guest's SHUTDOWN with ``flags``: it will not receive, or not send, any more. Returns whether that
+        ends the stream."""
         self._shut_by_guest |= flags & SHUTDOWN_MASK
         if self._shut_by_guest == SHUTDOWN_MASK:
             return True
@@ -147,38 +148,38 @@ class Connection:
         self.watch()
         return False
 
-    # What the guest is told.
+    # To the guest.
 
     def say(self, op: int) -> None:
-        """Have a control packet sent as soon as there is room for it."""
+        """Send a control packet as soon as there is room for it."""
         if op not in self._due:
             self._due.append(op)
         self._owner.want_room(self)
 
     def next_control(self) -> tuple[int, int] | None:
-        """The control packet that is to be sent now: its op and flags. None when there is none."""
+        """Take the next control packet to send: its op and flags. None if there is none."""
         if not self._due:
             return None
         op = self._due.pop(0)
         return op, self._shut_by_host if op == VIRTIO_VSOCK_OP_SHUTDOWN else 0
 
     def tell_credit(self) -> tuple[int, int]:
-        """buf_alloc and fwd_cnt for a packet that is sent now."""
+        """The values buf_alloc and fwd_cnt for a packet that is sent now."""
         self._told_fwd_cnt = self.fwd_cnt
         return self.buf_alloc, self.fwd_cnt
 
     @property
     def guest_knows(self) -> bool:
-        """Whether the guest has heard of the stream."""
+        """Whether the guest knows of the stream."""
         return VIRTIO_VSOCK_OP_REQUEST not in self._due
 
     @property
     def credit(self) -> int:
-        """Bytes that the guest has room for (section 5.10.6.3)."""
+        """The number of bytes for which the guest has room (section 5.10.6.3)."""
         return max(0, self._peer_buf_alloc - (self._tx_cnt - self._peer_fwd_cnt & _U32))
 
     def has_data(self) -> bool:
-        """Whether the guest may be sent data that there may be. Where it lacks only credit, that is asked for."""
+        """Whether there may be data that the guest may get. If only credit is missing, ask the guest for it."""
         if not self._readable or not self._reads:
             return False
         if self.credit:
@@ -189,14 +190,15 @@ class Connection:
         return False
 
     def read(self, views: Sequence[memoryview], room: int) -> int:
-        """Read into ``views``, which have ``room`` bytes, not more than the credit: how many; 0 for none just now."""
+        """Read into ``views``, which have ``room`` bytes, no more than the credit. Returns the number of bytes; 0 if
+        there are none now."""
         try:
             count = os.readv(self._socket.fileno(), views[:_MAX_BUFFERS])
         except BlockingIOError:
             self._readable = False
             self.watch()
             return 0
-        except OSError:  # ECONNRESET: it was closed with data of the guest's unread
+        except OSError:  # ECONNRESET: the program closed it without reading all of the guest's data
             count = 0
         if count == 0:
             self._host_sends_no_more()
@@ -209,7 +211,7 @@ class Connection:
     # The host's side.
 
     def watch(self) -> None:
-        """Wait for what something can be done about, and only that: a hang-up is told of as long as it lasts."""
+        """Wait only for events that can be handled now, since epoll reports a hang-up as long as it lasts."""
         interest: int = READABLE if self._reads and not self._readable else 0
         if self._unsent:
             interest |= WRITABLE
@@ -231,7 +233,7 @@ class Connection:
         self._watched = events
 
     def release(self) -> tuple[socket.socket, bytearray]:
-        """Let go of the socket and of what it has not taken yet."""
+        """Give up the socket, and the data that it has not taken yet. Returns both."""
         if self.timer is not None:
             self.timer.cancel()
         self._loop.remove(self._socket.fileno())
@@ -239,7 +241,7 @@ class Connection:
 
     @property
     def _reads(self) -> bool:
-        """Whether what comes from the host is for the guest."""
+        """Whether data from the host still goes to the guest."""
         shut = self._shut_by_host & VIRTIO_VSOCK_SHUTDOWN_SEND or self._shut_by_guest & VIRTIO_VSOCK_SHUTDOWN_RCV
         return self.established and not shut
 
@@ -258,7 +260,8 @@ class Connection:
         self._owner.fill()
 
     def _on_early_hang_up(self) -> None:
-        """The host's program has closed its socket; what it sent before that is for the guest, should it answer."""
+        """Handle a socket that the host's program has closed early. The data that it sent before goes to the guest if
+        the guest accepts."""
         try:
             self._readable = bool(self._socket.recv(1, socket.MSG_PEEK))
         except OSError:
@@ -269,7 +272,7 @@ class Connection:
             self._owner.host_left(self)
 
     def _send(self, views: Sequence[memoryview]) -> int:
-        """How many bytes the socket takes; -1 where nobody receives them any more."""
+        """Send to the socket. Returns the number of bytes taken; -1 if no program receives them any more."""
         try:
             return self._socket.sendmsg(views, (), socket.MSG_NOSIGNAL)
         except BlockingIOError:
@@ -289,7 +292,7 @@ class Connection:
             self._shut_socket(socket.SHUT_WR)
 
     def _pass_on(self, length: int) -> None:
-        """So many bytes of the guest's are kept here no more. It hears of that before its credit is used up."""
+        """Count ``length`` bytes of the guest as passed on. The guest is told before it has used up its credit."""
         self.fwd_cnt = self.fwd_cnt + length & _U32
         if self.fwd_cnt - self._told_fwd_cnt & _U32 >= self.buf_alloc // 2:
             self.say(VIRTIO_VSOCK_OP_CREDIT_UPDATE)
@@ -305,7 +308,7 @@ class Connection:
         self._shut_by_host |= VIRTIO_VSOCK_SHUTDOWN_SEND
         poll = select.poll()
         poll.register(self._socket, 0)
-        if poll.poll(0):  # it was not just shut down but closed
+        if poll.poll(0):  # the program has closed it, not only shut it down
             self._host_receives_no_more()
         else:
             self.say(VIRTIO_VSOCK_OP_SHUTDOWN)
@@ -314,4 +317,4 @@ class Connection:
         try:
             self._socket.shutdown(how)
         except OSError:
-            pass  # whoever was at its other end has gone; reading or writing tells
+            pass  # the program at its other end has gone; reading or writing will show that

@@ -1,4 +1,4 @@
-"""Numbers of virtio 1.2, section 5.10, <linux/virtio_vsock.h> and <linux/vm_sockets.h>, by their names there."""
+"""Constants of virtio 1.2, section 5.10, <linux/virtio_vsock.h> and <linux/vm_sockets.h>, with their names there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ VIRTIO_VSOCK_F_STREAM: Final = 0
 RXQ: Final = 0
 TXQ: Final = 1
 EVENTQ: Final = 2
-"""The queues (section 5.10.2); "rx" is what the driver receives."""
+"""The queues (section 5.10.2). The driver receives from "rx"."""
 
 VMADDR_CID_HOST: Final = 2
 
@@ -27,6 +27,6 @@ VIRTIO_VSOCK_OP_CREDIT_REQUEST: Final = 7
 
 VIRTIO_VSOCK_SHUTDOWN_RCV: Final = 1
 VIRTIO_VSOCK_SHUTDOWN_SEND: Final = 2
-"""Flags of SHUTDOWN: the one who says it will receive, or send, no more."""
+"""Flags of SHUTDOWN: the sender of the packet will not receive, or not send, any more."""
 
 VIRTIO_VSOCK_EVENT_TRANSPORT_RESET: Final = 0

@@ -1,4 +1,4 @@
-"""virtio-vsock: sockets between guest and host, the host's being Unix sockets (virtio 1.2, section 5.10)."""
+"""virtio-vsock: sockets between guest and host, which are Unix sockets on the host (virtio 1.2, section 5.10)."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ _EVENT_SIZE: Final = 4  # struct virtio_vsock_event
 _LONGEST_PORT: Final = len("_4294967295")
 
 _LAST_WORDS: Final = 1.0
-"""Seconds that programs of the host have, when the device ends, to read what the guest has sent."""
+"""Seconds within which programs on the host have to read the guest's last data when the device ends."""
 
 
 class Vsock(VirtioDevice):
-    """A socket device: programs of the host connect to a Unix socket and name a port of the guest; those of the guest
-    connect to a port of CID 2, which is a Unix socket as well.
+    """A socket device. A program on the host connects to a Unix socket and names a port of the guest. A program in the
+    guest connects to a port of CID 2, which is a Unix socket as well.
 
-    The socket is there from the start; who connects waits until the guest has a driver.
+    The socket exists from the start. A program that connects waits until the guest has a driver.
     """
 
     device_type = VIRTIO_ID_VSOCK
@@ -54,7 +54,7 @@ class Vsock(VirtioDevice):
     device_features = 1 << VIRTIO_VSOCK_F_STREAM
 
     def __init__(self, options: VsockOptions) -> None:
-        """Make the socket; raises :class:`~pyvmm.errors.UsageError` where that cannot be."""
+        """Make the socket. Raises :class:`~pyvmm.errors.UsageError` if that fails."""
         longest = MAX_PATH - _LONGEST_PORT
         if len(os.fsencode(options.path)) > longest:
             raise UsageError(f"vsock: {options.path}: longer than {longest} bytes; give a shorter path")
@@ -70,12 +70,12 @@ class Vsock(VirtioDevice):
         super().activate(mem, interrupt, queues)
         self._muxer = Muxer(self.context.loop, self._listener, self.cid, queues[RXQ], self._drains)
         self._muxer.start()
-        # Rings that have been in use, by a driver that was not reset: it has streams that are not here.
+        # If the rings were in use before, the driver was not reset: it has streams that do not exist here.
         self._event_due = any(queue.next_avail for queue in queues)
         self._send_event()
 
     def on_kick(self, queue: Queue) -> None:
-        """The driver has sent packets, or made room for some."""
+        """Serve a kick: the driver has sent packets, or added buffers."""
         if self._muxer is None:
             return
         if queue.index == EVENTQ:
@@ -83,7 +83,7 @@ class Vsock(VirtioDevice):
             return
         if queue.index == RXQ:
             self._muxer.fill()
-        self._take_packets(self._muxer)  # also those that had to wait for room
+        self._take_packets(self._muxer)  # packets that had to wait for room, too
 
     def reset(self) -> bool:
         """End all streams."""
@@ -93,11 +93,11 @@ class Vsock(VirtioDevice):
                 log.info("%s: %d packets of the guest's made no sense", self.name, self._muxer.dropped)
             self._muxer = None
         for drain in self._drains:
-            drain.watch()  # the loop has forgotten them where the device had failed
+            drain.watch()  # a failure of the device has removed them from the loop
         return super().reset()
 
     def close(self) -> None:
-        """Remove the socket, when what the guest has sent is read."""
+        """Remove the socket, after the host has read the guest's data."""
         deadline = time.monotonic() + _LAST_WORDS
         for drain in [*self._drains]:
             drain.finish(deadline)
@@ -109,7 +109,7 @@ class Vsock(VirtioDevice):
             if muxer.is_full:
                 muxer.fill()
                 if muxer.is_full:
-                    return  # until the driver makes room, which is a kick of the other queue
+                    return  # until the driver makes room, with a kick of the other queue
             chain = txq.pop()
             if chain is None:
                 muxer.fill()
@@ -122,7 +122,7 @@ class Vsock(VirtioDevice):
         txq.event.signal()
 
     def _send_event(self) -> None:
-        """Tell the driver, once it has a buffer for that, that its streams are gone (section 5.10.6.7)."""
+        """Tell the driver that its streams are gone, once it has a buffer for that event (section 5.10.6.7)."""
         event = VIRTIO_VSOCK_EVENT_TRANSPORT_RESET.to_bytes(_EVENT_SIZE, "little")
         queue = self.queues[EVENTQ]
         while self._event_due and (chain := queue.pop()) is not None:

@@ -1,4 +1,4 @@
-"""What a guest sent before its end of a stream went, on its way to a host that has not read it yet."""
+"""The rest of a closed stream's data, on its way to a program on the host that has not read it yet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Drain:
     """Writes the rest to a socket, then closes it."""
 
     def __init__(self, sock: socket.socket, rest: bytearray, loop: LoopScope, on_end: Callable[[Drain], None]) -> None:
-        """Take over ``sock``, which does not block. ``on_end`` is called when it is closed."""
+        """Take over the non-blocking ``sock``. ``on_end`` is called when it is closed."""
         self._socket = sock
         self._rest = rest
         self._loop = loop
@@ -26,16 +26,16 @@ class Drain:
 
     @property
     def size(self) -> int:
-        """Bytes that are left."""
+        """The number of bytes left."""
         return len(self._rest)
 
     def watch(self) -> None:
-        """Wait until the host reads: also anew, where the loop has forgotten it."""
+        """Wait on the loop until the host reads. It may be called again."""
         self._loop.remove(self._socket.fileno())
         self._loop.add(self._socket.fileno(), self._write, WRITABLE)
 
     def finish(self, deadline: float) -> None:
-        """Wait for the host, until ``deadline`` by time.monotonic(); then what it has not read is lost."""
+        """Wait for the host until ``deadline`` by time.monotonic(). After that, unread data is lost."""
         poll = select.poll()
         poll.register(self._socket, select.POLLOUT)
         while self._socket.fileno() >= 0 and poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
@@ -48,7 +48,7 @@ class Drain:
         except BlockingIOError:
             return
         except OSError:
-            done = len(self._rest)  # nobody reads it
+            done = len(self._rest)  # no program reads it
         del self._rest[:done]
         if not self._rest:
             self._end()

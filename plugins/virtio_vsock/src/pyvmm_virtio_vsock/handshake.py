@@ -1,7 +1,7 @@
-"""What a program says that connects to the device's socket, before it is connected to the guest: ``CONNECT port``.
+"""The handshake of a program that connects to the device's socket: it sends ``CONNECT port``.
 
-The protocol is that of Firecracker and Cloud Hypervisor: the answer is ``OK`` and the host's port once the guest has
-accepted, and the end of the connection where it has not.
+The protocol is that of Firecracker and Cloud Hypervisor. If the guest accepts, the answer is ``OK`` and the host's
+port; otherwise the connection is closed.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from pyvmm.host.eventloop import LoopScope
 
 MAX_LINE: Final = 32
-"""Bytes of the line, with its end."""
+"""The most bytes of the line, with its end."""
 
 TIMEOUT: Final = 10.0
-"""Seconds that a program has for the line: until then it counts as a stream, of which there are not many."""
+"""Seconds within which a program has to send the line. Until then it counts as a stream, whose number is limited."""
 
 _MAX_PORT: Final = 0xFFFFFFFF
 
 
 class Handshake:
-    """A connection that has not said yet where it wants to go."""
+    """A connection that has not sent its line yet."""
 
     def __init__(self, sock: socket.socket, loop: LoopScope, on_line: Callable[[Handshake, int | None], None]) -> None:
-        """Take over ``sock``, which does not block. ``on_line`` is called once, with the port that was asked for, or
-        None for anything else, also for nothing within :data:`TIMEOUT`; by then the loop has forgotten the socket."""
+        """Take over the non-blocking ``sock``. ``on_line`` is called once, with the requested port, or with None for a
+        wrong line or none within :data:`TIMEOUT`. The socket is removed from the loop before that."""
         self.socket = sock
         self._loop = loop
         self._on_line = on_line
@@ -39,14 +39,14 @@ class Handshake:
         self._timer = loop.call_later(TIMEOUT, lambda: self._end(None))
 
     def close(self) -> None:
-        """End it."""
+        """Close the connection."""
         self._timer.cancel()
         self._loop.remove(self.socket.fileno())
         self.socket.close()
 
     def _on_readable(self, _: int) -> None:
         try:
-            # What follows the line may be there already, and is the guest's.
+            # Data after the line may have arrived already. It is for the guest, so it is not read here.
             data = self.socket.recv(MAX_LINE - len(self._line), socket.MSG_PEEK)
             data = self.socket.recv(data.index(b"\n") + 1 if b"\n" in data else len(data))
         except BlockingIOError:

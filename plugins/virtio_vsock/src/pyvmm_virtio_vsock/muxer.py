@@ -1,4 +1,4 @@
-"""All streams of a guest, over two queues (virtio 1.2, section 5.10.6)."""
+"""The multiplexer of a guest's streams over two queues (virtio 1.2, section 5.10.6)."""
 
 from __future__ import annotations
 
@@ -36,31 +36,32 @@ if TYPE_CHECKING:
 log = logger(__name__)
 
 MAX_STREAMS: Final = 512
-"""Streams at a time, those included that are being made or brought to their end. Each has a descriptor."""
+"""The most streams at a time, including those that are being made or ended. Each has a descriptor."""
 
 LARGE_BUFFER: Final = 256 << 10
 SMALL_BUFFER: Final = 16 << 10
 LARGE_BUFFERS: Final = 64
-"""Bytes of credit that a stream's guest is given: much for the first streams, little for others, so that a host that
-does not read costs less than 24 MiB in all."""
+"""The first LARGE_BUFFERS streams give the guest LARGE_BUFFER bytes of credit each; further ones give SMALL_BUFFER. So
+a host that does not read costs less than 24 MiB in all."""
 
 MAX_REPLIES: Final = 256
-"""Resets that may wait for room in the guest's ring; then no more of its packets are taken."""
+"""The most resets that wait for room in the guest's ring. With that many, no more packets are taken."""
 
 MAX_BURST: Final = 16
-"""Chains that one read of a socket fills."""
+"""The most chains that one read of a socket fills."""
 
 MAX_BYTES: Final = 1 << 20
-"""What is moved at a time, more or less, so that other devices on the loop get their turn."""
+"""About the most bytes that are moved in one turn, so that other devices on the loop get their turn."""
 
 ANSWER_TIMEOUT: Final = 10.0
-"""Seconds that a guest has to accept a stream."""
+"""Seconds within which a guest has to accept a stream."""
 
 CLOSE_TIMEOUT: Final = 60.0
-"""Seconds that a guest has to end a stream which the host has left (section 5.10.6.5): it may be reading still."""
+"""Seconds within which a guest has to end a stream that the host has left (section 5.10.6.5). It may still be
+reading."""
 
 _FIRST_HOST_PORT: Final = 1 << 30
-"""Ports of programs that connect to the guest; below are those that the guest may know."""
+"""The first port for programs that connect to the guest. The guest may know ports below it."""
 
 _LAST_HOST_PORT: Final = (1 << 31) - 1
 
@@ -69,7 +70,7 @@ class Muxer:
     """Streams between a guest and the Unix sockets of its host, from one activation of the device to its end."""
 
     def __init__(self, loop: LoopScope, listener: UnixListener, cid: int, rxq: Queue, drains: set[Drain]) -> None:
-        """``cid`` is the guest's. ``drains``: what is left of streams that have ended; each removes itself."""
+        """``cid`` is the guest's. ``drains``: the rests of ended streams; each removes itself."""
         self._loop = loop
         self._listener = listener
         self._cid = cid
@@ -78,12 +79,12 @@ class Muxer:
         self._connections: dict[Ports, Connection] = {}
         self._handshakes: set[Handshake] = set()
         self._ready: dict[Connection, None] = {}
-        """Who has something for the guest, in the order of their turns."""
+        """The connections that have something for the guest, in the order of their turns."""
         self._replies: deque[bytes] = deque()
         self._next_port = _FIRST_HOST_PORT
         self._told = False
         self.dropped = 0
-        """Packets of the guest's that made no sense."""
+        """The number of invalid packets from the guest."""
         self._handlers: dict[int, Callable[[Connection, Header, Sequence[memoryview]], bool]] = {
             VIRTIO_VSOCK_OP_RESPONSE: self._on_response,
             VIRTIO_VSOCK_OP_RST: self._on_rst,
@@ -94,11 +95,11 @@ class Muxer:
         }
 
     def start(self) -> None:
-        """Let programs of the host come."""
+        """Start to accept programs on the host."""
         self._loop.add(self._listener.fileno(), self._on_client)
 
     def stop(self) -> None:
-        """The guest has gone: end all streams. What it sent is still on its way to the host."""
+        """End all streams: the guest has gone. Its data is still sent to the host."""
         self._loop.remove(self._listener.fileno())
         for handshake in self._handshakes:
             handshake.close()
@@ -111,24 +112,24 @@ class Muxer:
 
     @property
     def streams(self) -> int:
-        """How many there are, those included that are being made or brought to their end."""
+        """The number of streams, including those that are being made or ended."""
         return len(self._connections) + len(self._handshakes) + len(self._drains)
 
     @property
     def is_full(self) -> bool:
-        """Whether the guest's packets must wait until it takes ours."""
+        """Whether the guest's packets must wait until the guest takes resets."""
         return len(self._replies) >= MAX_REPLIES
 
     # From the guest.
 
     def receive(self, chain: DescriptorChain) -> int:
-        """Act on a packet of the guest's; the bytes of its payload."""
+        """Handle a packet from the guest. Returns the bytes of its payload."""
         data = chain.read(0, HEADER_SIZE)
         if len(data) < HEADER_SIZE:
             self.dropped += 1
             return 0
         header = Header.unpack(data)
-        # Lengths first: no other field of a packet that has them wrong is worth anything.
+        # Lengths are checked first: in a packet with wrong lengths, no other field can be trusted.
         if header.len > chain.readable_length - HEADER_SIZE or header.src_cid != self._cid:
             self.dropped += 1
             return 0
@@ -144,13 +145,13 @@ class Muxer:
         return header.len
 
     def _receive_first(self, header: Header) -> None:
-        """A packet of no stream that there is."""
+        """Handle a packet that belongs to no existing stream."""
         is_ours = header.dst_cid == VMADDR_CID_HOST and header.type == VIRTIO_VSOCK_TYPE_STREAM
         if not is_ours or header.op != VIRTIO_VSOCK_OP_REQUEST or not self._connect(header):
             self._refuse(header)
 
     def _connect(self, header: Header) -> bool:
-        """The guest wants a stream to a port of the host; whether there is somebody."""
+        """Connect a stream from the guest to a port of the host. Returns whether a program accepted it."""
         if self.streams >= MAX_STREAMS:
             log.debug("a stream is refused: there are %d", MAX_STREAMS)
             return False
@@ -161,7 +162,7 @@ class Muxer:
             return False
         try:
             sock.connect(f"{self._listener.lasting_path}_{header.dst_port}")
-        except OSError as error:  # also EAGAIN: as many as it wants to are waiting for who listens there
+        except OSError as error:  # also EAGAIN: the listener's queue is full
             sock.close()
             log.debug("port %d of the host: %s", header.dst_port, error.strerror)
             return False
@@ -195,7 +196,7 @@ class Muxer:
         return True
 
     def _refuse(self, header: Header) -> None:
-        """Nobody is there."""
+        """Answer a packet with a reset: no stream takes it."""
         if header.op != VIRTIO_VSOCK_OP_RST:
             self._replies.append(
                 pack(
@@ -262,14 +263,14 @@ class Muxer:
         self._ready[connection] = None
 
     def fill(self) -> None:
-        """Give the guest what there is for it, by turns, as far as it has room."""
+        """Give the guest packets and data, with a turn for each stream, as far as it has room."""
         rxq, moved = self._rxq, 0
         for _ in range(2 * rxq.size):
             if not self._replies and not self._ready:
                 return
             chain = rxq.pop()
             if chain is None:
-                return  # the driver kicks when it has given more
+                return  # the driver kicks when it adds chains
             if chain.writable_length < HEADER_SIZE:
                 chain.complete(0)
             elif self._replies:
@@ -281,7 +282,8 @@ class Muxer:
         rxq.event.signal()
 
     def _take_turn(self, connection: Connection, chain: DescriptorChain) -> int:
-        """Put what ``connection`` has into ``chain``, and a burst of data also into those behind it; its bytes."""
+        """Put a packet of ``connection`` into ``chain``; a burst of data also uses the next chains. Returns the data's
+        bytes."""
         del self._ready[connection]
         moved = 0
         control = connection.next_control()
@@ -292,14 +294,14 @@ class Muxer:
             self._rxq.unpop(chain)
             return 0
         elif chain.writable_length == HEADER_SIZE:
-            chain.complete(0)  # a driver whose buffers have no room gets no data
+            chain.complete(0)  # a driver with buffers without room gets no data
         else:
             moved = self._move_data(connection, chain)
         self._ready[connection] = None
         return moved
 
     def _move_data(self, connection: Connection, chain: DescriptorChain | None) -> int:
-        """Read from the host into ``chain`` and those behind it; how many bytes there were."""
+        """Read from the host into ``chain`` and the next chains. Returns the number of bytes."""
         credit, room = connection.credit, 0
         parts: list[tuple[DescriptorChain, int]] = []
         views: list[memoryview] = []
@@ -309,7 +311,7 @@ class Muxer:
                 self._rxq.unpop(chain)
                 break
             if size <= credit - room and len(chain.writable[0]) == HEADER_SIZE:
-                views += chain.writable[1:]  # as Linux lays them out
+                views += chain.writable[1:]  # Linux's layout
             else:
                 size = min(size, credit - room)
                 views += chain.writable_views(HEADER_SIZE, size)
@@ -369,7 +371,7 @@ class Muxer:
         return connection
 
     def _remove(self, connection: Connection, why: str, *, reset: bool) -> None:
-        """End a stream at once; ``reset``: and say so to the guest."""
+        """End a stream immediately. ``reset``: whether to tell the guest."""
         log.debug("%s ends: %s", connection.ports, why)
         del self._connections[connection.ports]
         self._ready.pop(connection, None)

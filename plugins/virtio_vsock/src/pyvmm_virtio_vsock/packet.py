@@ -1,4 +1,4 @@
-"""The header that every packet begins with (virtio 1.2, section 5.10.6)."""
+"""The header at the start of every packet (virtio 1.2, section 5.10.6)."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ _HEADER: Final = struct.Struct("<QQIIIHHIII")  # struct virtio_vsock_hdr
 HEADER_SIZE: Final = _HEADER.size
 
 pack = _HEADER.pack
-"""The bytes of a header with these fields."""
+"""Packs fields into the bytes of a header."""
 
 
 class Header(NamedTuple):
-    """A packet's header, as either side has it."""
+    """A packet's header, in both directions."""
 
     src_cid: int
     dst_cid: int
     src_port: int
     dst_port: int
     len: int
-    """Bytes of the payload."""
+    """The size of the payload, in bytes."""
 
     type: int
     op: int
     flags: int
     buf_alloc: int
-    """Bytes that the sender of the packet has room for, taken or free."""
+    """The size of the sender's receive buffer, used and free, in bytes."""
 
     fwd_cnt: int
-    """Bytes that the sender of the packet has received and passed on, modulo 2³²."""
+    """The number of bytes that the packet's sender has received and passed on, modulo 2³²."""
 
     @classmethod
     def unpack(cls, data: bytes) -> Header:
-        """The header that ``data``, of :data:`HEADER_SIZE` bytes, is."""
+        """The header in ``data``, which has :data:`HEADER_SIZE` bytes."""
         return cls._make(_HEADER.unpack(data))
