@@ -184,6 +184,11 @@ def test_a_tap_that_was_made_goes_when_a_later_device_is_refused(kernel: str) ->
     assert not os.path.exists("/sys/class/net/pyvmmhalf")
 
 
+@pytest.mark.parametrize("device", ["serial:stream", "console:stream"])
+def test_a_line_that_only_a_program_has(kernel: str, device: str) -> None:
+    refused("--kernel", kernel, "--device", device, status=2, names=device)
+
+
 @pytest.mark.parametrize("size", ["0", "-1M", "1", "4097", "1.5G", "lots", ""])
 def test_memory_that_is_no_size(kernel: str, size: str) -> None:
     refused("--kernel", kernel, "--memory", size, status=2, names="memory")

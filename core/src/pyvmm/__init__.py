@@ -4,10 +4,10 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.machine import Machine, MachineConfig
+    from pyvmm.machine import AsyncMachine, Machine, MachineConfig
     from pyvmm.plugins import Plugins
 
-__all__ = ["Machine", "MachineConfig", "Plugins", "__version__"]
+__all__ = ["AsyncMachine", "Machine", "MachineConfig", "Plugins", "__version__"]
 
 __version__ = "0.1.0"
 
@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> object:
     # PEP 562: a plugin that imports pyvmm.options does not pay for the machine.
     if name in __all__:
-        from pyvmm import machine, plugins
+        from importlib import import_module
 
-        return getattr(plugins if name == "Plugins" else machine, name)
+        return getattr(import_module("pyvmm.plugins" if name == "Plugins" else "pyvmm.machine"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

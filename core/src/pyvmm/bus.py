@@ -120,6 +120,13 @@ class BusDevice:
     def close(self) -> None:
         """Release the host's resources that the device holds."""
 
+    def request_shutdown(self) -> bool:
+        """Ask the guest to shut down, as a power button or Ctrl-Alt-Del does; whether a driver is there to hear it.
+
+        From any thread. Most devices have no way to ask.
+        """
+        return False
+
     def read(self, offset: int, data: memoryview) -> None:
         """Answer a read of ``len(data)`` bytes (1, 2, 4 or 8) at ``offset`` from the (first) range's start.
 

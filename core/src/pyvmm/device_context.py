@@ -47,6 +47,10 @@ class MachineView:
         """All devices that the machine was asked to have, by id, in their order on the command line."""
         self.files = files or HostFiles()
         """The devices' directories on the host; removed with the machine."""
+        self.open_stream: Callable[[str, Callable[[], object]], tuple[int, int]] | None = None
+        """As :meth:`DeviceContext.open_stream`, with the device's id first; None outside of the machine's process."""
+        self.tell: Callable[[str, str], object] = lambda id, event: None
+        """As :meth:`DeviceContext.tell`, with the device's id first."""
 
     @classmethod
     def from_text(cls, text: str) -> MachineView:
@@ -128,6 +132,28 @@ class DeviceContext:
     def label(self) -> str:
         """The device and its package, for messages about its failure: ``lamp0 (pyvmm-lamp 1.2)``."""
         return self.machine.label(self.name)
+
+    def open_stream(self, on_end: Callable[[], object]) -> tuple[int, int]:
+        """Make the console of the device at which the program reads and writes (:class:`pyvmm.machine.Console`).
+
+        Returns two ends of pipes that do not block: the device reads its input from the first one and writes its
+        output to the second one. The device closes both.
+
+        ``on_end`` is called on the loop's thread when the run is over. It writes what the device still has and closes
+        the descriptors.
+
+        Raises :class:`UsageError` where no program runs the machine.
+        """
+        if self.machine.open_stream is None:
+            raise UsageError(
+                f"{self.name}: stream is for a Python program that runs a machine; give pty, file= or unix="
+            )
+        return self.machine.open_stream(self.name, on_end)
+
+    def tell(self, event: str) -> None:
+        """Tell the program that runs the machine of an event (:class:`pyvmm.machine.MachineEvent`). From any thread. It
+        does nothing in a device's own process."""
+        self.machine.tell(self.name, event)
 
     def directory(self, device: str = "") -> Path:
         """A directory on the host for this device's files, or for the files of the device with the id ``device``.

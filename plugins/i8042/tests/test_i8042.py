@@ -262,7 +262,7 @@ def test_ctrl_alt_del_is_pressed_and_let_go(controller: Controller, translate: b
 def test_a_byte_that_announces_another_is_sent_again_alone(controller: Controller) -> None:
     controller.come_up_as_linux_does()
     controller.command(r.CTL_WCTR, r.CTR_SYS | r.CTR_KBDINT)
-    assert controller.device.send_ctrl_alt_del()
+    assert controller.device.request_shutdown()  # as the machine does
     assert [controller.driver.inb(DATA) for _ in range(6)][-1] == keyboard.BREAK
     controller.driver.outb(COMMAND, r.CTL_WCTR)
     controller.driver.outb(DATA, r.CTR_SYS | r.CTR_XLATE)
@@ -271,6 +271,7 @@ def test_a_byte_that_announces_another_is_sent_again_alone(controller: Controlle
 
 def test_a_guest_that_does_not_listen_gets_no_ctrl_alt_del(controller: Controller) -> None:
     assert not controller.device.send_ctrl_alt_del()  # no driver came up
+    assert not controller.device.request_shutdown()
     controller.come_up_as_linux_does()
     controller.keyboard(keyboard.DISABLE)
     assert not controller.device.send_ctrl_alt_del()

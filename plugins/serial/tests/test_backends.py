@@ -12,15 +12,19 @@ import stat
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from pyvmm.chardev.file import File
+from pyvmm.device_context import MachineView
 from pyvmm.errors import UsageError
+from pyvmm.machine import Console
+from pyvmm.machine.console import Consoles
 from pyvmm.testing.waiting import PATIENCE, wait_until
 from pyvmm_serial import SerialOptions, make
 from pyvmm_serial.cable import INPUT_LIMIT, OUTPUT_FULL
-from pyvmm_serial.registers import UART_LSR, UART_LSR_THRE
+from pyvmm_serial.registers import UART_LSR, UART_LSR_THRE, UART_TX
 
 from plugins.serial.tests.wiring import Running, running
 
@@ -395,3 +399,63 @@ def test_a_file_that_a_disk_or_another_line_uses_is_left_as_it_is(tmp_path: Path
     finally:
         first.close()
     assert path.read_bytes() == b"x" * 512  # a machine that never ran has emptied nothing
+
+
+# The stream: a program's end is tested by tests/library
+
+
+@contextmanager
+def streaming() -> Iterator[tuple[Running, Console]]:
+    """A serial port, and the program's end of its line."""
+    consoles, view = Consoles(), MachineView()
+    view.open_stream = consoles.open
+    with running(SerialOptions(backend="stream"), view) as machine:
+        yield machine, consoles.by_device["serial0"]
+    consoles.close()
+
+
+def is_empty(machine: Running) -> bool:
+    """Whether the guest may send."""
+    return bool(machine.driver.inb(UART_LSR) & UART_LSR_THRE)
+
+
+def test_stream_is_for_programs() -> None:
+    refused = pytest.raises(UsageError, match=r"serial0: stream is for a Python program that runs a machine; give pty")
+    with refused, running(SerialOptions(backend="stream")):
+        pass
+
+
+def test_stream_that_nobody_reads_holds_the_guest_off() -> None:
+    with streaming() as (machine, console):
+        sent = 0
+        while not machine.device.line.full:
+            machine.device.line.send(b"x" * 1000)
+            sent += 1000
+        assert OUTPUT_FULL < sent < 4 * OUTPUT_FULL
+        machine.driver.outb(UART_TX, ord("x"))
+        sent += 1
+        assert not is_empty(machine)
+        received = 0
+        while received < sent:
+            received += len(console.read(timeout=PATIENCE))
+        wait_until(lambda: is_empty(machine))
+        assert machine.device.line.lost == 0
+
+
+def test_a_program_that_writes_more_than_the_guest_reads_waits() -> None:
+    with streaming() as (machine, console):
+        with pytest.raises(TimeoutError, match=r"bytes were not taken in 0\.01 s"):
+            while True:
+                console.write(bytes(4096), timeout=0.01)
+        assert machine.device.line.input_room() == 0
+
+
+def test_a_program_that_closes_its_end_does_not_hold_the_guest_off() -> None:
+    with streaming() as (machine, console):
+        console.close()
+        console.close()
+        machine.driver.console_write(TEXT * 10)
+        assert machine.device.line.lost == 0
+        assert console.read() == b""
+        with pytest.raises(BrokenPipeError):
+            console.write(b"x")

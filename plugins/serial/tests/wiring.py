@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from pyvmm.device_context import DeviceContext
+from pyvmm.device_context import DeviceContext, MachineView
 from pyvmm.exit_reason import ExitReason
 from pyvmm.host.eventfd import EventFd
 from pyvmm.host.eventloop import EventLoop, LoopScope
@@ -85,8 +85,10 @@ class Running:
 
 
 @contextmanager
-def running(options: SerialOptions) -> Iterator[Running]:
-    """A serial device with ``options``, attached to a running event loop. An error on the loop fails the test."""
+def running(options: SerialOptions, view: MachineView | None = None) -> Iterator[Running]:
+    """A serial device with ``options``, attached to a running event loop. An error on the loop fails the test.
+
+    ``view``: what the machine lets it know."""
     device = Serial(options)
     loop, irq = EventLoop(), EventFd()
     errors: list[BaseException] = []
@@ -99,7 +101,7 @@ def running(options: SerialOptions) -> Iterator[Running]:
 
     thread = threading.Thread(target=loop.run)
     try:
-        device.attach(DeviceContext("serial0", scope, stop, irq))
+        device.attach(DeviceContext("serial0", scope, stop, irq, machine=view or MachineView()))
         thread.start()
         yield machine
     finally:

@@ -109,6 +109,13 @@ class DescriptorOutput:
             self._watched = False
 
 
+class PeerOutput(DescriptorOutput):
+    """Writes to a socket or a pipe; what comes after the other end has left is lost."""
+
+    def _lose(self, error: OSError) -> None:
+        """EPIPE is no fault."""
+
+
 class DescriptorInput:
     """Reads a file descriptor into a line while the line has room. Use it on the loop's thread."""
 

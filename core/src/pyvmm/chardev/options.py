@@ -19,8 +19,8 @@ class ChardevOptions:
     """The host's end of a line: at most one of these, stdio by default. A kind's own record may be this one, or derive
     from it."""
 
-    backend: Literal["stdio", "pty"] | None = option(
-        None, primary=True, help="stdio, which is the default, or a new pty"
+    backend: Literal["stdio", "pty", "stream"] | None = option(
+        None, primary=True, help="stdio, which is the default, a new pty, or a Python program's machine.console"
     )
     file: Path | None = option(None, help="file that takes the guest's output")
     unix: Path | None = option(None, help="UNIX domain socket to listen on, one client at a time")
@@ -28,7 +28,7 @@ class ChardevOptions:
     def __post_init__(self) -> None:
         given = [value for value in (self.backend, self.file, self.unix) if value is not None]
         if len(given) > 1:
-            raise ValueError("a line has one end: give one of stdio, pty, file= and unix=")
+            raise ValueError("a line has one end: give one of stdio, pty, stream, file= and unix=")
 
 
 def open_backend(kind: str, options: ChardevOptions) -> Backend:
@@ -49,6 +49,10 @@ def open_backend(kind: str, options: ChardevOptions) -> Backend:
         from pyvmm.chardev.pty import Pty
 
         return Pty(kind)
+    if options.backend == "stream":
+        from pyvmm.chardev.stream import Stream
+
+        return Stream()
     from pyvmm.chardev.stdio import Stdio
 
     return Stdio(kind)

@@ -6,7 +6,7 @@ import os
 import select
 
 from pyvmm.chardev.backend import Backend
-from pyvmm.chardev.descriptors import DescriptorInput, DescriptorOutput
+from pyvmm.chardev.descriptors import DescriptorInput, PeerOutput
 from pyvmm.host.unix_listener import UnixListener
 
 TYPE_CHECKING = False
@@ -58,7 +58,7 @@ class UnixSocket(Backend):
             return
         self._context.loop.remove(self._listener.fileno())
         self._client = client
-        self.output = _SocketOutput(self._context.title, client.fileno())
+        self.output = PeerOutput(self._context.title, client.fileno())
         self.line.connect(self.output)
         self.input = DescriptorInput(self._client_fd, self.line, on_end=self._on_end)
         try:
@@ -66,6 +66,8 @@ class UnixSocket(Backend):
         except OSError as error:  # it cannot be watched
             self._listener.refused(error)
             self._on_hang_up(0)
+        else:
+            self._context.tell("console_connected")
 
     def _on_end(self) -> None:
         """Handle the end of a client's input, and check whether the client has closed the socket as well."""
@@ -90,8 +92,3 @@ class UnixSocket(Backend):
             self._client = None
             os.close(self._client_fd)
             self._client_fd = -1
-
-
-class _SocketOutput(DescriptorOutput):
-    def _lose(self, error: OSError) -> None:
-        """Ignore EPIPE: the client has left."""

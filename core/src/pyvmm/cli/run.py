@@ -105,7 +105,13 @@ def _requests(plugins: Plugins, devices: Sequence[DeviceSpec], defaults: Sequenc
             complain(f"no {name} device: {error}")
         else:
             unasked.append(DeviceSpec(name))
-    return plugins.request_devices([*unasked, *devices])
+    requests = plugins.request_devices([*unasked, *devices])
+    for request in requests:
+        if getattr(request.options, "backend", None) == "stream":
+            from pyvmm.errors import UsageError
+
+            raise UsageError(f"{request.spec}: stream is for Python programs; give stdio, pty, file= or unix=")
+    return requests
 
 
 def stopped_by_signals(machine: Machine) -> StopSignals:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+from _thread import allocate_lock
 
 from pyvmm.device_request import DeviceRequest, view_of
-from pyvmm.errors import HostError, UsageError
+from pyvmm.errors import HostError, UsageError, cause_of
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.host import leftovers
 from pyvmm.host.shortage import Need
 from pyvmm.kvm import Kvm, KvmError, Vcpu
 from pyvmm.logs import logger
 from pyvmm.machine.config import MachineConfig
+from pyvmm.machine.life import Life, MachineEvent, MachineEvents
 from pyvmm.memory import GuestMemory
 from pyvmm.startup import trace
 from pyvmm.startup.closing import Closers
@@ -21,12 +23,15 @@ from pyvmm.x86_64 import layout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, Self
 
     from pyvmm.bus import BusDevice
     from pyvmm.device_context import MachineView
     from pyvmm.device_process.parent import DeviceProcesses
+    from pyvmm.machine import AsyncMachine
+    from pyvmm.machine.console import Console, Consoles
+    from pyvmm.machine.life import State
     from pyvmm.machine.vcpu_loop import VcpuLoop
     from pyvmm.virtio.device import VirtioDevice
 
@@ -92,8 +97,9 @@ def _make_memory(
 class Machine:
     """A virtual machine, from its parts to its end.
 
-    >>> with Machine(MachineConfig("vmlinuz")) as machine:  # doctest: +SKIP
-    ...     reason = machine.run()
+    ``with Machine(config) as machine:`` closes it at the end; :meth:`run` runs it on the calling thread, :meth:`start`
+    on one of its own. A machine runs once. Several may run at the same time. Any thread may call its methods, and none
+    of them has to outlive the others. :class:`~pyvmm.machine.AsyncMachine` is the same for asyncio.
 
     Raises :class:`PyvmmError` for mistakes and problems that the user or the host's owner can fix.
     """
@@ -110,6 +116,9 @@ class Machine:
         """The machine's name; empty if it has none."""
         requests = _requests(config.devices)
         self._requests = {request.id: request for request in requests}
+        self._life = Life(config.name)
+        self._consoles: Consoles | None = None
+        self._bus_devices: list[BusDevice] = []
         self._reasons: list[ExitReason] = []
         self._joins: list[Callable[[], None]] = []
         self._crew = Crew()
@@ -122,6 +131,9 @@ class Machine:
             # machine.
             processes = _start_processes(requests, self._view, closers)
             trace.ended("device processes begun")
+            # Only now: a process has a copy of the view.
+            self._view.open_stream = self._open_stream
+            self._view.tell = self._tell
             self.kvm = closers.closing(Kvm())
             _check_cpus(config.cpus, self.kvm)
             self.memory = closers.closing(_make_memory(config, requests, ranges))
@@ -139,12 +151,12 @@ class Machine:
 
             trace.ended("import of boot and devices")
             self.loop = EventLoop()
-            """The event loop of the devices in this process. The thread in :meth:`run` runs it."""
+            """The event loop of the devices in this process. The machine's own thread runs it."""
             closers.add(self.loop.close)
             self.devices = MMIODeviceManager(
                 self.memory,
                 loop=self.loop,
-                stop=self.stop,
+                stop=self._end_for,
                 fast_ports=self.vm.fast_ports,
                 interrupt_status=self.vm.interrupt_status,
                 machine=self._view,
@@ -176,18 +188,111 @@ class Machine:
         from pyvmm.bus import BusDevice
 
         if isinstance(device, BusDevice):
+            self._bus_devices.append(device)
             return self.devices.register_bus_device(device, id)
         cmdline = self.cmdline if self.config.discovery == "cmdline" else None
         return self.devices.register_device(device, cmdline, id)
 
     def run(self) -> ExitReason:
-        """Boot, and serve until the machine ends. Returns the reason. Call it once.
+        """Boot, and serve until the machine ends. Returns the reason.
 
-        The calling thread becomes the devices' event loop; each vCPU has a thread of its own.
+        The calling thread becomes the devices' event loop; each vCPU has a thread of its own. Raises
+        :class:`UsageError` if the machine was started before.
         """
-        self._boot.add_power(self.devices.ports, self.stop)
+        self._life.begin()
+        return self._run()
+
+    def start(self) -> None:
+        """Boot, and serve on a thread of the machine's own. Returns when the vCPUs run; :meth:`wait` waits for the end.
+
+        Raises :class:`UsageError` if the machine was started before, and what :meth:`run` raises before the vCPUs run.
+        """
+        self._life.begin()
+        begun = allocate_lock()
+        begun.acquire()
+        started: list[bool] = []
+
+        def on_started() -> None:
+            started.append(True)
+            begun.release()
+
+        def run() -> None:
+            try:
+                self._run(on_started)
+            except BaseException:
+                if started:
+                    log.debug("%s: the run failed", self.name or "machine", exc_info=True)  # wait() raises it
+            finally:
+                if not started:
+                    begun.release()
+
+        try:
+            begin(run, self.name or "machine")
+        except BaseException as error:
+            self._life.end(ExitReason(End.HOST_FAILURE, cause_of(error)), error)
+            raise
+        begun.acquire()
+        if not started and self._life.failure is not None:
+            raise self._life.failure
+
+    def wait(self, timeout: float | None = None) -> ExitReason:
+        """Wait for the end of the run, on any thread but the machine's own. Returns the reason.
+
+        Raises TimeoutError after ``timeout`` seconds, :class:`UsageError` if the machine was not started, and what the
+        run raised.
+        """
+        return self._life.wait(timeout)
+
+    @property
+    def state(self) -> State:
+        """``made``, ``running``, ``ended`` or ``closed``."""
+        return self._life.state
+
+    @property
+    def console(self) -> Console:
+        """The stream of bytes from and to the first of the devices that have one: ``serial:stream``,
+        ``console:stream``. Raises :class:`UsageError` if no device has."""
+        for console in self.consoles.values():
+            return console
+        raise UsageError("console: no device has a stream; add serial:stream or console:stream to devices")
+
+    @property
+    def consoles(self) -> Mapping[str, Console]:
+        """The streams of all devices that have one, by the devices' ids."""
+        return self._consoles.by_device if self._consoles is not None else {}
+
+    def events(self) -> MachineEvents:
+        """An iterator over the machine's events, from the first to the last, also those that are past. It waits."""
+        return MachineEvents(self._life)
+
+    def subscribe(self, listener: Callable[[MachineEvent], object]) -> Callable[[], None]:
+        """Call ``listener(event)`` at each later event. Returns a function that ends that.
+
+        The call comes on the machine's own thread, so it must not wait. An exception is logged.
+        """
+        return self._life.listen(listener)
+
+    def _run(self, on_started: Callable[[], object] = lambda: None) -> ExitReason:
+        failure: BaseException | None = None
+        try:
+            self._life.is_on_my_thread()
+            self._prepare()
+            self._serve(on_started)
+        except BaseException as error:
+            failure = error
+            self._end_for(ExitReason(End.HOST_FAILURE, cause_of(error)))
+            raise
+        finally:
+            self._life.end(self._reasons[0], failure)
+        return self._reasons[0]
+
+    def _prepare(self) -> None:
+        """Write what the guest finds at its start, and tell KVM of the devices."""
+        self._boot.add_power(self.devices.ports, self._end_for)
         self._boot.write_tables(self.devices.acpi_devices, self._requests)
         trace.ended("tables and command line for the guest")
+        for transport in self.devices.transports():
+            transport.on_first_driver = self._driver_up(transport.name)
         self.devices.carry_out(self.vm)
         trace.ended("ioeventfds and irqfds")
         self._boot.set_registers(self.vcpus)
@@ -196,30 +301,81 @@ class Machine:
             from pyvmm.machine.huge_pages import PageJoiner
 
             self._closers.closing(PageJoiner(self.memory))
+
+    def _serve(self, on_started: Callable[[], object]) -> None:
+        """Run the vCPUs and the devices until the machine ends."""
+
+        def begin_vcpus() -> None:
+            self._start_vcpus()
+            self._life.tell(MachineEvent("started"))
+            on_started()
+
         # Called on the loop, so that the loop runs before a vCPU's first access.
-        self.loop.post(self._start_vcpus)
+        self.loop.post(begin_vcpus)
         try:
             self.loop.run()
         except BaseException:
-            self.stop(ExitReason(End.HOST_FAILURE, "the event loop failed"))
+            self._end_for(ExitReason(End.HOST_FAILURE, "the event loop failed"))
             raise
         finally:
             self._crew.close()  # Ctrl-C may have come while the threads were starting
             for join in self._joins:
                 join()
+            if self._consoles is not None:
+                self._consoles.end()
             self._hooks.stopped(self._reasons[0])
         self._report_idle_devices()
-        return self._reasons[0]
 
-    def stop(self, reason: ExitReason) -> None:
-        """End the run for ``reason``; the first reason counts. Any thread and any signal handler may call this."""
+    def stop(self, reason: ExitReason | None = None, *, graceful: float | None = None) -> bool:
+        """End the run for ``reason``, by default because the user wants it (``End.QUIT``). The first reason counts.
+
+        It returns immediately; :meth:`wait` waits for the end. Any thread or signal handler may call it.
+
+        ``graceful``: the seconds that the guest gets to shut down. A device that can ask it to does so: the keyboard
+        controller (``i8042``) by Ctrl-Alt-Del. After that time, the run is ended. If no device can ask, or no driver of
+        the guest listens, the run is ended immediately. Returns whether the guest was asked.
+        """
+        reason = reason or ExitReason(End.QUIT)
+        if graceful is not None and self.state == "running":
+            if any(device.request_shutdown() for device in self._bus_devices):
+                self.loop.post(lambda: self.loop.call_later(graceful, lambda: self._end_for(reason)))
+                return True
+            log.info("%s: no device can ask the guest to shut down; it is ended", self.name or "machine")
+        self._end_for(reason)
+        return False
+
+    def close(self) -> None:
+        """End the run, if there is one, and release everything; closing twice does nothing.
+
+        Raises :class:`UsageError` on the thread that runs the machine.
+        """
+        self._life.check_wait("close")
+        if self.state == "running":
+            self.stop()
+            self._life.join()
+        self._closers.close()
+        if self._consoles is not None:
+            self._consoles.close()
+        self._life.close()
+
+    def _end_for(self, reason: ExitReason) -> None:
         self._reasons.append(reason)
         for vcpu in self.vcpus:
             vcpu.kick()
 
-    def close(self) -> None:
-        """Release everything; closing twice does nothing."""
-        self._closers.close()
+    def _tell(self, device: str, kind: str) -> None:
+        """Something happened to a device. From any thread."""
+        self.loop.post(lambda: self._life.tell(MachineEvent(kind, device)))
+
+    def _driver_up(self, device: str) -> Callable[[], None]:
+        return lambda: self._tell(device, "driver_up")
+
+    def _open_stream(self, device: str, on_end: Callable[[], object]) -> tuple[int, int]:
+        if self._consoles is None:
+            from pyvmm.machine.console import Consoles
+
+            self._consoles = Consoles()
+        return self._consoles.open(device, on_end)
 
     def _begin_vm(self, closers: Closers) -> Callable[[], None]:
         """Set up the parts of KVM that vCPUs need. KVM takes milliseconds to register memory (synchronize_srcu), so a
@@ -268,7 +424,7 @@ class Machine:
         from pyvmm.machine.vcpu_loop import VcpuLoop
 
         for vcpu in self.vcpus:
-            loop = VcpuLoop(vcpu, self.devices.bus, self.devices.ports, self.stop, self._reasons)
+            loop = VcpuLoop(vcpu, self.devices.bus, self.devices.ports, self._end_for, self._reasons)
             self._joins.append(begin(self._vcpu_run(loop), f"vcpu{vcpu.index}"))
         self._hooks.started()
 
@@ -301,3 +457,12 @@ class Machine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> AsyncMachine:
+        from pyvmm.machine import AsyncMachine
+
+        self._twin = AsyncMachine(self)
+        return await self._twin.__aenter__()
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._twin.__aexit__(*error)

@@ -78,6 +78,8 @@ class VirtioTransport:
         """Whether the device is active: between DRIVER_OK and a reset."""
         self.driver_was_ok = False
         """Whether a driver ever brought the device up."""
+        self.on_first_driver: Callable[[], object] = lambda: None
+        """Called when a driver has brought the device up for the first time, on the thread of the device's loop."""
         self.needs_reset = False
         """Whether the device has failed and waits for a reset (DEVICE_NEEDS_RESET)."""
         self._failures = 0
@@ -198,8 +200,11 @@ class VirtioTransport:
         event_idx = bool(self.acked_features >> lib.VIRTIO_RING_F_EVENT_IDX & 1)
         indirect = bool(self.acked_features >> lib.VIRTIO_RING_F_INDIRECT_DESC & 1)
         self._start_queues(event_idx, indirect)
+        is_first = not self.driver_was_ok
         self.driver_was_ok = self.device_activated = True
         self.device.activate(self._memory, self.config_interrupt, self.queues)
+        if is_first:
+            self.on_first_driver()
         sizes = [queue.size for queue in self.queues if queue.ready]
         again = sum(queue.to_resubmit for queue in self.queues)
         resubmitted = f"; {again} requests in flight are taken again" if again else ""

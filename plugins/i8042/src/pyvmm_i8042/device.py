@@ -66,6 +66,10 @@ class I8042(BusDevice):
         if self._socket is not None:
             self._socket.close()
 
+    def request_shutdown(self) -> bool:
+        """Press Ctrl, Alt and Del: Linux shuts down and asks for a reboot, which ends the run."""
+        return self.send_ctrl_alt_del()
+
     def send_ctrl_alt_del(self) -> bool:
         """Press and release Ctrl, Alt and Del. Returns whether the guest has a driver that takes keys. Any thread may
         call this."""
