@@ -50,6 +50,9 @@ RESTART_TIMEOUT: Final = 30.0
 END_TIMEOUT: Final = 5.0
 """Seconds within which all processes have to end after the machine, for example to write data."""
 
+_TIDY_TIMEOUT: Final = 1.0
+"""Seconds that a process which is to be killed has to remove its sockets first."""
+
 _DEATH_TIMEOUT: Final = 1.0
 """Seconds within which a process has to end after its connection was closed."""
 
@@ -194,7 +197,7 @@ class DeviceProcess(BackendSource):
         if self.child.wait(_DEATH_TIMEOUT if isinstance(error, DisconnectedError) else 0):
             self.child.log.drain()
             return f"its process {self.child.outcome}"
-        self.child.end(_DEATH_TIMEOUT)
+        self.child.end(_TIDY_TIMEOUT)
         self.child.wait(_DEATH_TIMEOUT)
         self.child.log.drain()
         return f"its process was killed, since {error}"
