@@ -165,6 +165,9 @@ class Backend:
         except VhostUserError as error:
             log.error("%s: the front end breaks the protocol: %s; it is disconnected", self.name, error)
             self.disconnect()
+        except OSError as error:
+            log.error("%s: the host refuses the front end something: %s; it is disconnected", self.name, error.strerror)
+            self.disconnect()
         except Exception:
             log.exception("%s: serving the front end failed; it is disconnected", self.name)
             self.disconnect()
