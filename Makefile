@@ -17,7 +17,7 @@ BUILT := .venv/.installed
 
 # What an editable installation does not notice by itself: metadata and C.
 INPUTS := Makefile $(wildcard $(addsuffix /pyproject.toml,$(PACKAGES)) $(addsuffix /setup.cfg,$(PACKAGES))) core/setup.py \
-          $(wildcard core/native/* core/native/cdef/*)
+          $(wildcard core/native/* core/native/cdef/* plugins/*/setup.py plugins/*/agent/*)
 
 TOOLS := pytest pytest-timeout pytest-xdist hypothesis mypy ruff matplotlib
 

@@ -13,6 +13,8 @@ from pyvmm.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+__all__ = ["KernelChoice", "find_kernel"]
+
 
 class KernelChoice(NamedTuple):
     """A kernel, and the initrd that belongs to it."""
