@@ -11,7 +11,7 @@ import os
 import sys
 
 from pyvmm.errors import PyvmmError
-from pyvmm.exit_reason import End, ExitReason
+from pyvmm.exit_reason import End
 from pyvmm.machine import Machine, MachineConfig
 
 TYPE_CHECKING = False
@@ -23,7 +23,7 @@ def main(configuration: dict[str, Any]) -> int:
     """Run the machine; the exit status."""
     try:
         with Machine(MachineConfig(**configuration)) as machine:
-            machine.loop.add(0, lambda _: machine.stop(ExitReason(End.QUIT)))
+            end_with(0, machine)
             reason = machine.run()
     except PyvmmError as error:
         print(error, file=sys.stderr)
@@ -31,6 +31,16 @@ def main(configuration: dict[str, Any]) -> int:
     if reason.end is not End.QUIT:
         print(reason, file=sys.stderr)
     return reason.status
+
+
+def end_with(fd: int, machine: Machine) -> None:
+    """Have ``machine`` stop at the end of ``fd``, on which nothing is ever written."""
+
+    def stop(_: int) -> None:
+        machine.loop.remove(fd)
+        machine.stop()
+
+    machine.loop.add(fd, stop)
 
 
 if __name__ == "__main__":
