@@ -1,4 +1,4 @@
-"""What stands in the documentation: its pages, and the blocks of code in them."""
+"""The documentation's pages, and the blocks of code in them."""
 
 from __future__ import annotations
 

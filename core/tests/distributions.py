@@ -67,7 +67,7 @@ class SitePackages:
 
 @pytest.fixture
 def site_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SitePackages]:
-    """An empty folder, first on ``sys.path``; what is imported from it is forgotten afterwards."""
+    """An empty folder, first on ``sys.path``. Modules imported from it are forgotten afterwards."""
     path = tmp_path / "site-packages"
     path.mkdir()
     monkeypatch.syspath_prepend(path)

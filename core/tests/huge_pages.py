@@ -1,4 +1,4 @@
-"""Huge pages for a test, where this machine lets us reserve some."""
+"""Huge pages for a test, if this machine allows reserving some."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ POOL: Final = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
 
 @contextmanager
 def reserved(count: int) -> Iterator[None]:
-    """Within it, at least ``count`` of 2 MiB are free; one test at a time has some. Skips where there are none."""
+    """A context within which at least ``count`` huge pages of 2 MiB are free, for one test at a time. Skips if there
+    are none."""
     with open("/tmp/pyvmm-huge-pages.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:

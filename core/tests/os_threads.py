@@ -18,7 +18,7 @@ def are_there(prefix: str) -> bool:
 
 
 def wait_until(prefix: str, *, there: bool) -> None:
-    """Wait until there is such a thread, or none any more; raises AssertionError where that takes too long."""
+    """Wait until there is such a thread, or none any more. Raises AssertionError if that takes too long."""
     waiting.wait_until(
         lambda: are_there(prefix) is there, lambda: f"thread {prefix}: {'none' if there else 'still there'}"
     )

@@ -39,7 +39,7 @@ _RESET_VECTOR: Final = (
 
 @dataclass(frozen=True)
 class Result:
-    """What one test of the guest came to."""
+    """The result of one test of the guest."""
 
     word: str
     count: int
@@ -81,13 +81,13 @@ def first_rom() -> Path:
 
 
 def kvm_loop() -> Path:
-    """What runs the guest with as little as can be, for the host."""
+    """A minimal program that runs the guest on the host."""
     return _gcc("kvm_loop", [_HERE / "host/kvm_loop.c"], ["-O2", "-Wall", "-Wextra"])
 
 
 @cache
 def ticks_per_ms() -> int:
-    """How fast the time-stamp counter runs, here and in every guest."""
+    """The rate of the time-stamp counter, here and in every guest."""
     command = _gcc("tsc", [_HERE / "host/tsc.c"], ["-O2", "-Wall", "-Wextra"])
     return int(subprocess.run([command], capture_output=True, check=True).stdout)
 

@@ -14,7 +14,7 @@ PATIENCE = 60.0
 
 
 def connect(path: Path) -> socket.socket:
-    """A client of the Unix socket at ``path``, as soon as somebody listens there."""
+    """A client of the Unix socket at ``path``, as soon as a process listens there."""
 
     def attempt() -> socket.socket:
         client = socket.socket(socket.AF_UNIX)
@@ -29,7 +29,7 @@ def connect(path: Path) -> socket.socket:
 
 
 def until_done(attempt: Callable[[], socket.socket]) -> socket.socket:
-    """What ``attempt`` returns, once it no longer raises OSError: a socket that does not wait for ever."""
+    """Repeat ``attempt`` until it no longer raises OSError, and return its socket, which has a timeout."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:

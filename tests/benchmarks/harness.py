@@ -1,4 +1,4 @@
-"""Contenders in turn, A B A B, and what their figures come to: medians, spread, ratios."""
+"""Contenders that measure in turn, A B A B, and their figures: medians, spread, ratios."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Entry:
         return (high - low) / 2 / middle
 
     def peers(self) -> list[str]:
-        """Who pyvmm is compared with."""
+        """The contenders with which pyvmm is compared."""
         return [name for name in self.samples if name != OURS]
 
     def ratio(self, peer: str) -> float | None:
@@ -68,7 +68,7 @@ Contender = Callable[[], Mapping[Metric, float]]
 
 
 class Bench:
-    """Where rows leave what they measure."""
+    """The collection of the rows' measurements."""
 
     def __init__(self, runs: int | None = None) -> None:
         """``runs``: how often each contender has its turn; by default, as each row has it."""
@@ -78,7 +78,7 @@ class Bench:
         self._row = ""
 
     def begin(self, row: str) -> None:
-        """What comes now belongs to this row."""
+        """Begin a row: further samples belong to it."""
         self._row = row
         if not sys.stderr.isatty():
             print(f"{row} …", file=sys.stderr)
@@ -121,7 +121,7 @@ class Bench:
                         self.add(metric, name, value)
 
     def note(self, text: str) -> None:
-        """Something that a reader of the figures should know."""
+        """Add a note for readers of the figures."""
         line = f"{self._row}: {text}"
         if line not in self.notes:
             self.notes.append(line)

@@ -13,14 +13,14 @@ SIZE: Final = 256 << 20
 
 
 def directory() -> Path:
-    """Where images are made: on a disk, since a tmpfs has no O_DIRECT in older kernels."""
+    """The directory for images: on a disk, since a tmpfs has no O_DIRECT in older kernels."""
     path = CACHE / "benchmarks"
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def random_image(path: Path, size: int = SIZE) -> Path:
-    """An image full of what cannot be compressed, all blocks of it allocated and in the page cache."""
+    """An image of incompressible data, with all blocks allocated and in the page cache."""
     with path.open("wb") as file:
         for _ in range(0, size, 1 << 20):
             file.write(os.urandom(1 << 20))

@@ -30,7 +30,7 @@ mount -t tmpfs none /tools/tmp
 
 @dataclass(frozen=True)
 class LinuxGuest:
-    """What all VMMs boot."""
+    """The guest that all VMMs boot."""
 
     machine: Machine
 
@@ -50,7 +50,7 @@ class LinuxGuest:
 
 
 def seconds_between(process: Process, count: int) -> list[float]:
-    """What passed between each of ``count`` calls of ``clock`` and the next."""
+    """The time between each of ``count`` calls of ``clock`` and the next."""
     times = [float(process.wait_for("CLOCK").split()[1]) for _ in range(count)]
     return [max(later - earlier, 0.01) for earlier, later in pairwise(times)]
 

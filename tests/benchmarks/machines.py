@@ -1,4 +1,4 @@
-"""What a machine is made of, the same for every VMM, and what the benchmarks ask of a VMM."""
+"""The parts of a machine, the same for every VMM, and the interface of a VMM to the benchmarks."""
 
 from __future__ import annotations
 

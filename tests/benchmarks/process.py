@@ -1,4 +1,4 @@
-"""A VMM that runs: its lines, and what it costs the host."""
+"""A running VMM: its console's lines, and its cost on the host."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Cpu:
 
     @property
     def host(self) -> float:
-        """What the host spends for the guest."""
+        """The CPU time that the host spends for the guest."""
         return self.vcpus - self.guest + self.others
 
 
@@ -54,7 +54,7 @@ class CpuTimes:
                     self._threads[thread.name] = times
 
     def since(self, before: CpuTimes) -> Cpu:
-        """What was used since then. A thread that ran the guest until now is a vCPU's."""
+        """The CPU time used since ``before``. A thread that ran the guest until now is a vCPU's."""
         vcpus = guest = others = 0.0
         for name, (ran, of_guest) in self._threads.items():
             ran_before, of_guest_before = before._threads.get(name, (0.0, 0.0))

@@ -1,4 +1,4 @@
-"""How pyvmm is started."""
+"""The command that starts pyvmm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was measured, as a table for people and as JSON for machines."""
+"""The measurements, as a table for people and as JSON for machines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NUMERIC = (3, 4, 6, 7, 8)
 
 
 def machine() -> dict[str, Any]:
-    """Where this was measured, and with what."""
+    """The machine of the measurements, and the programs' versions."""
     model = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,4 +1,4 @@
-"""Boots a guest through the command, as a user does, and tells what came of it."""
+"""Boots a guest through the command, as a user does, and returns the result."""
 
 from __future__ import annotations
 

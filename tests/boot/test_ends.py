@@ -92,7 +92,7 @@ def test_a_device_without_a_driver_is_named(tmp_path: Path) -> None:
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=2 * SILENCE, check=False
     )
 
-    assert "block0: no driver came up for it; the guest's kernel needs CONFIG_VIRTIO_BLK" in result.stderr
+    assert "block0: no driver has started it; the guest's kernel needs CONFIG_VIRTIO_BLK" in result.stderr
 
 
 def _read_until(fd: int, wanted: bytes) -> bytes:

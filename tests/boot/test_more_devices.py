@@ -144,5 +144,5 @@ def test_freed_memory_comes_back_by_itself_and_a_panic_ends_the_machine(tmp_path
 
     assert full_resident - emptied_resident > 60 * MIB
     assert result.status == 3
-    assert "pyvmm: the guest crashed: its kernel panicked, says pvpanic0" in result.errors
+    assert "pyvmm: the guest crashed: its kernel panicked, as pvpanic0 reports" in result.errors
     assert "sysrq triggered crash" in result.output

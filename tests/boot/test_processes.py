@@ -16,7 +16,7 @@ from tests.guest import artefacts
 from tests.guest.tap import tap
 from tests.system.prepared import CACHE
 
-IN_FLIGHT = "requests in flight are taken again"
+IN_FLIGHT = "requests in flight are repeated"
 
 
 def children(machine: Running) -> dict[str, int]:
@@ -130,5 +130,5 @@ dmesg | grep -E 'I/O error|timed out' | sed 's/^/COMPLAINT /'
     assert result.value("FIO") == "passed"
     assert "COMPLAINT" not in result.output
     assert len(set(killed)) == len(killed)
-    assert result.errors.count("its process was killed by SIGKILL; another takes over") == len(killed)
+    assert result.errors.count("its process was killed by SIGKILL; a new one replaces it") == len(killed)
     assert IN_FLIGHT in result.errors

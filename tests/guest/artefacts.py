@@ -1,4 +1,5 @@
-"""What a guest boots from: made when first asked for, then found in ``.cache/guest``."""
+"""The files from which a guest boots. They are made when they are first asked for, and then found in
+``.cache/guest``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a guest on passt does to be seen: DHCP, a connection to the host's loopback, one back by a port of the host."""
+"""A guest's steps to test passt: DHCP, a connection to the host's loopback, and one back by a port of the host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the lab machine boots: a kernel and an initramfs, made once in ``.cache/lab``."""
+"""The kernel and the initramfs that the lab machine boots, made once in ``.cache/lab``."""
 
 from __future__ import annotations
 

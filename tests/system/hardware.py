@@ -1,4 +1,4 @@
-"""What this machine's KVM can do."""
+"""The abilities of this machine's KVM."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def why_no_linux_guest() -> str:
-    """Why an unmodified Linux cannot run in a guest here; empty if it can."""
+    """The reason why an unmodified Linux cannot run in a guest here; empty if it can."""
     if not Path("/dev/kvm").exists():
         return "this machine has no /dev/kvm"
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):

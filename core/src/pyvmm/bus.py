@@ -279,7 +279,9 @@ class Bus:
         label = device.context.label if hasattr(device, "context") else device.name
         lack = shortage(error)  # which is the host's fault, and no bug
         because = f": {lack}" if lack else ""
-        log.error("%s: the device failed and answers no more%s", label, because, exc_info=None if lack else error)
+        log.error(
+            "%s: the device failed and does not answer any more%s", label, because, exc_info=None if lack else error
+        )
 
     def fail_access(self, address: int, data: memoryview, is_write: bool, error: Exception) -> None:
         """Handle ``error``, which the handler of the access raised: :meth:`fail` its device, and read all ones.

@@ -1,4 +1,4 @@
-"""What a test of a real vCPU needs: /dev/kvm, and programs for it."""
+"""Fixtures for tests of a real vCPU: /dev/kvm, and programs for it."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Compile:
 
 @pytest.fixture
 def every_call(request: pytest.FixtureRequest) -> bool:
-    """Whether the walk over system calls is to leave none out."""
+    """Whether the walk over system calls leaves none out."""
     return bool(request.config.getoption("--every-call", default=False))

@@ -25,7 +25,7 @@ def test_log_lines_of_devices_begin_with_the_machine_s_name(
         machine.run()
         [transport] = machine.devices.transports()
         assert (machine.name, transport.device.name) == ("", "probe0")
-    assert "probe0: no driver came up for it" in caplog.messages
+    assert "probe0: no driver has started it" in caplog.messages
     caplog.clear()
 
     config = config.__replace__(name="web")
@@ -33,7 +33,7 @@ def test_log_lines_of_devices_begin_with_the_machine_s_name(
         machine.run()
         [transport] = machine.devices.transports()
         assert (machine.name, transport.device.name) == ("web", "web/probe0")
-    assert "web/probe0: no driver came up for it" in caplog.messages
+    assert "web/probe0: no driver has started it" in caplog.messages
     about = [message for message in caplog.messages if "probe0" in message]
     assert all(message.startswith("web/probe0") for message in about)
     assert not any("probe0: probe0" in message or "probe0: web/" in message for message in about)

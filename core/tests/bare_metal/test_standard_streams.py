@@ -126,7 +126,7 @@ def test_what_the_host_refuses_is_one_line_with_the_path(tmp_path: Path) -> None
     done = run([sys.executable, "-c", f"{code}; import sys; sys.exit(main.main(['--kernel', 'x']))"])
     assert done.returncode == 1
     assert done.stderr == (
-        f"pyvmm: {str(tmp_path / 'loop')!r}: Too many levels of symbolic links; -v says what needs it\n"
+        f"pyvmm: {str(tmp_path / 'loop')!r}: Too many levels of symbolic links; -v shows what needs it\n"
     )
 
 

@@ -347,9 +347,9 @@ def test_help_for_a_kind_lists_its_options_with_types_and_defaults(
         "ro[=on|off]          off            never written to\n"
         "colour=red|green     red            of the light\n"
         "id=TEXT              none           name of the lamp\n"
-        "process=auto|on|off  auto           the device has a process of its own; auto: on a host with one CPU only if "
-        "it needs the GIL\n"
-        "restart[=on|off]     off            its process, if it dies, is replaced: requests go on, what it had in "
+        "process=auto|on|off  auto           run the device in a process of its own; auto: on a host with one CPU only "
+        "if the device needs the GIL\n"
+        "restart[=on|off]     off            replace the device's process if it dies: requests continue, its state in "
         "memory is lost\n"
     )
 

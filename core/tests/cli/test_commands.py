@@ -107,7 +107,7 @@ def test_two_packages_that_claim_a_command_are_named(
     [
         ("no_such_module:command", "its command 'no_such_module:command' cannot be imported: ModuleNotFoundError"),
         ("lamp_tool:none", "its command 'lamp_tool:none' cannot be imported: AttributeError"),
-        ("lamp_tool:other", "'lamp_tool:other' is no click command, as its entry point in pyvmm.commands says"),
+        ("lamp_tool:other", "'lamp_tool:other' is no click command, although its entry point is in pyvmm.commands"),
     ],
 )
 def test_a_broken_command_names_its_package(

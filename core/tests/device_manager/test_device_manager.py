@@ -165,9 +165,9 @@ def test_or_by_the_command_line_and_not_by_both(manager: MMIODeviceManager) -> N
 
 def test_an_id_that_is_taken_is_refused(manager: MMIODeviceManager) -> None:
     manager.register_device(Lamp(), None, "lamp")
-    with pytest.raises(UsageError, match="device id lamp: there are two of them"):
+    with pytest.raises(UsageError, match="device id lamp: two devices have it"):
         manager.register_device(Lamp(), None, "lamp")
-    with pytest.raises(UsageError, match="device id lamp: there are two of them"):
+    with pytest.raises(UsageError, match="device id lamp: two devices have it"):
         manager.register_bus_device(Switch(Placement(ports=BusRange(0x100, 1))), "lamp")
     assert len(manager.transports()) == 1
 
@@ -237,7 +237,7 @@ def test_a_place_whose_line_is_taken_is_not_free(manager: MMIODeviceManager) -> 
 
 
 def test_a_device_without_a_place_is_refused(manager: MMIODeviceManager) -> None:
-    with pytest.raises(UsageError, match="switch: the device does not say where it wants to be"):
+    with pytest.raises(UsageError, match="switch: the device has no placements"):
         manager.register_bus_device(Switch(), "switch")
 
 
@@ -289,8 +289,8 @@ def test_a_device_that_fails_is_logged_with_its_package(
     manager.close()
 
     assert [record.getMessage() for record in caplog.records] == [
-        "lamp (pyvmm-lamp 1.2): ZeroDivisionError: division by zero; it is served no more until the driver resets it",
-        "switch (pyvmm-switch 1.2): the device failed and answers no more",
+        "lamp (pyvmm-lamp 1.2): ZeroDivisionError: division by zero; it is not served until the driver resets it",
+        "switch (pyvmm-switch 1.2): the device failed and does not answer any more",
     ]
 
 

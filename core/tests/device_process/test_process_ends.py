@@ -241,7 +241,7 @@ def test_machine_outlives_a_device_that_is_killed(start) -> None:  # type: ignor
     assert status == 128 + signal.SIGTERM
     assert (said + errors).splitlines() == [
         f"pyvmm: virtio.transport: block0 (pyvmm-virtio-block {__version__}): its process was killed by SIGKILL; "
-        "it is served no more until the driver resets it"
+        "it is not served until the driver resets it"
     ]
     vmm.assert_nothing_is_left()
 

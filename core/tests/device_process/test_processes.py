@@ -324,7 +324,7 @@ def test_machine_with_threads_makes_programs(make: Callable[..., Bench]) -> None
 
 
 def test_restart_needs_a_process(odd: None) -> None:
-    with pytest.raises(UsageError, match="restart=on is for a device with a process of its own"):
+    with pytest.raises(UsageError, match="restart=on needs a process of the device's own; leave out process=off"):
         Plugins().request_devices([parse_device("odd:,process=off,restart=on")])
 
 
@@ -549,7 +549,7 @@ def test_death_fails_the_device_and_says_how(
     bench = make()
     bench.send(request_)
     bench.wait_for_failure()
-    wait_until(lambda: any(line.startswith(f"odd0: {how}; it is served no more") for line in messages(caplog)))
+    wait_until(lambda: any(line.startswith(f"odd0: {how}; it is not served") for line in messages(caplog)))
     if request_ == "crash":
         assert any("on_kick" in line for line in messages(caplog)), "where it was in Python"
     if request_.startswith("exit"):
@@ -562,7 +562,7 @@ def test_exception_fails_the_device_and_not_its_process(
     bench = make()
     bench.send("fail it broke")
     bench.wait_for_failure()
-    what = "odd0 (pyvmm-odd 1.2): ValueError: it broke; it is served no more"
+    what = "odd0 (pyvmm-odd 1.2): ValueError: it broke; it is not served"
     wait_until(lambda: any(line.startswith(what) and "Traceback" in line for line in messages(caplog)))
     bench.driver.start()
     assert bench.ask("echo hello") == "hello"
@@ -589,7 +589,7 @@ def test_replaced_process_goes_on(make: Callable[..., Bench], caplog: pytest.Log
     bench.driver.wait_used(0, 2)
     assert bench.ask("echo hello") == "hello"
     assert bench.pid == int(bench.ask("pid")) != first
-    assert "odd0: its process was killed by SIGKILL; another takes over" in messages(caplog)
+    assert "odd0: its process was killed by SIGKILL; a new one replaces it" in messages(caplog)
     assert Path(f"/proc/{bench.pid}/comm").read_text() == "pyvmm:odd0\n"
     bench.ask("stderr still heard")
     wait_until(lambda: "odd0: still heard" in messages(caplog))
@@ -628,7 +628,7 @@ def test_request_that_kills_each_process_fails_the_device(
     bench = make("odd:,process=on,restart=on")
     bench.send("die 9")
     bench.driver.run_until(lambda: bench.driver.needs_reset)
-    assert sum("another takes over" in line for line in messages(caplog)) == 5
+    assert sum("a new one replaces it" in line for line in messages(caplog)) == 5
 
 
 def test_processes_that_ended_are_reaped(make: Callable[..., Bench]) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of the binding share."""
+"""The fixtures of the tests of the binding."""
 
 from __future__ import annotations
 

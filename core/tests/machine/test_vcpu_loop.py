@@ -285,7 +285,9 @@ def test_a_device_that_raises_at_an_access_that_is_known_answers_no_more_on_any_
     assert len(device.calls) == 4
     assert vcpu.read[-2:] == [b"\xff" * 4] * 2
     assert not device.lock.locked()
-    assert [record.getMessage() for record in caplog.records] == ["device: the device failed and answers no more"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "device: the device failed and does not answer any more"
+    ]
 
 
 def test_a_device_that_somebody_else_fails_answers_no_access_that_is_known() -> None:

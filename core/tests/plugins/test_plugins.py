@@ -170,7 +170,7 @@ def test_a_dataclass_in_place_of_a_record_of_options_is_one_line_with_the_way_ou
 
 def test_an_entry_point_whose_module_offers_no_such_kind_is_named(site_packages: SitePackages) -> None:
     site_packages.install("pyvmm-lamp", {"candle": "pyvmm_lamp"}, {"pyvmm_lamp": LAMP})
-    message = "pyvmm-lamp 1.2: module 'pyvmm_lamp' offers no device kind 'candle', as its entry point says"
+    message = "pyvmm-lamp 1.2: module 'pyvmm_lamp' offers no device kind 'candle', although its entry point says so"
     assert fails("candle") == message
 
 
@@ -270,7 +270,7 @@ def test_a_kind_whose_state_is_lost_with_its_process_refuses_restart(site_packag
         Plugins().request_devices([DeviceSpec("lamp", "x,restart=on")])
     assert raised.value.exit_status == 2
     assert str(raised.value) == (
-        "lamp: restart=on is not for this kind: what its devices hold is lost with their process; "
+        "lamp: restart=on is not for this kind: its devices' state would be lost with their process; "
         "see --device lamp,help"
     )
     [request] = Plugins().request_devices([DeviceSpec("lamp", "x,restart=off")])
@@ -328,7 +328,7 @@ def test_a_hook_that_answers_nothing_offers_nothing(site_packages: SitePackages)
     source = LAMP.replace("return [", "return None and [")
     site_packages.install("pyvmm-lamp", {"lamp": "pyvmm_lamp"}, {"pyvmm_lamp": source})
     assert fails("lamp") == (
-        "pyvmm-lamp 1.2: module 'pyvmm_lamp' offers no device kind 'lamp', as its entry point says"
+        "pyvmm-lamp 1.2: module 'pyvmm_lamp' offers no device kind 'lamp', although its entry point says so"
     )
 
 

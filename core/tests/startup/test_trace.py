@@ -21,5 +21,5 @@ def test_each_step_has_its_time_and_the_table_ends_the_account(
     trace.report()
 
     lines = capsys.readouterr().err.splitlines()
-    assert [line[:44].strip() for line in lines] == ["start-up", "Python, and what it imports by itself", "one", "two"]
+    assert [line[:44].strip() for line in lines] == ["start-up", "Python and its own imports", "one", "two"]
     assert trace.steps is None

@@ -142,7 +142,7 @@ def test_a_name_that_nothing_has_is_warned_of(lamp: SitePackages, caplog: pytest
         (
             "pyvmm.plugins.registry",
             logging.WARNING,
-            "--no-plugin lamb: no device kind and no package that is installed has that name",
+            "--no-plugin lamb: no installed device kind or package has that name",
         )
     ]
 

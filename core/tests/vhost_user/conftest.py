@@ -17,7 +17,7 @@ Connect = Callable[[VirtioDevice], FrontEnd]
 
 @pytest.fixture(scope="module", autouse=True)
 def frozen() -> Iterator[None]:
-    """Collections of what tests leave do not go through all that pytest and Hypothesis have."""
+    """Freeze existing objects, so that garbage collections do not visit those of pytest and Hypothesis."""
     gc.collect()
     gc.freeze()
     yield
@@ -26,7 +26,7 @@ def frozen() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def collected() -> None:
-    """What other tests left to be collected is not to go while a test counts descriptors."""
+    """Collect other tests' garbage first, so that it is not collected while a test counts descriptors."""
     gc.collect()
 
 

@@ -47,7 +47,7 @@ ALL_BUT_STATUS = sum(1 << bit for bit in (0, 3, 5, 9, 12, 13, 15))
 
 
 class Echo(VirtioDevice):
-    """Answers each request with what it said."""
+    """Answers each request with the request's bytes."""
 
     device_type = 42
     queue_max_sizes: Sequence[int] = (256, 256)
@@ -110,7 +110,7 @@ class Holder(Echo):
 
 
 class Obedient(Holder):
-    """A holder that the driver itself tells what to do."""
+    """A holder that takes its orders from the driver."""
 
     def on_kick(self, queue: Queue) -> None:
         for chain in queue:
@@ -129,7 +129,7 @@ class FrontEnd:
     """One connection to a back end, guest memory, and the driver's rings in it."""
 
     def __init__(self, backend: Backend | None, loop: EventLoop, *, memory: GuestMemory | None = None) -> None:
-        """Without ``backend``, nobody serves the other end: ``other_end`` is to be handed to who will."""
+        """Without ``backend``, nothing serves the other end: give ``other_end`` to the code that will."""
         mine, self.other_end = socket.socketpair()
         self.loop = loop
         self.backend = backend
@@ -149,7 +149,7 @@ class FrontEnd:
         self.disconnected = True
 
     def pump(self) -> None:
-        """Let the back end do what it has to."""
+        """Run the back end's loop."""
         for _ in range(200):
             if not self.loop.run_once(0):
                 return
@@ -160,7 +160,7 @@ class FrontEnd:
         self.pump()
 
     def ask(self, request: int, payload: bytes = b"", fds: Sequence[int] = (), *, flags: int = 0) -> Message:
-        """Send what has an answer; the answer."""
+        """Send a request that has an answer, and return the answer."""
         self.send(request, payload, fds, flags=flags)
         message = self.connection.receive(1)
         assert message.request == request
@@ -172,7 +172,7 @@ class FrontEnd:
         return unpack_u64(self.ask(request, payload).payload)
 
     def tell(self, request: int, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
-        """Send what has no answer of its own; raises where the back end refuses it."""
+        """Send a request without an answer of its own. Raises if the back end refuses it."""
         if unpack_u64(self.ask(request, payload, fds, flags=NEED_REPLY).payload):
             raise VhostUserError(f"{request_name(request)} was refused")
 
@@ -197,7 +197,7 @@ class FrontEnd:
         )
 
     def make_ring(self, index: int = 0, size: int = 16, *, event_idx: bool = False) -> DriverRing:
-        """A ring in guest memory, and a queue's worth of eventfds; nobody is told."""
+        """A ring in guest memory with its eventfds, which the back end does not know yet."""
         ring = DriverRing(self.heap, size=size, event_idx=event_idx)
         ring.queue = Queue(index, 32768, self.event())
         self.rings[index] = ring
@@ -210,7 +210,7 @@ class FrontEnd:
         return self._events[-1]
 
     def set_ring(self, index: int = 0, *, base: int = 0, poll: bool = False, enable: bool = True) -> None:
-        """Tell of the ring, up to SET_VRING_ENABLE."""
+        """Set the ring up at the back end, up to SET_VRING_ENABLE."""
         ring = self.rings[index]
         assert ring.queue is not None
         self.tell(R.SET_VRING_NUM, VringState(index, ring.size).pack())
@@ -223,14 +223,14 @@ class FrontEnd:
             self.tell(R.SET_VRING_ENABLE, VringState(index, 1).pack())
 
     def addresses(self, index: int = 0) -> VringAddr:
-        """What SET_VRING_ADDR says."""
+        """The payload of SET_VRING_ADDR."""
         ring = self.rings[index]
         return VringAddr(
             index, 0, *(USER_BASE + a for a in (ring.descriptor_table, ring.used_ring, ring.available_ring))
         )
 
     def start(self, *, size: int = 16) -> DriverRing:
-        """All that one ring takes."""
+        """Negotiate, and start one ring."""
         self.negotiate()
         ring = self.make_ring(0, size)
         self.set_ring(0)
@@ -299,7 +299,7 @@ class KilledBackEnd:
         self.front_end.other_end.close()
 
     def wait_until_idle(self) -> None:
-        """Wait until the device has stopped its process, amid a callback."""
+        """Wait until the device has stopped its process, in the middle of a callback."""
         os.waitpid(self.pid, os.WUNTRACED)
 
     def kill(self) -> None:
@@ -323,8 +323,8 @@ def open_fds() -> dict[str, str]:
 
 @contextlib.contextmanager
 def no_fd_leaks() -> Iterator[None]:
-    """Within it, as many descriptors are closed as are opened. What others left to be collected before, and that has
-    descriptors, must have been collected: it is not to go in between."""
+    """A context within which as many descriptors are closed as are opened. Earlier garbage with descriptors must have
+    been collected before, so that it is not collected meanwhile."""
     before = open_fds()
     yield
     assert open_fds() == before

@@ -1,4 +1,4 @@
-"""A back end that answers as a test says: rightly, wrongly or not at all."""
+"""A back end whose answers a test chooses: right, wrong or none."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PROTOCOL_FEATURES = sum(
 
 
 class _Attentive(Connection):
-    """A front end's connection that gives up when no answer will come: the other side has dealt with all messages.
+    """A front end's connection that gives up when no answer will come, since the other side has handled all messages.
 
     So a stall needs no time, and an answer may take any.
     """
@@ -69,9 +69,10 @@ class _Attentive(Connection):
 
 
 class Liar(BackendSource):
-    """Answers on a thread. ``lie(liar, message)`` is asked before each answer; true: it has done what there is to do.
+    """Answers on a thread. ``lie(liar, message)`` is called before each answer; if it returns true, it has handled the
+    message.
 
-    What the front end hands over is in :attr:`fds`, by request, to be misused.
+    :attr:`fds` has the front end's descriptors by request, for misuse.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Devices served by our own back end on a thread, for tests of the front end."""
+"""Devices that pyvmm's back end serves on a thread, for tests of the front end."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Mirror(VirtioDevice):
 
 
 class Threaded(BackendSource):
-    """A back end on a thread of this process; a new one of ``make()`` each time that one is asked for."""
+    """A back end on a thread of this process. Each connection gets a new one, with a device from ``make()``."""
 
     def __init__(self, make: Callable[[], VirtioDevice] = Mirror, *, restartable: bool = False) -> None:
         self.make = make
@@ -81,7 +81,7 @@ class Threaded(BackendSource):
         return Connection(ours, timeout=PATIENCE)
 
     def die(self) -> None:
-        """Go away as a process does that is killed: nothing is given back, nobody is told but by the socket."""
+        """End as a killed process does: nothing is given back, and only the closed socket tells of the end."""
 
         def die() -> None:
             backend = self.backends[-1]
@@ -114,6 +114,6 @@ def driver_of(source: BackendSource, **arguments: object) -> Iterator[VirtioDriv
 
 
 def front_end(source: BackendSource, **arguments: object) -> VhostUserDevice:
-    """A front end that knows what a :class:`Mirror` is."""
+    """A front end with the type and queues of a :class:`Mirror`."""
     wanted: dict[str, object] = {"device_type": 4, "queue_max_sizes": (64, 128), "config_size": CONFIG_SIZE}
     return VhostUserDevice(source, **{**wanted, **arguments})  # type: ignore[arg-type]

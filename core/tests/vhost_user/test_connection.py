@@ -132,7 +132,7 @@ def test_one_that_stalls_amid_a_message_is_given_up(pair: tuple[Connection, sock
 
 def test_one_that_takes_nothing_is_given_up(pair: tuple[Connection, socket.socket]) -> None:
     connection, _ = pair
-    with pytest.raises(VhostUserError, match="stalls"):
+    with pytest.raises(VhostUserError, match="takes no data"):
         for _ in range(10_000):
             connection.send(FrontendRequest.SET_CONFIG, bytes(4000))
 

@@ -233,7 +233,7 @@ def test_back_end_that_goes_away_fails_the_device(
     driver.run_until(lambda: driver.needs_reset)
     errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert [record.getMessage() for record in errors] == [
-        "device0: the test's back end: the other side has gone away; it is served no more until the driver resets it"
+        "device0: the test's back end: the other side has disconnected; it is not served until the driver resets it"
     ]
     assert errors[0].exc_info is None
     assert driver.read_config(0, 2) == b"\0\1"
@@ -391,7 +391,7 @@ def test_back_end_that_dies_again_and_again_fails_the_device(
             lasting.die()
             driver.run_until(lambda known=known: len(lasting.devices) > known or driver.needs_reset)  # type: ignore[misc]
         assert driver.needs_reset
-        assert sum("another takes over" in record.getMessage() for record in caplog.records) == 5
+        assert sum("a new one replaces it" in record.getMessage() for record in caplog.records) == 5
         driver.reset()
         assert driver.status & FAILED
 

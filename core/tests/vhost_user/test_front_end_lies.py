@@ -229,7 +229,7 @@ def test_old_back_end_without_features_of_the_protocol_works() -> None:
 
 @pytest.mark.parametrize(
     ("features", "message"),
-    [(0, "no VIRTIO_F_VERSION_1"), (1 << 32, "no configuration space")],
+    [(0, "does not offer VIRTIO_F_VERSION_1"), (1 << 32, "no configuration space")],
 )
 def test_back_end_that_lacks_something_is_refused(features: int, message: str) -> None:
     with pytest.raises(PyvmmError, match=message):

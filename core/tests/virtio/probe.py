@@ -1,4 +1,4 @@
-"""A virtio device that writes down what is asked of it, echoes its chains, and fails where it is told to."""
+"""A virtio device that records its calls, echoes its chains, and fails in the calls that a test chooses."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Probe(VirtioDevice):
         self.can_reset = True
 
     def note(self, call: str) -> None:
-        """Write ``call`` down, and fail where that is wanted."""
+        """Record ``call``, and fail if the test chose it."""
         self.calls.append(call)
         if call in self.failing:
             raise RuntimeError(f"{call} went wrong")
@@ -96,12 +96,12 @@ class TransportBench:
 
     @property
     def probe(self) -> Probe:
-        """The device, where it is one of ours."""
+        """The device, which must be a :class:`Probe`."""
         assert isinstance(self.device, Probe)
         return self.device
 
     def ring(self, index: int = 0, *, event_idx: bool = False, size: int = 16) -> DriverRing:
-        """A ring for queue ``index``, not told to the device."""
+        """A ring for queue ``index``, which the device does not know yet."""
         ring = DriverRing(self.heap, size=size, event_idx=event_idx)
         ring.queue = self.transport.queues[index]
         return ring
@@ -118,7 +118,7 @@ class TransportBench:
         return rings
 
     def run(self) -> None:
-        """Let the loop serve what is ready."""
+        """Run the loop until nothing is ready."""
         for _ in range(1000):
             if not self.loop.run_once(0):
                 return

@@ -53,7 +53,7 @@ class RingBench:
         return chains
 
     def snapshot(self) -> list[bytes]:
-        """Everything in memory but what the device may write of a ring: used ring and avail_event."""
+        """All memory except the parts of a ring that the device may write: used ring and avail_event."""
         content = [bytearray(self.memory.read(region.base, min(region.size, LOW))) for region in self.memory.regions]
         used = self.ring.used_ring
         content[0][used : used + 6 + 8 * self.ring.size] = bytes(6 + 8 * self.ring.size)

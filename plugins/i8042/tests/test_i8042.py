@@ -313,7 +313,7 @@ def test_ctrl_alt_del_by_the_socket(tmp_path: Path) -> None:
             controller.driver.run()
             return dict(json.loads(client.recv(4096)))
 
-        assert ask(b"ctrl-alt-del\n") == {"error": "the guest does not listen to its keyboard"}
+        assert ask(b"ctrl-alt-del\n") == {"error": "the guest does not read its keyboard"}
         controller.come_up_as_linux_does()
         assert ask(b"ctrl-alt-del\n") == {"sent": "ctrl-alt-del"}
         assert len(controller.read()) == 8

@@ -35,7 +35,7 @@ def test_a_panic_ends_the_machine_and_says_so(driver: PortDriver, events: int) -
     driver.outb(PORT, events)
     (reason,) = driver.stops
     assert (reason.end, reason.status) == (End.CRASH, 3)
-    assert str(reason) == "the guest crashed: its kernel panicked, says pvpanic0"
+    assert str(reason) == "the guest crashed: its kernel panicked, as pvpanic0 reports"
 
 
 def test_a_guest_with_a_crash_kernel_goes_on(driver: PortDriver, caplog: pytest.LogCaptureFixture) -> None:

@@ -67,7 +67,7 @@ class Linux8250:
         self.uart.write(offset, memoryview(bytes((value,))))
 
     def autoconfig(self) -> str:
-        """What autoconfig() takes the UART for: it must be ``16550A`` and nothing newer."""
+        """The UART's type by autoconfig(): it must be ``16550A`` and nothing newer."""
         self.outb(UART_IER, 0)
         if self.inb(UART_IER) & 0x0F:
             return "no IER"

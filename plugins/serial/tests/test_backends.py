@@ -382,7 +382,9 @@ def test_output_lost_to_a_guest_that_does_not_wait_is_counted(tmp_path: Path, ca
             machine.device.transmit(bytes(1000))
         client.close()
 
-    assert re.fullmatch(r"serial0: \d+ bytes were lost, since nobody read them in time", caplog.messages[0])
+    assert re.fullmatch(
+        r"serial0: \d+ bytes of output were lost, since the host did not read them in time", caplog.messages[0]
+    )
 
 
 def test_a_file_that_a_disk_or_another_line_uses_is_left_as_it_is(tmp_path: Path) -> None:

@@ -198,8 +198,8 @@ def test_daemon_that_is_killed_fails_the_disk(
     driver.run_until(lambda: driver.needs_reset)
     lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     assert lines == [
-        f"disk0: the back end at {daemon.sock}: the other side has gone away; "
-        "it is served no more until the driver resets it"
+        f"disk0: the back end at {daemon.sock}: the other side has disconnected; "
+        "it is not served until the driver resets it"
     ]
     driver.reset()
     assert driver.status & FAILED
@@ -228,7 +228,7 @@ def test_daemon_that_is_started_again_is_found_again(daemon: StorageDaemon, imag
     ("spec", "message"),
     [
         ("{tmp}/none,type=block", "there is no such socket; start the back end first"),
-        ("{tmp}/disk.img,type=block", "nobody listens there"),
+        ("{tmp}/disk.img,type=block", "no program listens there"),
         ("{sock},type=block,queues=3", "it has 1 queues, not 3"),
         ("{sock},type=block,config-size=256", "no 256 bytes of configuration space"),
         ("{sock},type=disk", "is no type of device"),

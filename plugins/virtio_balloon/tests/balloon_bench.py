@@ -51,7 +51,7 @@ class Bench:
         self.memory.write(first * PAGE_SIZE, b"\x5a" * count * PAGE_SIZE)
 
     def pages(self) -> int:
-        """How many the host holds of those from the first one on."""
+        """The number of pages from the first one on that the host holds."""
         count, at, end = 0, FIRST * PAGE_SIZE, os.fstat(self.memory.fd).st_size
         while at < end:
             try:
@@ -74,7 +74,7 @@ class Bench:
 
 
 class Client:
-    """Somebody at the control socket."""
+    """A client of the control socket."""
 
     def __init__(self, bench: Bench, path: Path) -> None:
         self.bench = bench

@@ -181,7 +181,7 @@ def test_a_driver_without_statistics(make_bench: Callable[..., Bench], path: Pat
     bench = make_bench(socket=path)
     bench.start([])
     client = Client(bench, path)
-    assert client.ask("stats") == {"error": "the guest has no driver that knows of statistics"}
+    assert client.ask("stats") == {"error": "the guest has no driver that supports statistics"}
     client.socket.close()
 
 

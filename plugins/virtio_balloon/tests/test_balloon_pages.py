@@ -169,7 +169,7 @@ def test_a_host_that_cannot_take_memory_back_says_so_once(
         bench.give(FIRST, FIRST + 2)
         bench.give(FIRST)
     assert [record.getMessage() for record in caplog.records] == [
-        "balloon0: the host cannot have memory back: Operation not supported"
+        "balloon0: memory cannot be returned to the host: Operation not supported"
     ]
     assert not bench.driver.needs_reset
 

@@ -100,7 +100,7 @@ def test_permissions(image: Path) -> None:
     assert open_elsewhere(image, "ro", user=65534) == ""
     assert "cannot be written (Permission denied); give ro" in open_elsewhere(image, "rw", user=65534)
     image.chmod(0)
-    assert "may not be opened by you" in open_elsewhere(image, "rw", user=65534)
+    assert "may not be opened by this user" in open_elsewhere(image, "rw", user=65534)
 
 
 def test_second_machine_is_refused(image: Path) -> None:

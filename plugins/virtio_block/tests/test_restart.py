@@ -203,5 +203,5 @@ def test_the_next_process_takes_no_other_file_by_that_name(
     driver.rings[0].add([struct.pack("<IIQ", OUT, 0, 1), b"x" * SECTOR], [1])
     driver.rings[0].kick()
     driver.run_until(lambda: driver.needs_reset)
-    assert "the device is another than before" in caplog.text
+    assert "the device is not the same as before" in caplog.text
     assert not any((tmp_path / "here/disk.img").read_bytes())

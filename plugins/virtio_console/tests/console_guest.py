@@ -18,7 +18,7 @@ from pyvmm_virtio_console.device import Console
 
 
 class _Console(Console):
-    """A console whose machine says whether somebody wanted it to end."""
+    """A console that records requests to end its machine."""
 
     def __init__(self, options: ConsoleOptions) -> None:
         self.stops: list[ExitReason] = []
@@ -66,7 +66,7 @@ class Guest(VirtioDriver):
 
     @property
     def unwritten(self) -> int:
-        """How many chains the host has not taken all of."""
+        """The number of chains that the host has not taken completely."""
         for used in self.transmitq.take_used():
             assert used.length == 0
         return self.transmitq.in_flight

@@ -99,7 +99,7 @@ def test_guest_that_does_not_want_to_wait_loses_what_is_not_read(
     lost = guest.console.port.lost
     assert 0 < lost <= len(TEXT) - len(got)
     guest.close()
-    assert caplog.messages == [f"console0: {lost} bytes were lost, since nobody read them in time"]
+    assert caplog.messages == [f"console0: {lost} bytes of output were lost, since the host did not read them in time"]
 
 
 @pytest.mark.parametrize("left", ["no client yet", "client has left", "client leaves"])

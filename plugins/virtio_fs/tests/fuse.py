@@ -1,4 +1,4 @@
-"""As much of FUSE as a test needs to use a file system through the rings (<linux/fuse.h>)."""
+"""The part of FUSE that a test needs to use a file system through the rings (<linux/fuse.h>)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ENTRY_SIZE, _ATTR_SIZE, _OPEN_SIZE, _INIT_SIZE = 128, 104, 16, 64
 
 
 class FuseError(OSError):
-    """What the file system answered in place of an answer."""
+    """An error that the file system answered."""
 
 
 class Fuse:

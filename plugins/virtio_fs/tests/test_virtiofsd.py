@@ -259,7 +259,7 @@ def test_daemon_that_dies_fails_the_device(mount: Callable[..., Fuse], caplog: p
     os.kill(device._daemon.child.pid, signal.SIGKILL)
     driver.run_until(lambda: driver.needs_reset)
     lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
-    assert lines == ["fs0: virtiofsd was killed by SIGKILL; it is served no more until the driver resets it"]
+    assert lines == ["fs0: virtiofsd was killed by SIGKILL; it is not served until the driver resets it"]
     driver.reset()
     assert driver.status & FAILED
 
@@ -310,7 +310,7 @@ def test_file_in_place_of_a_directory(tmp_path: Path) -> None:
 
 
 def test_link_that_leads_to_itself_is_one_line(here: Path) -> None:
-    with pytest.raises(UsageError, match="around is a link that leads to itself; give a directory"):
+    with pytest.raises(UsageError, match="around is a link to itself; give a directory"):
         Fs(parse_options(FsOptions, "fs", "around"))
 
 

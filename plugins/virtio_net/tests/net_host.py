@@ -17,7 +17,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def why_no_taps() -> str:
-    """Why tests cannot make taps here; empty where they can."""
+    """The reason why tests cannot make taps here; empty if they can."""
     if os.geteuid():
         return "needs root, to make taps in a network namespace"
     if not os.path.exists("/dev/net/tun"):
@@ -27,7 +27,7 @@ def why_no_taps() -> str:
 
 @contextmanager
 def new_namespace() -> Iterator[None]:
-    """Move this thread into a new, empty network namespace, and back; what is in it goes with it."""
+    """Move this thread into a new, empty network namespace, and back at the end, when the namespace is removed."""
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         if _libc.unshare(CLONE_NEWNET):

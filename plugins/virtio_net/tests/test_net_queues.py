@@ -187,7 +187,9 @@ def test_existing_tap_with_one_queue_is_refused(namespace: None) -> None:
     ip("tuntap add dev tap0 mode tap")
     ip("tuntap add dev tun0 mode tun")
 
-    with pytest.raises(PyvmmError, match="tap tap0 has one queue; leave queues=N out, or delete it and make it anew: "):
+    with pytest.raises(
+        PyvmmError, match="tap tap0 has one queue; leave queues=N out, or delete it and make it again: "
+    ):
         Tap("tap0", queues=2)
     with pytest.raises(PyvmmError, match="interface tun0 is not a tap"):
         Tap("tun0", queues=2)

@@ -92,7 +92,7 @@ def test_tap_of_another_user(namespace: None) -> None:
 
     text = open_without_privilege("tap0")
 
-    assert text.startswith("net: tap tap0 belongs to another user; run as root, or delete it and make it anew: ")
+    assert text.startswith("net: tap tap0 belongs to another user; run as root, or delete it and make it again: ")
 
 
 def test_own_tap_needs_no_privilege(namespace: None) -> None:

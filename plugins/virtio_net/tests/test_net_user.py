@@ -254,7 +254,7 @@ def test_ports_that_passt_does_not_take(make: Make) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         port = server.getsockname()[1]
 
-        with pytest.raises(HostError, match=r"ailed to bind .*; give ports that nobody else has"):
+        with pytest.raises(HostError, match=r"ailed to bind .*; give ports that are free"):
             make(tcp=(f"127.0.0.1/{port}:80",))
     with pytest.raises(UsageError, match="nvalid port specifier foo; see PORTS"):
         make(udp=("foo",))

@@ -211,7 +211,7 @@ def test_a_source_that_ends_fails_the_device_in_one_line(
         driver.run()
     assert driver.needs_reset
     assert [record.getMessage() for record in caplog.records] == [
-        f"rng0: {tmp_path}/source is at its end; it is served no more until the driver resets it"
+        f"rng0: {tmp_path}/source is at its end; it is not served until the driver resets it"
     ]
 
     for _ in range(5):  # a driver that tries again and again does not fill the log

@@ -1,7 +1,7 @@
-"""How much the device moves, in one process: ``python vsock_bench.py``.
+"""A benchmark of the device in one process: ``python vsock_bench.py``.
 
-A driver in Python is slower than the device, so what is told is how much the device moves in a second of its thread's
-CPU time, beside what there was of elapsed time.
+A driver in Python is slower than the device. So the figures are the data that the device moves per second of its
+thread's CPU time, and the elapsed time.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class Host:
 
 
 def receive(sock: socket.socket, size: int = 1 << 20) -> bytes:
-    """What there is, up to ``size`` bytes; nothing where nothing is, and where the other side has ended."""
+    """The available data, up to ``size`` bytes; empty if there is none or the other side has ended."""
     data = bytearray()
     while len(data) < size:
         try:
@@ -80,7 +80,7 @@ def receive(sock: socket.socket, size: int = 1 << 20) -> bytes:
 
 
 def has_ended(sock: socket.socket) -> bool:
-    """Whether the other side sends no more, and all that it has sent was received."""
+    """Whether the other side has ended and all of its data was received."""
     try:
         return sock.recv(1) == b""
     except BlockingIOError:

@@ -14,7 +14,7 @@ from pyvmm.virtio.queue import Queue
 
 @options
 class ChoresOptions:
-    """What ``chores:…`` takes."""
+    """The options of ``chores``."""
 
     microseconds: int = option(1000, primary=True, help="how long each request takes")
 

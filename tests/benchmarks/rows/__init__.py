@@ -1,4 +1,4 @@
-"""What can be measured: a module each row."""
+"""The rows that can be measured, a module each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a device costs at the start, and in memory."""
+"""The cost of a device at the start, and in memory."""
 
 from __future__ import annotations
 

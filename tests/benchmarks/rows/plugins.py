@@ -1,4 +1,4 @@
-"""What plugins cost a start that are installed and that nobody asked for."""
+"""The cost at the start of plugins that are installed but not used."""
 
 from __future__ import annotations
 

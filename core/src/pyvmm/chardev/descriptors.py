@@ -212,7 +212,7 @@ class DescriptorInput:
             del self._backlog[BACKLOG:]
             if not self._lost:
                 self._lost = True
-                log.warning("the guest reads no input; what is typed after %d bytes is lost", BACKLOG)
+                log.warning("the guest reads no input; input beyond %d bytes is lost", BACKLOG)
         return True
 
     def _deliver(self) -> None:

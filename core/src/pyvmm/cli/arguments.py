@@ -108,7 +108,7 @@ def parse_memory(text: str) -> MemoryOption:
     for option in options:
         name, _, value = option.partition("=")
         if name != "hugepages":
-            raise ValueError(f"has an unknown option {name!r}; there is hugepages={'|'.join(_HUGE_PAGE_SIZES)}")
+            raise ValueError(f"has an unknown option {name!r}; the only one is hugepages={'|'.join(_HUGE_PAGE_SIZES)}")
         if value not in _HUGE_PAGE_SIZES:
             raise ValueError(f"has hugepages={value}, which is none of {', '.join(_HUGE_PAGE_SIZES)}")
         page_size = _HUGE_PAGE_SIZES[value]

@@ -87,8 +87,8 @@ def _refusal(error: Exception) -> str:
     if lack:
         return lack
     if error.filename is None:
-        return f"the host refuses something: {reason}; -v says where"
-    return f"{os.fsdecode(error.filename)!r}: {reason}; -v says what needs it"
+        return f"the host refuses an operation: {reason}; -v shows where"
+    return f"{os.fsdecode(error.filename)!r}: {reason}; -v shows what needs it"
 
 
 def _main_by_click(words: list[str]) -> int:

@@ -103,7 +103,9 @@ def write(directory: Path, form: str, names: Mapping[str, str]) -> list[Path]:
     was_there = directory.exists()
     try:
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise UsageError(f"new-device: {directory} is there and not an empty directory; give --directory another")
+            raise UsageError(
+                f"new-device: {directory} exists and is not an empty directory; give another with --directory"
+            )
         for templates in (TEMPLATES / "common", TEMPLATES / form):
             for template in sorted(templates.rglob(f"*{_SUFFIX}")):
                 name = str(template.relative_to(templates)).removesuffix(_SUFFIX)

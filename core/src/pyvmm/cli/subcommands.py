@@ -46,7 +46,7 @@ def find(name: str) -> click.Command:
     except (Exception, SystemExit) as error:
         raise PluginError(f"{point}: its command {point.value!r} cannot be imported: {cause_of(error)}") from error
     if not isinstance(command, click.Command):
-        raise PluginError(f"{point}: {point.value!r} is no click command, as its entry point in {COMMANDS} says")
+        raise PluginError(f"{point}: {point.value!r} is no click command, although its entry point is in {COMMANDS}")
     return command
 
 

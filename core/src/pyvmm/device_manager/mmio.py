@@ -89,8 +89,8 @@ class MMIODeviceManager:
         self._check_id(id)
         if device.needs_memfd and not self.guest_mem.fds:
             raise UsageError(
-                f"{id}: the device needs a memfd for the guest's memory, and this machine has none; its kind needs "
-                "needs_memfd=True, or the machine's configuration memfd=True"
+                f"{id}: the device needs a memfd for the guest's memory, and this machine has none; set "
+                "needs_memfd=True in its kind, or memfd=True in the machine's configuration"
             )
         address = self._resources.take_window(id, MMIO_WINDOW_SIZE)
         irq = self._resources.take_irq(id)
@@ -180,7 +180,7 @@ class MMIODeviceManager:
 
     def _check_id(self, id: str) -> None:
         if id in self.id_to_addr_map:
-            raise UsageError(f"device id {id}: there are two of them; give each device its own")
+            raise UsageError(f"device id {id}: two devices have it; give each device its own")
 
     def _fast_port(self, placement: Placement, offset: int) -> FastPort | None:
         if self._fast_ports is None or placement.ports is None:

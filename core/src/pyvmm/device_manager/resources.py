@@ -98,7 +98,7 @@ class Resources:
                 return placement, placement.irq
             return placement, self.take_irq(id) if placement.any_irq else None
         if not device.placements:
-            raise UsageError(f"{id}: the device does not say where it wants to be")
+            raise UsageError(f"{id}: the device has no placements")
         holders = {
             holder.name
             for placement in device.placements

@@ -18,15 +18,15 @@ class ProcessOptions:
 
     process: Literal["auto", "on", "off"] = option(
         "auto",
-        help="the device has a process of its own; auto: on a host with one CPU only if it needs the GIL",
+        help="run the device in a process of its own; auto: on a host with one CPU only if the device needs the GIL",
     )
     restart: bool = option(
-        False, help="its process, if it dies, is replaced: requests go on, what it had in memory is lost"
+        False, help="replace the device's process if it dies: requests continue, its state in memory is lost"
     )
 
     def __post_init__(self) -> None:
         if self.restart and self.process == "off":
-            raise ValueError("restart=on is for a device with a process of its own")
+            raise ValueError("restart=on needs a process of the device's own; leave out process=off")
 
     def own_process(self, kind: DeviceKind[Any]) -> bool:
         """Whether a device of ``kind`` gets a process.
@@ -43,7 +43,7 @@ class ProcessOptions:
         return cpus.has_several()
 
 
-_LOST = "not for this kind: what its devices hold is lost with their process"
+_LOST = "not for this kind: its devices' state would be lost with their process"
 
 
 @options

@@ -85,7 +85,8 @@ class DeviceProcess(BackendSource):
         self.machine = machine
         self.restartable = request.restart
         self._directory = working_directory()
-        """Where the paths of the device's options begin, also for a process that is made later."""
+        """The directory from which relative paths in the device's options start, also for a process that is made
+        later."""
         self._python_path = [os.path.join(self._directory, entry) for entry in sys.path]
         self.child: Child | None = None
         self._tell_fd = -1
@@ -174,7 +175,7 @@ class DeviceProcess(BackendSource):
             self.start(new_program=True)
             try:
                 if self.facts(RESTART_TIMEOUT) != self._facts:
-                    raise HostError(f"{self.request.id}: the device is another than before")
+                    raise HostError(f"{self.request.id}: the device is not the same as before")
             except BaseException as error:
                 self._drop_connection()  # the next attempt has to begin anew
                 if isinstance(error, DeviceError):

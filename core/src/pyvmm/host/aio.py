@@ -40,8 +40,8 @@ _BATCH: Final = 64
 """The most results that one native call returns."""
 
 _REFUSED: Final = (errno.ENOSYS, errno.EPERM, errno.EACCES, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
-"""What io_uring_setup(2) and mmap(2) of its rings say where a kernel, a sysctl, a seccomp filter or a limit forbids
-it."""
+"""The errors of io_uring_setup(2), and of mmap(2) of its rings, if a kernel, a sysctl, a seccomp filter or a limit
+forbids it."""
 
 _told = False
 

@@ -1,6 +1,6 @@
-"""Errors that say that the host, or a limit that it sets, has no more of something: which, and the way out.
+"""Errors by which the host tells that a resource is used up: one line that names the resource and the way out.
 
-The call that fails names neither: it may be any that opens, maps, starts or writes something.
+The failing call names neither. It may be any call that opens, maps, starts or writes something.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["NO_THREAD", "Need", "shortage"]
 _NO_MEMORY: Final = "no memory is left; raise the limits (ulimit -v, a cgroup's memory.max), or free some"
 
 NO_THREAD: Final = "no process or thread is left; raise the limits (ulimit -u, a cgroup's pids.max)"
-"""What EAGAIN of fork(2) and pthread_create(3) says. That of other calls says something else."""
+"""The meaning of EAGAIN from fork(2) and pthread_create(3). From other calls it means something else."""
 
 _REASONS: Final = {
     errno.EMFILE: "no file descriptor is left; raise the limit (ulimit -n)",
@@ -33,9 +33,9 @@ _REASONS: Final = {
 
 
 def shortage(error: BaseException) -> str:
-    """One line for an error that says that something is used up, with the way out; empty for any other error.
+    """One line for an error that tells of a used-up resource, with the way out; empty for any other error.
 
-    A :class:`UsageError` says so where the error that led to it does: no other option would have helped.
+    For a :class:`UsageError` the error that caused it counts, since no other option would have helped.
     """
     if isinstance(error, UsageError):
         return shortage(error.__cause__) if error.__cause__ is not None else ""
@@ -43,7 +43,7 @@ def shortage(error: BaseException) -> str:
         return _NO_MEMORY
     if isinstance(error, RuntimeError):
         return NO_THREAD if str(error) == "can't start new thread" else ""
-    if isinstance(error, ImportError):  # a library that cannot be opened or mapped leaves no errno
+    if isinstance(error, ImportError):  # an ImportError for a library that cannot be opened or mapped has no errno
         return next((why for number, why in _REASONS.items() if str(error).endswith(os.strerror(number))), "")
     if not isinstance(error, OSError):
         return ""
@@ -54,10 +54,10 @@ def shortage(error: BaseException) -> str:
 
 
 class Need:
-    """Within it, an error that says that something is used up is a :class:`HostError` that names what needs it."""
+    """A context manager that turns an error about a used-up resource into a :class:`HostError` that names its user."""
 
     def __init__(self, what: str) -> None:
-        """``what`` begins the message."""
+        """The message begins with ``what``."""
         self.what = what
 
     def __enter__(self) -> Self:

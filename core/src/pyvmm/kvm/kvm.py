@@ -29,7 +29,7 @@ REQUIRED: Final = (
 _MAX_CPUID_ENTRIES: Final = 256
 
 _DEFAULT_NR_VCPUS: Final = 4
-"""What holds where KVM does not say (Documentation/virt/kvm/api.rst, 4.7 KVM_CREATE_VCPU)."""
+"""The recommended number if KVM does not tell one (Documentation/virt/kvm/api.rst, 4.7 KVM_CREATE_VCPU)."""
 
 
 class Kvm:

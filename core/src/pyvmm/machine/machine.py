@@ -130,7 +130,7 @@ class Machine:
             # First, so that a device's process inherits nothing of the machine, and starts in parallel with the
             # machine.
             processes = _start_processes(requests, self._view, closers)
-            trace.ended("device processes begun")
+            trace.ended("device processes started")
             # Only now: a process has a copy of the view.
             self._view.open_stream = self._open_stream
             self._view.tell = self._tell
@@ -174,7 +174,7 @@ class Machine:
                     self.add_device(device or request.kind.make(request.options), request.id)
                 trace.ended(f"device {request.id}")
             finish_memory()
-            trace.ended("memory in KVM's hands")
+            trace.ended("memory registered with KVM")
             self._hooks = MachineHooks(self, [request.plugin for request in requests])
             closers.add(lambda: self._hooks.stopped(None))
             self._hooks.created()
@@ -450,7 +450,7 @@ class Machine:
                 request = self._requests.get(transport.name)
                 symbol = request.kind.kernel_config if request else ""
                 needs = f"; the guest's kernel needs {symbol}" if symbol else ""
-                log.info("%s: no driver came up for it%s", transport.title, needs)
+                log.info("%s: no driver has started it%s", transport.title, needs)
 
     def __enter__(self) -> Self:
         return self

@@ -4,7 +4,7 @@ A kind's options are a record that :func:`options` makes; :func:`option` says mo
 
     @options
     class RngOptions:
-        source: Path = option(Path("/dev/urandom"), primary=True, help="file that entropy is read from")
+        source: Path = option(Path("/dev/urandom"), primary=True, help="file from which entropy is read")
         rate: Size | None = option(None, help="bytes a second, at most")
 
 A field's name is its key, with ``-`` for ``_``. Its type is one of ``str``, ``int``, ``bool``, :class:`Path`,

@@ -139,7 +139,7 @@ def fields(cls: type[Any]) -> Iterator[tuple[str, Option, Any]]:
 
 
 def _evaluated(cls: type[Any]) -> Mapping[str, Any]:
-    """What typing.get_type_hints() finds, for types of options; to import typing takes longer than this."""
+    """The result of typing.get_type_hints() for types of options. Importing typing takes longer than this function."""
     types = {}
     for base in reversed(cls.__mro__):
         module = sys.modules.get(base.__module__)

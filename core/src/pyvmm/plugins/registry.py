@@ -66,7 +66,7 @@ class Plugins:
     def warn_of_unmatched(self, disabled: Sequence[str]) -> None:
         """Log a warning for each name or pattern in ``disabled`` that matches no kind and no distribution."""
         for pattern in self._offers.unmatched(disabled):
-            log.warning("--no-plugin %s: no device kind and no package that is installed has that name", pattern)
+            log.warning("--no-plugin %s: no installed device kind or package has that name", pattern)
 
     def kind(self, name: str) -> DeviceKind[Any]:
         """The kind of device called ``name``. The plugin that offers it is imported.
@@ -85,7 +85,7 @@ class Plugins:
         plugin, kinds = self._loaded[point.value]
         if name not in kinds:
             raise PluginError(
-                f"{point}: module {point.value!r} offers no device kind {name!r}, as its entry point says"
+                f"{point}: module {point.value!r} offers no device kind {name!r}, although its entry point says so"
             )
         self._kinds[name] = kinds[name]
         self._plugins[name] = plugin

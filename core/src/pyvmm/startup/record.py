@@ -133,7 +133,7 @@ def _init(self: Any, /, *values: Any, **named: Any) -> None:
 def _problem(
     fields: Sequence[str], defaults: Mapping[str, Any], values: Sequence[Any], named: Mapping[str, Any]
 ) -> str:
-    """What is wrong with the arguments of a record."""
+    """The message for wrong arguments of a record."""
     unknown = [name for name in named if name not in fields]
     if unknown:
         from pyvmm.errors import nearest

@@ -19,7 +19,7 @@ def begin() -> None:
     """Turn the trace on. Its first step is the time before pyvmm's first line, which is known to 10 ms."""
     global steps, _made
     _made = min(_process_made(), _began)
-    steps = [("Python, and what it imports by itself", _began - _made, _began_cpu)]
+    steps = [("Python and its own imports", _began - _made, _began_cpu)]
 
 
 def ended(what: str) -> None:

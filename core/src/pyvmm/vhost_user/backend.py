@@ -124,11 +124,11 @@ class Backend:
         Raises RuntimeError if a front end is connected already.
         """
         if self._connection is not None:
-            raise RuntimeError(f"{self.name}: there is a front end already")
+            raise RuntimeError(f"{self.name}: a front end is connected already")
         self._connection = Connection(sock)
         self._on_disconnect = on_disconnect
         self._loop.add(self._connection.fileno(), self._readable)
-        log.info("%s: a front end has come", self.name)
+        log.info("%s: a front end has connected", self.name)
 
     def disconnect(self) -> None:
         """Disconnect the front end, if there is one, and return the device to its initial state."""
@@ -289,7 +289,7 @@ class Backend:
         except DisconnectedError:
             self._close_channel()
         except VhostUserError as error:
-            log.debug("%s: no word of a config change: %s", self.name, error)
+            log.debug("%s: a configuration change could not be sent: %s", self.name, error)
 
     def _close_channel(self) -> None:
         if self._channel is not None:
@@ -359,7 +359,7 @@ class Backend:
         if state.num > 0xFFFF:
             raise VhostUserError(f"ring {state.index} with base {state.num:#x}")
         if vring.queue.ready:
-            raise VhostUserError(f"ring {state.index} is to go on from another base while it runs")
+            raise VhostUserError(f"ring {state.index} gets another base while it runs")
         vring.set_base(state.num)
         return None
 

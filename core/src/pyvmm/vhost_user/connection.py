@@ -277,7 +277,9 @@ class Connection:
         if flags & socket.MSG_CTRUNC or len(self._fds) > MAX_FDS:
             raise VhostUserError(f"a message with more than {MAX_FDS} descriptors, or more than can be opened here")
         if not data:
-            raise DisconnectedError("the other side has gone away" + (" amid a message" if self._head else ""))
+            raise DisconnectedError(
+                "the other side has disconnected" + (" in the middle of a message" if self._head else "")
+            )
         return data
 
     def _wait(self, events: int, deadline: float) -> None:
@@ -286,12 +288,12 @@ class Connection:
         left = deadline - time.monotonic()
         if left <= 0 or not poll.poll(max(left * 1000, 1)):
             raise VhostUserError(
-                "the other side does not answer" if events & select.POLLIN else "the other side stalls"
+                "the other side does not answer" if events & select.POLLIN else "the other side takes no data"
             )
 
     def _lost(self, error: OSError) -> VhostUserError:
         if isinstance(error, ConnectionError):
-            return DisconnectedError("the other side has gone away")
+            return DisconnectedError("the other side has disconnected")
         return VhostUserError(f"the socket fails: {error.strerror}")
 
 

@@ -272,7 +272,7 @@ class VhostUserDevice(VirtioDevice):
             self._lost = self._source.end(error)
         deadline = time.monotonic() + RESTART_TIMEOUT
         while self._may_restart() and time.monotonic() < deadline:
-            log.warning("%s: %s; another takes over", self.context.label, self._lost)
+            log.warning("%s: %s; a new one replaces it", self.context.label, self._lost)
             self._session = self._reconnect(deadline)
             try:
                 self._restore(self._session)
@@ -290,7 +290,7 @@ class VhostUserDevice(VirtioDevice):
         now = time.monotonic()
         if len(self._restarts) == MAX_RESTARTS and now - self._restarts[0] < RESTART_WINDOW:
             window = now - self._restarts[0]
-            log.error("%s: %d restarts in %d s were of no use", self.context.label, MAX_RESTARTS, window)
+            log.error("%s: %d restarts in %d s did not help", self.context.label, MAX_RESTARTS, window)
             return False
         self._restarts = [*self._restarts[1 - MAX_RESTARTS :], now]
         return True
@@ -365,7 +365,7 @@ class VhostUserDevice(VirtioDevice):
 
     def _on_end(self, _: int) -> None:
         def end(_: Session) -> None:
-            raise DisconnectedError("the other side has gone away")
+            raise DisconnectedError("the other side has disconnected")
 
         self._attempt(end)
 
@@ -373,7 +373,7 @@ class VhostUserDevice(VirtioDevice):
         self._err.drain()
         self.context.loop.remove(self._err.fd)  # until the driver has reset the device
         if self._active:
-            self.interrupt.signal_needs_reset("its back end reports an error of a ring")
+            self.interrupt.signal_needs_reset("its back end reports an error in a ring")
 
     def _on_channel(self, _: int) -> None:
         self._attempt(self._receive_request)

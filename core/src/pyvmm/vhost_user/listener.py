@@ -77,7 +77,7 @@ class Listener:
     def _refuse(self, error: OSError) -> None:
         if not self._refused:
             self._refused = True
-            log.error("%s: a front end cannot be taken in: %s", self._backend.name, shortage(error) or error.strerror)
+            log.error("%s: a front end cannot be accepted: %s", self._backend.name, shortage(error) or error.strerror)
 
 
 def bind(path: str) -> socket.socket:

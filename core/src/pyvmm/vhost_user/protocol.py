@@ -291,7 +291,7 @@ class MemoryRegion:
     """The address at which the front end has mapped the region. SET_VRING_ADDR uses such addresses."""
 
     mmap_offset: int
-    """Where it begins in its descriptor."""
+    """The region's offset in its descriptor, in bytes."""
 
     def pack(self) -> bytes:
         """As a "single memory region description"."""
@@ -374,7 +374,7 @@ class Inflight:
     """Bytes of the area; 0 in a request of GET_INFLIGHT_FD."""
 
     mmap_offset: int
-    """Where it begins in its descriptor."""
+    """The area's offset in its descriptor, in bytes."""
 
     num_queues: int
     queue_size: int

@@ -307,7 +307,7 @@ class ServedDevice(VirtioTransport):
 
     def _activate(self) -> None:
         if not self.acked_features & TRANSPORT_FEATURES:
-            raise QueueError(0, "the driver is of virtio before 1.0, without VIRTIO_F_VERSION_1")
+            raise QueueError(0, "the driver is older than virtio 1.0: it lacks VIRTIO_F_VERSION_1")
         self.deactivate()
         self._start_wanted = False
         super()._activate()

@@ -227,7 +227,7 @@ class Session:
         self.features = self._ask_u64(FrontendRequest.GET_FEATURES)
         """The features that device, rings and back end offer (GET_FEATURES)."""
         if not self.features & _VERSION_1:
-            raise VhostUserError("it offers no VIRTIO_F_VERSION_1: it is of virtio before 1.0")
+            raise VhostUserError("it does not offer VIRTIO_F_VERSION_1: it is older than virtio 1.0")
         if self.features & _PROTOCOL_FEATURES:
             wanted = sum(feature.mask for feature in _WANTED)
             if inflight:

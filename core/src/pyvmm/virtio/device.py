@@ -54,7 +54,8 @@ class VirtioDevice:
     """The features that the driver accepted, set during negotiation."""
 
     identity: str = ""
-    """What must be the same for a device that takes this one's place (``restart=on``), such as a disk's file."""
+    """The identity of the device's resources, such as a disk's file. A device that replaces this one (``restart=on``)
+    must have the same."""
 
     config: bytes | bytearray = b""
     """The device's configuration space, little-endian, as the driver reads it."""

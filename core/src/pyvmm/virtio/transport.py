@@ -143,7 +143,7 @@ class VirtioTransport:
         write = log.error if self._failures <= _LOGGED_FAILURES else log.debug
         told = error is None or isinstance(error, QueueError | PyvmmError) or shortage(error)
         bug = None if told else error
-        write("%s: %s; it is served no more until the driver resets it", self.label, reason, exc_info=bug)
+        write("%s: %s; it is not served until the driver resets it", self.label, reason, exc_info=bug)
         self.needs_reset = True
         self._tell_failure(error)
 
@@ -207,7 +207,7 @@ class VirtioTransport:
             self.on_first_driver()
         sizes = [queue.size for queue in self.queues if queue.ready]
         again = sum(queue.to_resubmit for queue in self.queues)
-        resubmitted = f"; {again} requests in flight are taken again" if again else ""
+        resubmitted = f"; {again} requests in flight are repeated" if again else ""
         log.info("%s: active, features %#x, queues %s%s", self.title, self.acked_features, sizes, resubmitted)
 
     def _deactivate(self) -> bool:

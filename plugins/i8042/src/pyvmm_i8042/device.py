@@ -184,5 +184,5 @@ class I8042(BusDevice):
         if argument:
             raise ValueError("ctrl-alt-del has no argument")
         if not self.send_ctrl_alt_del():
-            raise ValueError("the guest does not listen to its keyboard")
+            raise ValueError("the guest does not read its keyboard")
         answer({"sent": "ctrl-alt-del"})

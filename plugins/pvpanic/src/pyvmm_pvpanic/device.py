@@ -37,7 +37,7 @@ class Pvpanic(BusDevice):
     def write(self, offset: int, data: memoryview) -> None:
         """Take the report of an event."""
         if data[0] & PVPANIC_PANICKED:
-            self.context.stop(ExitReason(End.CRASH, f"its kernel panicked, says {self.name}"))
+            self.context.stop(ExitReason(End.CRASH, f"its kernel panicked, as {self.name} reports"))
         elif data[0] & PVPANIC_CRASH_LOADED and not self._told:
             self._told = True
-            log.warning("%s: the guest's kernel panicked, and goes on in its crash kernel", self.name)
+            log.warning("%s: the guest's kernel panicked, and continues in its crash kernel", self.name)

@@ -37,5 +37,7 @@ class Serial(Uart):
         super().close()
         self.backend.close()
         if self.line.lost:
-            log.warning("%s: %d bytes were lost, since nobody read them in time", self.name, self.line.lost)
+            log.warning(
+                "%s: %d bytes of output were lost, since the host did not read them in time", self.name, self.line.lost
+            )
             self.line.lost = 0

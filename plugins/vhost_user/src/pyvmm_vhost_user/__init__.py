@@ -28,20 +28,18 @@ def _parse_queue_size(text: str) -> int:
 class VhostUserOptions:
     """The options of ``vhost-user``."""
 
-    path: Path = option(primary=True, help="socket that the back end listens on")
-    type: int = option(
-        parse=parse_type, metavar="TYPE", help=f"what the device is: {', '.join(TYPES)}, or a number of virtio's"
-    )
+    path: Path = option(primary=True, help="socket on which the back end listens")
+    type: int = option(parse=parse_type, metavar="TYPE", help=f"the device's type: {', '.join(TYPES)}, or a virtio ID")
     queues: int | None = option(
-        None, parse=int_between(1, 256), metavar="N", help="its queues; by default as many as the type has at least"
+        None, parse=int_between(1, 256), metavar="N", help="number of queues; by default the type's minimum"
     )
     queue_size: int = option(
         256, parse=_parse_queue_size, metavar="N", help="the largest size of a queue: a power of two"
     )
     config_size: int | None = option(
-        None, parse=int_between(0, 256), metavar="BYTES", help="its configuration space; by default the type's"
+        None, parse=int_between(0, 256), metavar="BYTES", help="size of the configuration space; by default the type's"
     )
-    reconnect: bool = option(False, help="connect again, for some seconds, when the back end has gone")
+    reconnect: bool = option(False, help="reconnect, for some seconds, if the back end disconnects")
 
 
 def make(options: VhostUserOptions) -> VhostUserDevice:

@@ -88,11 +88,11 @@ def _refused(path: Path, error: OSError) -> UsageError | HostError:
         case errno.ENOENT:
             return UsageError(f"vhost-user: {path}: there is no such socket; start the back end first")
         case errno.ECONNREFUSED:
-            return UsageError(f"vhost-user: {path}: nobody listens there; start the back end first")
+            return UsageError(f"vhost-user: {path}: no program listens there; start the back end first")
         case errno.ENOTSOCK | errno.EPROTOTYPE:
             return UsageError(f"vhost-user: {path} is no socket of a back end")
         case errno.EACCES | errno.EPERM:
             return HostError(f"vhost-user: {path}: this user may not connect to it")
         case errno.EAGAIN:
-            return HostError(f"vhost-user: {path}: the back end is at another machine's service")
+            return HostError(f"vhost-user: {path}: the back end serves another machine")
     return HostError(f"vhost-user: {path}: {error.strerror or error}")

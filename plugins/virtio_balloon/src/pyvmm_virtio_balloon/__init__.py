@@ -23,20 +23,22 @@ MAX_SIZE: Final = (1 << 32) - 1 << 12
 class BalloonOptions:
     """The options of ``balloon``."""
 
-    size: Size = option(Size(0), primary=True, help="memory that the guest is to give up, at first")
+    size: Size = option(Size(0), primary=True, help="memory that the guest should give up at first")
     socket: Path | None = option(None, help="Unix socket that takes 'size SIZE' and 'stats' while the machine runs")
     stats: int = option(
         0,
         parse=int_between(0, 86400),
         metavar="SECONDS",
-        help="how often the guest's statistics are asked for and logged; 0: never",
+        help="how often to request and log the guest's statistics; 0: never",
     )
-    deflate_on_oom: bool = option(True, help="the guest may take memory back before it kills for want of it")
-    reporting: bool = option(True, help="what the guest frees goes back to the host by itself")
+    deflate_on_oom: bool = option(
+        True, help="the guest may take memory back before it kills a process for lack of memory"
+    )
+    reporting: bool = option(True, help="free pages of the guest are returned to the host")
 
     def __post_init__(self) -> None:
         if self.size > MAX_SIZE:
-            raise ValueError("a size of 16T and more cannot be told to a guest")
+            raise ValueError("a balloon's size must be less than 16T")
 
 
 def make(options: BalloonOptions) -> Balloon:

@@ -79,7 +79,7 @@ class Commands:
         if argument:
             raise ValueError("stats has no argument")
         if not balloon.ask_statistics():
-            raise ValueError("the guest has no driver that knows of statistics")
+            raise ValueError("the guest has no driver that supports statistics")
 
         def came() -> None:
             timer.cancel()

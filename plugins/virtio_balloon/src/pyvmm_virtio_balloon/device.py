@@ -193,7 +193,7 @@ class Balloon(VirtioDevice):
         except OSError as error:
             if not self._told:
                 self._told = True
-                log.warning("%s: the host cannot have memory back: %s", self.name, error.strerror)
+                log.warning("%s: memory cannot be returned to the host: %s", self.name, error.strerror)
 
     def _take_statistics(self, chain: DescriptorChain) -> None:
         """Read the statistics, and keep ``chain`` until new ones are wanted (section 5.5.6.3)."""

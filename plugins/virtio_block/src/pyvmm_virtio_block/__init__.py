@@ -40,7 +40,7 @@ class BlockOptions:
         None, parse=_parse_id, metavar="ID", help="serial number that the guest sees, up to 20 bytes"
     )
     queues: int = option(
-        1, parse=int_between(1, MAX_CPUS), metavar="N", help=f"request queues, 1 to {MAX_CPUS}: one a CPU is usual"
+        1, parse=int_between(1, MAX_CPUS), metavar="N", help=f"request queues, 1 to {MAX_CPUS}; one per CPU is usual"
     )
     direct: bool = option(False, help="bypass the host's page cache (O_DIRECT)")
     root: bool = option(False, help="the guest's root file system: adds root= to the kernel's command line")

@@ -56,7 +56,7 @@ class Image:
             self._lock()
             status = os.fstat(self.fd)
             self.identity = f"{status.st_dev}:{status.st_rdev}:{status.st_ino}"
-            """What tells the file from one that has its name later."""
+            """The file's identity, which differs from that of a later file with the same name."""
             self.size = self._measure()
             """Bytes; a multiple of 512."""
             self.block_size = self._block_size()
@@ -106,7 +106,7 @@ class Image:
             case errno.EACCES | errno.EPERM | errno.EROFS if not self.read_only and os.access(path, os.R_OK):
                 return UsageError(f"block: {path} cannot be written ({error.strerror}); give ro to use it read-only")
             case errno.EACCES | errno.EPERM:
-                return UsageError(f"block: {path} may not be opened by you; change its owner or mode")
+                return UsageError(f"block: {path} may not be opened by this user; change its owner or mode")
             case errno.EBUSY:
                 return UsageError(f"block: {path} is in use on this host; unmount it there, or give ro")
             case errno.EINVAL if self.direct:
@@ -125,7 +125,7 @@ class Image:
                 way_out = "stop it" if self.read_only else "stop it, or give both machines ro"
                 raise UsageError(f"block: {self.path} is used by another virtual machine; {way_out}") from error
             log.warning(
-                "block: %s cannot be locked (%s): see to it that no other machine uses it", self.path, error.strerror
+                "block: %s cannot be locked (%s): make sure that no other machine uses it", self.path, error.strerror
             )
 
     def _measure(self) -> int:

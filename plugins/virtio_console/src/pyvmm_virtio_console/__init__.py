@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class ConsoleOptions(ChardevOptions):
     """The options of ``console``."""
 
-    kernel: bool = option(False, help="the kernel's console as well: console=hvc0 is added to its command line")
+    kernel: bool = option(False, help="make it the kernel's console: adds console=hvc0 to the kernel's command line")
     overflow: Literal["wait", "drop"] = option(
-        "wait", help="with a host that does not read, the guest waits for it, or its output is dropped"
+        "wait", help="if the host does not read: the guest waits, or its output is dropped"
     )
 
 

@@ -106,7 +106,9 @@ class Console(VirtioDevice):
         if self._host_loop is not None:
             self._host_loop.close()
         if self.port.lost:
-            log.warning("%s: %d bytes were lost, since nobody read them in time", self.name, self.port.lost)
+            log.warning(
+                "%s: %d bytes of output were lost, since the host did not read them in time", self.name, self.port.lost
+            )
             self.port.lost = 0
 
     def _publish(self) -> None:

@@ -33,19 +33,22 @@ def _parse_tag(text: str) -> str:
 class FsOptions:
     """The options of ``fs``."""
 
-    directory: Path = option(primary=True, metavar="DIR", help="directory of the host that the guest gets")
+    directory: Path = option(primary=True, metavar="DIR", help="directory of the host to share with the guest")
     tag: str | None = option(
-        None, parse=_parse_tag, metavar="NAME", help="what the guest mounts it by; by default the directory's name"
+        None,
+        parse=_parse_tag,
+        metavar="NAME",
+        help="name by which the guest mounts it; by default the directory's name",
     )
     ro: bool = option(False, help="the guest cannot write")
     cache: Literal["auto", "always", "never"] = option(
-        "auto", help="how long the guest may go by what it has seen: some seconds, for ever, not at all"
+        "auto", help="how long the guest may use its cache: some seconds, for ever, not at all"
     )
-    xattr: bool = option(False, help="the guest has extended attributes")
+    xattr: bool = option(False, help="support extended attributes")
     sandbox: Literal["namespace", "chroot", "none"] = option(
-        "namespace", help="how virtiofsd is kept in the directory; none, with Debian 13's, needs no root"
+        "namespace", help="how virtiofsd is confined to the directory; none needs no root with Debian 13's"
     )
-    virtiofsd: Path | None = option(None, metavar="FILE", help="the daemon; by default Debian's")
+    virtiofsd: Path | None = option(None, metavar="FILE", help="the virtiofsd program; by default Debian's")
 
     @property
     def name(self) -> str:
@@ -89,7 +92,7 @@ def pyvmm_device_kinds() -> Sequence[DeviceKind[FsOptions]]:
             "fs",
             FsOptions,
             make,
-            help="a directory of the host, to be mounted in the guest: mount -t virtiofs NAME /mnt",
+            help="a directory of the host; mount it in the guest with: mount -t virtiofs NAME /mnt",
             kernel_config="CONFIG_VIRTIO_FS",
             cmdline=kernel_cmdline,
             process=False,

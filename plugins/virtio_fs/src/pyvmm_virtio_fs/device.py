@@ -161,7 +161,7 @@ def _open(directory: Path) -> int:
             case errno.ENOTDIR:
                 wrong = "is no directory"
             case errno.ELOOP:
-                wrong = "is a link that leads to itself"
+                wrong = "is a link to itself"
             case _:
                 wrong = f"cannot be opened: {error.strerror}"
         raise UsageError(f"fs: {directory} {wrong}; give a directory of this host") from error

@@ -28,46 +28,45 @@ class NetOptions:
         primary=True,
         parse=parse_interface_name,
         metavar="TAP|user",
-        help="the host's tap; made, for as long as the machine runs, where it does not exist; "
-        "user: no tap and no privilege, by passt",
+        help="the host's tap, made for the machine's run if it does not exist; "
+        "user: passt, without a tap and without privilege",
     )
     mac: str | None = option(
         None,
         parse=parse_mac,
         metavar="XX:XX:XX:XX:XX:XX",
-        help="the guest's address; by default one that goes with this host and the tap's name",
+        help="the guest's MAC address; by default derived from this host and the tap's name",
     )
     mtu: int | None = option(
         None,
         parse=int_between(68, 65521),
         metavar="BYTES",
-        help="the largest packet; by default the tap's own, and 65520 with user",
+        help="the MTU; by default the tap's, and 65520 with user",
     )
     tap: str | None = option(
         None,
         parse=parse_interface_name,
         metavar="TAP",
-        help="as TAP, also for a tap that is called user",
+        help="the same as TAP; needed for a tap that is called user",
     )
     queues: int = option(
         1,
         parse=int_between(1, MAX_CPUS),
         metavar="N",
-        help=f"pairs of queues, 1 to {MAX_CPUS}: one a CPU is usual; more than one needs a tap that was made with "
-        "multi_queue",
+        help=f"queue pairs, 1 to {MAX_CPUS}; one per CPU is usual; more than one needs a tap made with multi_queue",
     )
     vhost: Literal["auto", "on", "off"] = option(
-        "auto", help="have the kernel's vhost-net move the frames of a tap; auto: where /dev/vhost-net can be used"
+        "auto", help="let the kernel's vhost-net move the tap's frames; auto: if /dev/vhost-net can be used"
     )
     tcp: tuple[str, ...] = option(
         (),
         metavar="PORTS",
-        help="with user: ports of the host that lead to the guest, as in passt(1): 8080:80",
+        help="with user: host ports to forward to the guest, as in passt(1): 8080:80",
     )
     udp: tuple[str, ...] = option((), metavar="PORTS", help="with user: the same for UDP")
 
     loopback: bool = option(
-        True, help="with user: the guest reaches what listens on the host's loopback, at its gateway's address"
+        True, help="with user: the guest reaches services on the host's loopback, at its gateway's address"
     )
 
     def __post_init__(self) -> None:
@@ -76,7 +75,7 @@ class NetOptions:
         if self.is_user and (self.queues > 1 or self.vhost == "on"):
             raise ValueError("queues=N and vhost=on need a tap; leave them out with user")
         if not self.is_user and (self.tcp or self.udp or not self.loopback):
-            raise ValueError("tcp, udp and loopback are of user; give net:user, or see to it by the host's firewall")
+            raise ValueError("tcp, udp and loopback work only with user; give net:user, or use the host's firewall")
 
     @property
     def is_user(self) -> bool:

@@ -119,7 +119,7 @@ class Passt:
         if not found:
             raise HostError(f"net: passt is not ready after {START_TIMEOUT:.0f} s{said and f': {said}'}")
         if "nvalid port" in said:
-            raise UsageError(f"net: {said}; see PORTS in passt(1) for how ports are written")
+            raise UsageError(f"net: {said}; see PORTS in passt(1) for the syntax of ports")
         raise HostError(f"net: passt {self.child.outcome}{said and f': {said}'}{_hint(said)}")
 
     def _last_words(self) -> str:
@@ -139,7 +139,7 @@ def _own_directory() -> Iterator[str]:
             directory = tempfile.TemporaryDirectory(prefix="pyvmm-passt-")
         except OSError as error:
             raise HostError(
-                f"net: passt needs a directory for a moment, and none can be made: {error.strerror}; "
+                f"net: passt needs a temporary directory, and none can be made: {error.strerror}; "
                 "set TMPDIR to one that can be written"
             ) from error
         leftovers.add(directory.cleanup)
@@ -161,9 +161,9 @@ def _start(arguments: list[str], fd: int) -> child.Child:
 
 def _hint(said: str) -> str:
     if "Too many open files" in said:
-        return "; let this process have more descriptors: ulimit -n"
+        return "; raise the limit of descriptors: ulimit -n"
     if "bind" in said:
-        return "; give ports that nobody else has, and above 1023 where this user is not root"
+        return "; give ports that are free, and above 1023 unless this user is root"
     if "routable interface" in said or "External interface" in said:
         return "; it gives the guest the host's own address and gateway, so the host needs a default route"
     return ""

@@ -163,7 +163,7 @@ class Tap:
             flags = _IFREQ_FLAGS.unpack(fcntl.ioctl(self.socket, SIOCGIFFLAGS, _IFREQ_FLAGS.pack(name, 0)))[1]
             mtu = _IFREQ_INT.unpack(fcntl.ioctl(self.socket, SIOCGIFMTU, _IFREQ_INT.pack(name, 0)))[1]
         except OSError as error:
-            raise HostError(f"net: tap {self.given_name} has just gone from the host: {error.strerror}") from error
+            raise HostError(f"net: tap {self.given_name} was just removed from the host: {error.strerror}") from error
         return bool(flags & IFF_UP), int(mtu)
 
     def _takes_uso(self) -> bool:
@@ -231,7 +231,7 @@ def _refused(name: str, error: OSError, exists: bool) -> PyvmmError:
         case errno.EBUSY:
             return UsageError(f"net: tap {name} is in use, perhaps by another machine; give another tap")
         case errno.EPERM if exists:
-            text = f"tap {name} belongs to another user; run as root, or delete it and make it anew: {make}"
+            text = f"tap {name} belongs to another user; run as root, or delete it and make it again: {make}"
         case errno.EPERM:
             text = f"there is no tap {name} and this user may not make one; make it with: {make}"
         case errno.EINVAL if exists:
@@ -253,7 +253,7 @@ def _not_multi_queue(name: str, error: OSError) -> PyvmmError:
     finally:
         os.close(probe)
     make = f'sudo ip tuntap add dev {name} mode tap multi_queue user "$USER" && sudo ip link set {name} up'
-    return UsageError(f"net: tap {name} has one queue; leave queues=N out, or delete it and make it anew: {make}")
+    return UsageError(f"net: tap {name} has one queue; leave queues=N out, or delete it and make it again: {make}")
 
 
 def _text(name: bytes) -> str:

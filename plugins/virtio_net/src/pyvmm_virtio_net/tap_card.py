@@ -80,7 +80,7 @@ class Net(Card):
             log.warning("net: tap %s is down; bring it up with: sudo ip link set %s up", name, name)
         if self.tap.mtu < self.mtu:
             log.warning(
-                "net: tap %s has an MTU of %d and the guest one of %d; mend it with: sudo ip link set %s mtu %d",
+                "net: tap %s has an MTU of %d and the guest one of %d; fix it with: sudo ip link set %s mtu %d",
                 *(name, self.tap.mtu, self.mtu, name, self.mtu),
             )
 
@@ -164,5 +164,5 @@ class Net(Card):
     def _tap_gone(self) -> None:
         if not self.tap.gone:
             self.tap.gone = True
-            log.error("%s: tap %s is gone from the host; the guest has no link", self.name, self.tap.given_name)
+            log.error("%s: tap %s was removed from the host; the guest has no link", self.name, self.tap.given_name)
         self.tell_link(f"tap {self.tap.given_name}")

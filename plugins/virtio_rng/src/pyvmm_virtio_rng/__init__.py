@@ -21,8 +21,8 @@ __all__ = ["RngOptions", "pyvmm_device_kinds"]
 class RngOptions:
     """The options of ``rng``."""
 
-    source: Path = option(Path("/dev/urandom"), primary=True, help="file that entropy is read from")
-    rate: Size | None = option(None, help="bytes a second that the guest gets, at most")
+    source: Path = option(Path("/dev/urandom"), primary=True, help="file from which entropy is read")
+    rate: Size | None = option(None, help="the most bytes per second for the guest")
 
     def __post_init__(self) -> None:
         if self.rate == 0:

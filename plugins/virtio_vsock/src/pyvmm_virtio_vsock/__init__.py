@@ -18,7 +18,7 @@ class VsockOptions:
     """The options of ``vsock``."""
 
     path: Path = option(
-        primary=True, help="Unix socket for programs that connect to the guest; PATH_PORT is where the guest connects"
+        primary=True, help="Unix socket for programs that connect to the guest; the guest connects to PATH_PORT"
     )
     cid: int = option(3, parse=int_between(3, 2**32 - 2), metavar="N", help="the guest's address (context ID)")
 
@@ -37,7 +37,7 @@ def pyvmm_device_kinds() -> Sequence[DeviceKind[VsockOptions]]:
             "vsock",
             VsockOptions,
             _make,
-            help="sockets between host and guest, by way of Unix sockets",
+            help="sockets between guest and host, as Unix sockets on the host",
             kernel_config="CONFIG_VIRTIO_VSOCKETS",
             modules=["pyvmm_virtio_vsock.device"],
         )

@@ -90,7 +90,7 @@ class Vsock(VirtioDevice):
         if self._muxer is not None:
             self._muxer.stop()
             if self._muxer.dropped:
-                log.info("%s: %d packets of the guest's made no sense", self.name, self._muxer.dropped)
+                log.info("%s: %d packets of the guest were invalid", self.name, self._muxer.dropped)
             self._muxer = None
         for drain in self._drains:
             drain.watch()  # a failure of the device has removed them from the loop

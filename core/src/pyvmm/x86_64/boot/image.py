@@ -22,7 +22,7 @@ class LoadedKernel:
     """A kernel, or any program that runs without one, in guest memory."""
 
     entry: GuestAddress
-    """Where the first vCPU starts, in 64-bit mode."""
+    """The address at which the first vCPU starts, in 64-bit mode."""
 
     start: GuestAddress
     """The first address of the memory that the kernel occupies."""

@@ -18,7 +18,7 @@ SECTOR: Final = 512
 
 @options
 class RamDiskOptions:
-    """What ``ramdisk:SIZE,…`` takes."""
+    """The options of ``ramdisk``."""
 
     size: Size = option(Size(64 << 20), primary=True, help="of the disk, a multiple of 512 bytes")
     fill: str = option("", help="text that the disk is full of at first")
