@@ -17,27 +17,31 @@ if TYPE_CHECKING:
 
 __all__ = ["Making", "add", "discard"]
 
-_removers: list[tuple[int, Callable[[], object]]] = []
+_removers: dict[Callable[[], object], int] = {}
+"""Removers, and the process that added each. Threads add and discard them at the same time, and a signal handler may
+interrupt them: so each change is a single call of the dict, which is atomic, and there is no lock."""
+
 _making = 0
 _late: list[Callable[[], object]] = []
 
 
 def add(remover: Callable[[], object]) -> None:
     """Call ``remover`` at the end of this process, unless it is discarded before. Forks do not call it."""
-    _removers.append((os.getpid(), remover))
+    _removers[remover] = os.getpid()
 
 
 def discard(remover: Callable[[], object]) -> None:
     """Forget ``remover``; one that was not added is ignored."""
-    for at in range(len(_removers) - 1, -1, -1):
-        if _removers[at][1] == remover:
-            del _removers[at]
+    _removers.pop(remover, None)
 
 
 def remove_all() -> None:
     """Call the remaining removers, the last one first. If one raises, the others are still called."""
     while _removers:
-        process, remover = _removers.pop()
+        try:
+            remover, process = _removers.popitem()
+        except KeyError:
+            break  # another thread has discarded the last one
         if process == os.getpid():
             try:
                 remover()

@@ -6,7 +6,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, TypeVar
 
-from pyvmm.errors import UsageError
+from pyvmm.errors import HostError, UsageError
 from pyvmm.machine.console import CHUNK, Console, Use
 from pyvmm.machine.life import MAX_EVENTS, MachineEvent
 from pyvmm.machine.machine import Machine
@@ -209,15 +209,21 @@ async def _on_a_thread(function: Callable[[], T], undo: Callable[[T], object] | 
         else:
             set_result(done, result, None)
 
-    begin(run, "pyvmm-asyncio")
+    try:
+        begin(run, "pyvmm-asyncio")
+    except HostError:
+        run()  # without a thread, the event loop has to wait
     try:
         return await asyncio.shield(done)
     except asyncio.CancelledError:
-        if not done.cancelled():
-            await asyncio.wait([done])
-            if undo is not None and done.exception() is None:
-                made = done.result()
-                await _on_a_thread(lambda: undo(made))
+        while not done.done():
+            try:
+                await asyncio.wait([done])
+            except asyncio.CancelledError:
+                pass
+        if undo is not None and done.exception() is None:
+            made = done.result()
+            await _on_a_thread(lambda: undo(made))
         raise
 
 
