@@ -244,3 +244,14 @@ def test_tty_output_is_whole_and_quiet_afterwards(guest: Guest) -> None:
 
     assert guest.peer.sent == data
     assert not guest.driver.serve_interrupt(timeout=0)
+
+
+def test_what_was_collected_is_sent_when_somebody_asks(guest: Guest) -> None:
+    guest.driver.startup()
+    assert guest.thr.collects
+    guest.driver.outb(UART_TX, ord("x"))
+    assert guest.peer.sent == b""
+
+    guest.uart.send_all()
+
+    assert guest.peer.sent == b"x"

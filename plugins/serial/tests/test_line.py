@@ -34,6 +34,7 @@ class Host:
 class Port:
     def __init__(self) -> None:
         self.transmitter, self.receiver, self.resumed = 0, 0, 0
+        self.send_all: Callable[[], object] = lambda: None
 
     def transmitter_ready(self) -> None:
         self.transmitter += 1
@@ -118,6 +119,17 @@ def test_output_is_bounded_and_the_first_of_it_is_kept(w: Wired) -> None:
     w.line.drain(lambda: False)
 
     assert host.got == sent[:OUTPUT_LIMIT]
+
+
+def test_the_end_of_a_line_begins_with_what_the_uart_still_holds(w: Wired) -> None:
+    host = w.host(room=0)
+    w.line.send(b"written, ")
+    w.port.send_all = lambda: w.line.send(b"and collected")
+
+    host.room = 1 << 30
+    w.line.drain(lambda: False)
+
+    assert host.got == b"written, and collected"
 
 
 def test_full_from_the_mark_on_until_there_is_room(w: Wired) -> None:

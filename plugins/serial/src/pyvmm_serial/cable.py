@@ -38,6 +38,9 @@ _CHUNK: Final = 64 << 10
 class Port(Protocol):
     """The UART, as the line calls it."""
 
+    def send_all(self) -> None:
+        """Send what the guest has written and the UART still holds."""
+
     def transmitter_ready(self) -> None:
         """The line can take output again."""
 
@@ -175,6 +178,8 @@ class Line:
     def drain(self, wait: Callable[[], bool]) -> None:
         """Write all waiting output, before the end. ``wait`` waits until the host can take more; it returns False if
         the host does not."""
+        if self._port is not None:
+            self._port.send_all()
         while self._output is not None and self._unsent:
             before = len(self._unsent)
             self.flush()

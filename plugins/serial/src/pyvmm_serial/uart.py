@@ -164,6 +164,11 @@ class Uart(BusDevice):
                 self._fast_thr.event.close()
                 self._fast_thr = None
 
+    def send_all(self) -> None:
+        """Send the characters that the fast port has collected. On any thread."""
+        with self._lock:
+            self._send_collected()
+
     def read(self, offset: int, data: memoryview) -> None:
         if offset == UART_LSR and self._lsr_is_plain and len(data) == 1:
             data[0] = self.lsr
