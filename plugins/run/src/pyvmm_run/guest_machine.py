@@ -69,6 +69,7 @@ class GuestMachine:
         self._host: socket.socket | None = None
         self._sessions: set[Session] = set()
         self._closed = False
+        self._aborted = False
 
     @property
     def is_running(self) -> bool:
@@ -121,6 +122,15 @@ class GuestMachine:
         reason = self._why_lost()
         return GuestLostError(reason) if reason else error
 
+    def abort(self) -> None:
+        """End the machine and its commands soon, from any thread or task: what waits for them fails."""
+        self._aborted = True
+        process = self._process
+        if process is not None and process.stdin is not None:
+            process.stdin.close()
+        for session in list(self._sessions):
+            session.abort()
+
     def close(self) -> None:
         """End the machine and its commands, and remove what it has on the host. Closing twice does nothing."""
         with self._lock:
@@ -152,6 +162,8 @@ class GuestMachine:
             listener.bind(f"{self._directory}/vsock_{protocol.HELLO_PORT}")
             listener.listen(1)
             self._process = self._start_machine(self._directory)
+            if self._aborted:
+                raise GuestLostError("the machine was given up")
             self._host = self._accept(listener, deadline)
         self._set_up(self._host, deadline)
 
@@ -215,7 +227,7 @@ class GuestMachine:
         if answer is None:
             raise GuestLostError(self._why_lost() or "the guest's program ended before it was set up")
         if answer.type == protocol.FAILED:
-            raise HostError(self.guest.setup_failure(CommandError(answer.number, answer.text)))
+            raise HostError(self.guest.setup_failure(CommandError(answer.errno, answer.text)))
         if answer.type != protocol.STARTED:
             raise ProtocolError(f"the guest's program breaks the protocol: it answers by a frame of type {answer.type}")
 

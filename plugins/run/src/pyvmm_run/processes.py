@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import IO, Any, Final
 
     from pyvmm_run.guest_machine import GuestMachine
+    from pyvmm_run.session import Session
 
 ENVIRONMENT: Final[Mapping[str, str]] = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -28,6 +29,19 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
     "LANG": "C.UTF-8",
 }
 """A command's environment, unless the caller gives another one."""
+
+
+class Abort:
+    """Ends a command that another thread waits for."""
+
+    def __init__(self) -> None:
+        self.is_wanted = False
+        self.session: Session | None = None
+
+    def __call__(self) -> None:
+        self.is_wanted = True
+        if self.session is not None:
+            self.session.abort()
 
 
 def run(
@@ -44,8 +58,9 @@ def run(
     check: bool = False,
     env: Mapping[str, str] | None = None,
     cwd: str = "/",
+    abort: Abort | None = None,
 ) -> subprocess.CompletedProcess[Any]:
-    """As :func:`subprocess.run`."""
+    """As :func:`subprocess.run`; ``abort`` can end it early."""
     begin = time.monotonic()
     _check_args(args)
     if capture_output:
@@ -55,7 +70,7 @@ def run(
     request = protocol.command(args, ENVIRONMENT if env is None else env, cwd)
     try:
         machine.start(timeout=timeout)
-        status = _serve(machine, request, source, out, err, None if timeout is None else begin + timeout)
+        status = _serve(machine, request, source, out, err, None if timeout is None else begin + timeout, abort)
     except (TimedOutError, subprocess.TimeoutExpired):
         assert timeout is not None
         raise subprocess.TimeoutExpired(list(args), timeout, _collected(out), _collected(err)) from None
@@ -69,18 +84,25 @@ def run(
     return result
 
 
-def read_file(machine: GuestMachine, path: str, *, timeout: float | None = None) -> bytes:
+def read_file(machine: GuestMachine, path: str, *, timeout: float | None = None, abort: Abort | None = None) -> bytes:
     """The contents of a file in the guest. Raises OSError as the guest's kernel does."""
     out = Sink(None, collects=True)
-    _copy(machine, f"r{path}", path, Source(b""), out, timeout)
+    _copy(machine, f"r{path}", path, Source(b""), out, timeout, abort)
     assert out.collected is not None
     return bytes(out.collected)
 
 
-def write_file(machine: GuestMachine, path: str, data: bytes | str, *, timeout: float | None = None) -> None:
+def write_file(
+    machine: GuestMachine,
+    path: str,
+    data: bytes | str,
+    *,
+    timeout: float | None = None,
+    abort: Abort | None = None,
+) -> None:
     """Write a file in the guest anew. Raises OSError as the guest's kernel does."""
     source = Source(data.encode() if isinstance(data, str) else data)
-    _copy(machine, f"w{path}", path, source, Sink(None), timeout)
+    _copy(machine, f"w{path}", path, source, Sink(None), timeout, abort)
 
 
 class Popen:
@@ -225,9 +247,21 @@ class Popen:
         self._done.wait()
 
 
-def _serve(machine: GuestMachine, request: bytes, source: Source, out: Sink, err: Sink, deadline: float | None) -> int:
+def _serve(
+    machine: GuestMachine,
+    request: bytes,
+    source: Source,
+    out: Sink,
+    err: Sink,
+    deadline: float | None,
+    abort: Abort | None,
+) -> int:
     session = machine.open_session()
     try:
+        if abort is not None:
+            abort.session = session
+            if abort.is_wanted:
+                session.abort()
         return session.run(request, source, out, err, deadline=deadline)
     except GuestLostError as error:
         raise machine.explain(error) from error
@@ -235,12 +269,20 @@ def _serve(machine: GuestMachine, request: bytes, source: Source, out: Sink, err
         machine.end_session(session)
 
 
-def _copy(machine: GuestMachine, text: str, path: str, source: Source, out: Sink, timeout: float | None) -> None:
+def _copy(
+    machine: GuestMachine,
+    text: str,
+    path: str,
+    source: Source,
+    out: Sink,
+    timeout: float | None,
+    abort: Abort | None,
+) -> None:
     if not path.startswith("/"):
         raise UsageError(f"{path!r}: give the absolute path of a file in the guest")
     deadline = None if timeout is None else time.monotonic() + timeout
     try:
-        status = _serve(machine, protocol.request([text]), source, out, Sink(None), deadline)
+        status = _serve(machine, protocol.request([text]), source, out, Sink(None), deadline, abort)
     except TimedOutError:
         assert timeout is not None
         raise subprocess.TimeoutExpired(path, timeout) from None

@@ -139,6 +139,13 @@ class Frame:
         return number
 
     @property
+    def errno(self) -> int:
+        """The number of a FAILED; raises :class:`ProtocolError` for what is no errno."""
+        if not 0 < self.number < 4096:
+            raise ProtocolError(f"the guest's program breaks the protocol: {self.number} is no errno")
+        return self.number
+
+    @property
     def text(self) -> str:
         """The rest as printable text: FAILED has one."""
         return self.data[4:].decode(errors="replace").encode("unicode_escape").decode()

@@ -96,13 +96,20 @@ def run(args: Sequence[str | bytes], **options: Unpack[Options]) -> subprocess.C
 
     ``timeout`` counts from the call, with the machine's start.
     """
-    machine, others = _split(options)
+    machine, others = split(options)
+    return run_once(Sandbox(**machine), args, **others)
+
+
+def run_once(
+    machine: Sandbox, args: Sequence[str | bytes], **options: Unpack[RunOptions]
+) -> subprocess.CompletedProcess[Any]:
+    """Run a command in ``machine`` and close it. The time limit counts from the call."""
     timeout, begin = options.get("timeout"), time.monotonic()
-    with Sandbox(**machine).start(timeout=timeout) as sandbox:
+    with machine.start(timeout=timeout) as sandbox:
         if timeout is not None:
-            others["timeout"] = max(0.0, timeout - (time.monotonic() - begin))
+            options["timeout"] = max(0.0, timeout - (time.monotonic() - begin))
         try:
-            return sandbox.run(args, **others)
+            return sandbox.run(args, **options)
         except subprocess.TimeoutExpired as error:
             assert timeout is not None
             error.timeout = timeout
@@ -112,7 +119,7 @@ def run(args: Sequence[str | bytes], **options: Unpack[Options]) -> subprocess.C
 def popen(args: Sequence[str | bytes], **options: Unpack[PopenOptions]) -> Popen:
     """Start a command in a machine of its own, which ends with it: the options are those of :class:`Sandbox` and of
     :meth:`Sandbox.popen`."""
-    machine, others = _split(options)
+    machine, others = split(options)
     sandbox = Sandbox(**machine)
     try:
         return Popen(sandbox, args, **others, on_end=sandbox.close)
@@ -136,7 +143,7 @@ def write_file(
         sandbox.write_file(path, data, timeout=timeout)
 
 
-def _split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options of the machine, and of the command."""
     machine = {name: value for name, value in options.items() if name in _MACHINE}
     return machine, {name: value for name, value in options.items() if name not in _MACHINE}

@@ -31,8 +31,7 @@ class CommandError(PyvmmError):
     def __init__(self, number: int, what: str) -> None:
         self.errno = number
         self.what = what
-        reason = os.strerror(number) if 0 < number < 4096 else f"error {number}"
-        super().__init__(f"{what}: {reason}")
+        super().__init__(f"{what}: {os.strerror(number)}")
 
     @property
     def exit_status(self) -> int:  # type: ignore[override]
@@ -51,7 +50,6 @@ class Session:
     def __init__(self, connection: socket.socket) -> None:
         """``connection`` leads to the guest's program; it becomes this object's."""
         self._socket = connection
-        self._to_guest = bytearray()
         self._control: list[bytes] = []
         self._aborted = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -124,6 +122,8 @@ class _Run:
         self._owed = {protocol.STDOUT: 0, protocol.STDERR: 0}
         """Bytes that are done with, and that the guest may send again but was not told of."""
         self._open = {protocol.STDOUT, protocol.STDERR}
+        self._told: set[int] = set()
+        """Those streams of which the guest knows that nobody reads them."""
         self._started = False
         self._status: int | None = None
 
@@ -138,6 +138,8 @@ class _Run:
             for stream, sink in self._sinks.items():
                 if sink.pending and sink.fd in ready:
                     self._done_with(stream, sink.flush())
+                if sink.broken:
+                    self._nobody_reads(stream)
             if self._socket.fileno() in ready and self._status is None:
                 self._send()
                 self._receive()
@@ -185,7 +187,9 @@ class _Run:
             self._to_guest += protocol.frame(protocol.END, protocol.STDIN)
 
     def _fill(self) -> None:
-        """Have something to send, of what is in memory."""
+        """Have something to send: what is in memory, and credit that is owed."""
+        for stream in self._sinks:
+            self._done_with(stream, 0)
         while self._stdin.fd < 0 and self._wants_input():
             self._take_input()
 
@@ -227,7 +231,7 @@ class _Run:
     def _take(self, frame: Frame) -> None:
         first = not self._started
         if frame.type == protocol.FAILED and first:
-            raise CommandError(frame.number, frame.text)
+            raise CommandError(frame.errno, frame.text)
         if (frame.type == protocol.STARTED) != first or frame.type in (protocol.FAILED, protocol.HELLO):
             raise ProtocolError(f"the guest's program breaks the protocol: an unexpected frame of type {frame.type}")
         match frame.type:
@@ -252,18 +256,17 @@ class _Run:
         if stream not in self._open or len(frame.data) > self._given[stream]:
             raise ProtocolError("the guest's program breaks the protocol: output beyond its end or its credit")
         self._given[stream] -= len(frame.data)
-        sink = self._sinks[stream]
-        was_broken = sink.broken
-        self._done_with(stream, sink.take(frame.data))
-        if sink.broken and not was_broken:
-            self._nobody_reads(stream)
+        self._done_with(stream, self._sinks[stream].take(frame.data))
 
     def _done_with(self, stream: int, length: int) -> None:
         self._owed[stream] += length
-        if self._owed[stream] >= WINDOW // 4 and stream in self._open:
+        # A guest that takes nothing from us gets no more credit, which would only pile up here.
+        if self._owed[stream] >= WINDOW // 4 and stream in self._open and len(self._to_guest) < 4 * MAX_DATA:
             self._to_guest += protocol.credit(stream, self._owed[stream])
             self._given[stream] += self._owed[stream]
             self._owed[stream] = 0
 
     def _nobody_reads(self, stream: int) -> None:
-        self._to_guest += protocol.frame(protocol.END, stream)
+        if stream not in self._told:
+            self._told.add(stream)
+            self._to_guest += protocol.frame(protocol.END, stream)
