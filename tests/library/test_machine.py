@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pyvmm import Machine, MachineConfig
+from pyvmm import Machine, MachineConfig, Plugins
 from pyvmm.errors import PyvmmError, UsageError
 from pyvmm.exit_reason import End, ExitReason
 from pyvmm.machine import MachineEvent
@@ -160,6 +160,21 @@ def thread_names() -> list[str]:
         except OSError:
             pass
     return names
+
+
+def test_a_machine_that_cannot_be_made_leaves_nothing(configure: Configure) -> None:
+    before = descriptors()
+    with pytest.raises(UsageError, match="/nowhere"):
+        Machine(configure("rng,process=on", "console:stream", "block:/nowhere,process=off"))
+    assert descriptors() == before
+
+
+def test_devices_may_be_any_iterable(guest: Path) -> None:
+    texts = ["serial:stream", "rng", "rng"]
+    [*requests] = Plugins().request_devices(texts)
+    for devices in (iter(texts), iter(requests), tuple(texts)):
+        with Machine(MachineConfig(guest, memory=32 << 20, devices=devices)) as machine:  # type: ignore[arg-type]
+            assert [transport.name for transport in machine.devices.transports()] == ["rng0", "rng1"]
 
 
 def test_a_start_that_fails_is_raised_and_ends_the_machine(configure: Configure) -> None:

@@ -294,7 +294,7 @@ def test_a_size_survives_being_written_and_read(size: int) -> None:
 _text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 _records = st.builds(
     DiskOptions,
-    path=_text.filter(bool).map(Path),
+    path=_text.filter(lambda text: text and text[0] != "~").map(Path),  # a ~ that no shell replaced is refused
     ro=st.booleans(),
     direct=st.booleans(),
     size=st.none() | st.integers(0, (1 << 63) - 1).map(Size),

@@ -42,6 +42,7 @@ log = logger(__name__)
 
 def _requests(devices: Sequence[Any]) -> Sequence[DeviceRequest]:
     """Requests for the ``devices`` of a configuration. Each has a unique id."""
+    devices = tuple(devices)  # it may be an iterator
     if all(isinstance(device, DeviceRequest) for device in devices):
         return devices
     from pyvmm import Plugins  # from the package itself, since the room plugins comes after this one
@@ -134,6 +135,7 @@ class Machine:
             # Only now: a process has a copy of the view.
             self._view.open_stream = self._open_stream
             self._view.tell = self._tell
+            closers.add(self._close_consoles)
             self.kvm = closers.closing(Kvm())
             _check_cpus(config.cpus, self.kvm)
             self.memory = closers.closing(_make_memory(config, requests, ranges))
@@ -354,8 +356,6 @@ class Machine:
             self.stop()
             self._life.join()
         self._closers.close()
-        if self._consoles is not None:
-            self._consoles.close()
         self._life.close()
 
     def _end_for(self, reason: ExitReason) -> None:
@@ -369,6 +369,10 @@ class Machine:
 
     def _driver_up(self, device: str) -> Callable[[], None]:
         return lambda: self._tell(device, "driver_up")
+
+    def _close_consoles(self) -> None:
+        if self._consoles is not None:
+            self._consoles.close()
 
     def _open_stream(self, device: str, on_end: Callable[[], object]) -> tuple[int, int]:
         if self._consoles is None:
