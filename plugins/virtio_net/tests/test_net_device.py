@@ -162,7 +162,7 @@ def test_tap_that_is_deleted_takes_the_link_and_nothing_else(
     assert guest.take_interrupt()
     assert guest.run() == 0, "a tap that is gone must not keep the loop busy"
     assert len([r for r in caplog.records if r.levelno >= logging.ERROR]) == 1
-    assert "net0: tap tap0 is gone from the host" in caplog.text
+    assert "net0: tap tap0 was removed from the host" in caplog.text
     card.send(NO_OFFLOAD + plain(60))
     guest.transmitq.kick()
     card.post(2000)
