@@ -163,7 +163,7 @@ def test_tap_that_is_deleted_takes_the_link_and_nothing_else(guest: Guest, caplo
     ip("link del tap0")
     guest.run_until(lambda: not guest.read_config(6, 2)[0] & 1)
 
-    assert "net0: tap tap0 is gone from the host" in caplog.text
+    assert "net0: tap tap0 was removed from the host" in caplog.text
     assert not guest.needs_reset
     guest.start([])
 
