@@ -88,7 +88,7 @@ def test_a_command_is_run_again_where_its_machine_was_lost() -> None:
     CACHE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         script = 'cd "$1"; test -e lost && exit 7; touch lost; sync; echo c >/proc/sysrq-trigger'
-        assert run("sh", "-c", script, "sh", scratch, PYVMM_LAB_TRIES="2").returncode == 7
+        assert run("sh", "-c", script, "sh", scratch, PYVMM_LAB_TRIES="4").returncode == 7
 
 
 def test_without_a_command_it_says_how_to_call_it() -> None:
