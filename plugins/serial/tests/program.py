@@ -1,11 +1,16 @@
 """A process with a serial port on its standard input and output, for tests: ``program.py COMMAND``.
 
 ``echo`` is a guest that sends back what it receives, each byte in angle brackets, until the machine ends or a ``q``
-comes. ``flood`` is one that prints, ``flood=SIZE`` so many bytes. ``crash`` is one whose VMM fails.
+comes. ``flood`` is one that prints, ``flood=SIZE`` so many bytes. ``crash`` is one whose VMM fails. The main thread of
+``hang`` hangs in C. ``faulthandler`` is ``echo`` with Python's faulthandler enabled after the terminal is raw, and with
+a SIGQUIT that prints where the threads are and ends nothing.
 """
 
 from __future__ import annotations
 
+import ctypes
+import faulthandler
+import signal
 import sys
 import threading
 
@@ -42,10 +47,16 @@ def main(command: str) -> int:
     device = Serial(SerialOptions())
     device.attach(DeviceContext("serial0", LoopScope(loop, fail), stop, irq))
     driver = Linux8250(device, irq)
+    if command == "faulthandler":
+        faulthandler.enable()
+        faulthandler.register(signal.SIGQUIT)
+        command = "echo"
+    ready = threading.Event()
 
     def guest() -> None:
         driver.startup()
         driver.console_write(b"ready\r\n")
+        ready.set()
         if command == "flood":
             driver.write(flood(int(size)))
         while not ended.is_set() and (driver.xmit or command != "flood"):
@@ -61,6 +72,10 @@ def main(command: str) -> int:
     if command == "crash":
         raise RuntimeError("the VMM failed")
     thread.start()
+    if command == "hang":
+        ready.wait()
+        while True:
+            ctypes.PyDLL(None).pause()  # it keeps the GIL
     loop.run()
     ended.set()
     irq.signal()

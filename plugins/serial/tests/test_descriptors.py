@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pyvmm.chardev.descriptors import DescriptorInput, DescriptorOutput, reopen
-from pyvmm.host.eventloop import EventLoop, LoopScope
+from pyvmm.chardev.descriptors import BACKLOG, DescriptorInput, DescriptorOutput, reopen
+from pyvmm.host.eventloop import EventLoop, LoopScope, Timer
 from pyvmm_serial.cable import INPUT_LIMIT, Line
 
 
@@ -192,3 +193,69 @@ def test_directory_as_input_is_an_end(loop: LoopScope, fds: list[int], tmp_path:
     fds.append(os.open(tmp_path, os.O_RDONLY))
 
     assert Reader(loop, fds[0]).ended == 1
+
+
+class Typed(Reader):
+    """A line whose input a person types."""
+
+    def __init__(self, loop: LoopScope, fd: int, may_read: Callable[[], bool] = lambda: True) -> None:
+        self.loop, self.line, self.seen = loop, Line(), 0
+        self.input = DescriptorInput(fd, self.line, interpret=self.interpret, may_read=may_read)
+        self.line.attach(self, loop, self.input.resume)
+        self.input.start(loop)
+
+    def interpret(self, data: bytes) -> bytes:
+        self.seen += len(data)
+        return data
+
+
+def test_what_does_not_fit_waits_in_the_terminal_while_the_guest_reads(loop: LoopScope, fds: list[int]) -> None:
+    fds += os.pipe()
+    pasted = bytes(range(256)) * (BACKLOG // 128)  # twice as much
+    parts = [pasted[at : at + 4096] for at in range(0, len(pasted), 4096)]
+    writing = threading.Thread(target=lambda: [os.write(fds[1], part) for part in parts])
+    writing.start()
+    reader = Typed(loop, fds[0])
+    while reader.seen < BACKLOG + INPUT_LIMIT:
+        loop.loop.run_once()
+    got = bytearray()
+    while len(got) < len(pasted):
+        loop.loop.run_once(0)
+        got += reader.line.take(4096)
+        assert reader.seen <= len(got) + BACKLOG + INPUT_LIMIT
+    writing.join()
+
+    assert got == pasted
+
+
+def test_guest_that_reads_nothing_does_not_keep_keys_from_being_seen(
+    loop: LoopScope, fds: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    fds += os.pipe()
+    writing = threading.Thread(target=lambda: [os.write(fds[1], bytes(4096)) for _ in range(2 * BACKLOG // 4096)])
+    writing.start()
+    reader = Typed(loop, fds[0])
+
+    while reader.seen < 2 * BACKLOG:
+        loop.loop.run_once()
+
+    writing.join()
+    assert len(caplog.records) == 1 and "is lost" in caplog.records[0].getMessage()
+
+
+def test_looks_for_the_foreground_do_not_add_up(fds: list[int]) -> None:
+    fds += os.pipe()
+    timers: list[float] = []
+
+    class Loop(EventLoop):
+        def call_later(self, seconds: float, function: Callable[[], object]) -> Timer:
+            timers.append(seconds)
+            return super().call_later(seconds, function)
+
+    loop = Loop()
+    reader = Typed(LoopScope(loop, lambda error: None), fds[0], may_read=lambda: False)
+    for _ in range(100):
+        reader.input.resume()
+
+    assert len(timers) == 1
+    loop.close()

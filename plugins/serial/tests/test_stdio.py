@@ -9,7 +9,7 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,8 @@ from pyvmm.chardev.stdio import Stdio
 from pyvmm.errors import UsageError
 from pyvmm.testing.waiting import PATIENCE, wait_until, wait_until_asleep
 
-PROGRAM = Path(__file__).with_name("program.py")
+from plugins.serial.tests.terminal import PROGRAM, Terminal
+
 FLOOD = f"flood={400 << 10}"  # more than pipe and line can hold
 FLOODED = b"ready\r\n" + bytes(range(256)) * 1600
 
@@ -33,64 +34,6 @@ def difference(got: bytes, expected: bytes) -> str:
         return ""
     at = next((at for at, pair in enumerate(zip(got, expected, strict=False)) if pair[0] != pair[1]), len(got))
     return f"{len(got)} bytes, not {len(expected)}, and from {at} on {got[at : at + 20]!r}"
-
-
-class Terminal:
-    """A terminal with a process in it."""
-
-    def __init__(
-        self,
-        command: str,
-        *,
-        nohup: bool = False,
-        program: Sequence[str] = (sys.executable, str(PROGRAM)),
-        **files: int,
-    ) -> None:
-        self.master, self.slave = os.openpty()
-        self.before = termios.tcgetattr(self.slave)
-        self.screen = b""
-
-        def take_terminal() -> None:
-            os.setsid()
-            os.close(os.open(os.ttyname(self.slave), os.O_RDWR))  # becomes the controlling one
-            os.tcsetpgrp(self.slave, os.getpgrp())
-            if nohup:
-                signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-        ends = {"stdin": self.slave, "stdout": self.slave, "stderr": self.slave} | files
-        self.process = subprocess.Popen([*program, command], preexec_fn=take_terminal, pass_fds=[self.slave], **ends)
-
-    def expect(self, text: bytes) -> None:
-        """Read the screen until ``text`` is there."""
-        while text not in self.screen:
-            ready, _, _ = select.select([self.master], [], [], PATIENCE)
-            assert ready, f"{text!r} did not come, but {self.screen[-200:]!r}"
-            self.screen += os.read(self.master, 65536)
-
-    def read_all(self, size: int) -> bytes:
-        """The next ``size`` bytes of the screen."""
-        data = bytearray(self.screen)
-        while len(data) < size and select.select([self.master], [], [], PATIENCE)[0]:
-            data += os.read(self.master, 65536)
-        return bytes(data)
-
-    def type(self, keys: bytes) -> None:
-        os.write(self.master, keys)
-
-    @property
-    def is_raw(self) -> bool:
-        return not termios.tcgetattr(self.slave)[3] & termios.ICANON
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.hang_up()
-
-    def hang_up(self) -> None:
-        for fd in (self.master, self.slave):
-            if fd >= 0:
-                os.close(fd)
-        self.master = self.slave = -1
 
 
 @pytest.fixture(name="terminal")
@@ -174,60 +117,6 @@ def test_all_that_is_pasted_arrives(terminal: Terminal) -> None:
         terminal.screen += os.read(terminal.master, 65536)
     typing.join()
     assert not difference(terminal.screen, b"ready\r\n" + expected)
-
-
-@pytest.mark.parametrize("faulthandler", ["", "1"])
-@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE])
-def test_signal_that_python_does_not_see_restores_the_terminal(
-    number: signal.Signals, faulthandler: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONFAULTHANDLER", faulthandler)
-    terminal = Terminal("echo")
-    try:
-        terminal.expect(b"ready\r\n")
-        assert terminal.is_raw
-
-        os.kill(terminal.process.pid, number)
-
-        assert terminal.process.wait(PATIENCE) == -number
-        assert termios.tcgetattr(terminal.slave) == terminal.before
-        if faulthandler and number != signal.SIGQUIT:
-            terminal.expect(b"Fatal Python error")
-    finally:
-        terminal.close()
-
-
-JOBS = """
-set -m
-{before}
-"$@" &
-read key
-echo "the shell got $key"
-jobs
-echo "to the foreground"
-fg >/dev/null
-echo "ended with $?"
-"""
-
-
-@pytest.mark.parametrize("before", ["", "stty tostop"])
-def test_machine_in_the_background_of_a_shell_runs_on_and_takes_no_key(before: str) -> None:
-    terminal = Terminal(
-        "echo", program=["bash", "-c", JOBS.format(before=before), "bash", sys.executable, str(PROGRAM)]
-    )
-    try:
-        terminal.expect(b"ready")
-        terminal.type(b"k\r")
-        terminal.expect(b"the shell got k")
-        terminal.expect(b"Running")
-        terminal.expect(b"to the foreground")
-        wait_until(lambda: terminal.is_raw)
-        terminal.type(b"xq")
-        terminal.expect(b"<x><q>")
-        terminal.expect(b"ended with 0")
-        assert termios.tcgetattr(terminal.slave)[3] & termios.ICANON
-    finally:
-        terminal.close()
 
 
 def test_terminal_stays_cooked_when_output_goes_elsewhere(tmp_path: Path) -> None:

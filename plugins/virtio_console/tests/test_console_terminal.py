@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,14 @@ PROGRAM = Path(__file__).with_name("console_program.py")
 class Terminal:
     """A terminal with a console's process in its foreground."""
 
-    def __init__(self, *arguments: str, columns: int = 80, rows: int = 24, stdout: int | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        columns: int = 80,
+        rows: int = 24,
+        stdout: int | None = None,
+        program: tuple[str, ...] = (sys.executable, str(PROGRAM)),
+    ) -> None:
         self.master, self.slave = os.openpty()
         self.resize(columns, rows)
         self.before = termios.tcgetattr(self.slave)
@@ -34,7 +42,7 @@ class Terminal:
             os.tcsetpgrp(self.slave, os.getpgrp())
 
         self.process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), *arguments],
+            [*program, *arguments],
             stdin=self.slave,
             stdout=self.slave if stdout is None else stdout,
             stderr=self.slave,
@@ -84,6 +92,33 @@ def test_change_while_stopped_is_told_when_it_goes_on(terminal: Terminal) -> Non
     terminal.process.send_signal(signal.SIGCONT)
 
     terminal.expect(b"100x30\r\n")
+
+
+def test_change_in_the_background_is_told_in_the_foreground() -> None:
+    script = f"set -m; {sys.executable} {PROGRAM} & read key; fg; echo ended with $?"
+    terminal = Terminal(script, program=("bash", "-c"))
+    terminal.expect(b"80x24")
+    terminal.resize(100, 30)
+
+    terminal.type(b"\r")
+
+    terminal.expect(b"100x30\r\n")
+    terminal.type(b"q")
+    terminal.expect(b"ended with 0")
+    terminal.close()
+
+
+def test_all_that_is_pasted_arrives(terminal: Terminal) -> None:
+    pasted = bytes(32 + at % 64 for at in range(64 << 10))
+    typing = threading.Thread(target=terminal.type, args=[pasted])  # a terminal takes a few KiB, and then waits
+    typing.start()
+    expected = b"".join(b"<%c>" % byte for byte in pasted)
+    while len(echoed := terminal.screen[terminal.screen.find(b"<") :]) < len(expected):
+        ready, _, _ = select.select([terminal.master], [], [], PATIENCE)
+        assert ready, len(terminal.screen)
+        terminal.screen += os.read(terminal.master, 65536)
+    typing.join()
+    assert echoed == expected
 
 
 def test_keys_are_the_guests_and_ctrl_a_x_ends_the_machine(terminal: Terminal) -> None:

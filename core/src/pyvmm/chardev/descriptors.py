@@ -15,13 +15,17 @@ if TYPE_CHECKING:
     from typing import Final
 
     from pyvmm.chardev.line import Line
+    from pyvmm.host.eventloop import Timer
 
 log = logger(__name__)
 
 _READ_SIZE: Final = 4096
 
 BACKLOG: Final = 1 << 20
-"""The most typed or pasted bytes that wait for a guest that does not read."""
+"""The most typed or pasted bytes that wait for a guest that reads slowly. Further bytes wait in the terminal."""
+
+_STALLED: Final = 1.0
+"""Seconds in which a guest reads nothing, after which the terminal is read even if :data:`BACKLOG` bytes wait."""
 
 _BACKGROUND_INTERVAL: Final = 0.25
 """Seconds between checks whether a process in a shell's background has come to the foreground."""
@@ -133,12 +137,15 @@ class DescriptorInput:
 
         ``interpret`` gets all input first and returns the part for the guest. Input is then read even if the line has
         no room, so that a person's way out does not depend on the guest. Up to :data:`BACKLOG` bytes wait for the
-        guest; further bytes are lost. ``may_read`` returns whether this process may read now: in the background of a
-        shell it may not read the terminal.
+        guest. Then reading waits for room, as long as the guest reads. If the guest reads nothing, reading goes on and
+        the bytes are lost. ``may_read`` returns whether this process may read now: in the background of a shell it may
+        not read the terminal.
         """
         self.fd = fd
         self._may_read = may_read
+        self._timer: Timer | None = None
         self._backlog = bytearray()
+        self._is_stalled = False
         self._lost = False
         self._line = line
         self._on_end = on_end
@@ -156,10 +163,15 @@ class DescriptorInput:
     def resume(self) -> None:
         """Read again, after the line had no room."""
         self._deliver()
-        if self._ended or self._watched or self._loop is None:
+        if self._ended or self._loop is None:
             return
         if self._may_read is not None and not self._may_read():
             self._look_again()
+            return
+        if self._watched:
+            return
+        if self._room() <= 0:
+            self._wait_for_room()
             return
         try:
             self._loop.add(self.fd, self._on_readable, self._events)
@@ -176,6 +188,7 @@ class DescriptorInput:
         """Stop reading."""
         self._ended = True
         self._unwatch()
+        self._cancel_timer()
 
     def _on_readable(self, _: int) -> None:
         self._read()
@@ -185,10 +198,11 @@ class DescriptorInput:
         if self._may_read is not None and not self._may_read():
             self._look_again()
             return False
-        room = _READ_SIZE if self._interpret is not None else self._line.input_room()
+        room = self._room()
         if room <= 0:
             # It is not enough to wait for no events: epoll always reports a hang-up, again and again.
             self._unwatch()
+            self._wait_for_room()
             return False
         try:
             data = os.read(self.fd, min(room, _READ_SIZE))
@@ -215,18 +229,49 @@ class DescriptorInput:
                 log.warning("the guest reads no input; input beyond %d bytes is lost", BACKLOG)
         return True
 
+    def _room(self) -> int:
+        """The number of bytes that may be read now."""
+        if self._interpret is None:
+            return self._line.input_room()
+        return _READ_SIZE if self._is_stalled else BACKLOG - len(self._backlog)
+
     def _deliver(self) -> None:
         """Give the guest waiting input, up to the line's room. The line says when it has room again."""
         while self._backlog and (room := self._line.input_room()) > 0:
             self._line.deliver(bytes(self._backlog[:room]))
             del self._backlog[:room]
+            self._is_stalled = False
+            self._cancel_timer()
 
     def _look_again(self) -> None:
         """Check again later whether this process may read: a shell does not tell a running job that it came to the
         foreground."""
         self._unwatch()
-        if self._loop is not None:
-            self._loop.call_later(_BACKGROUND_INTERVAL, self.resume)
+        self._call_later(_BACKGROUND_INTERVAL, self.resume)
+
+    def _wait_for_room(self) -> None:
+        """Wait until the line has room. A guest that reads nothing does not leave a person's keys unread."""
+        if self._interpret is not None:
+            self._call_later(_STALLED, self._on_stall)
+
+    def _on_stall(self) -> None:
+        self._is_stalled = True
+        self.resume()
+
+    def _call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call ``function`` later, unless another call waits."""
+
+        def run() -> None:
+            self._timer = None
+            function()
+
+        if self._timer is None and self._loop is not None:
+            self._timer = self._loop.call_later(seconds, run)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _end(self) -> None:
         self.stop()

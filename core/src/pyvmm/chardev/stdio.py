@@ -67,7 +67,7 @@ class Stdio(Backend):
             if stdout is not None and os.isatty(stdout):
                 from pyvmm.chardev.terminal import RawTerminal
 
-                self._terminal = RawTerminal(stdin, lambda: context.loop.post(self._look_at_size))
+                self._terminal = RawTerminal(stdin, lambda: context.loop.post(self._on_change))
                 self._terminal.enter()
                 self.size = self._terminal.size
         self.input = DescriptorInput(self._reopen(stdin, os.O_RDONLY), line, interpret=interpret, may_read=may_read)
@@ -97,9 +97,13 @@ class Stdio(Backend):
 
         if not in_foreground(self._stdin):
             return False
-        if self._terminal is not None:
-            self._terminal.make_raw()
+        if self._terminal is not None and self._terminal.make_raw():
+            self._look_at_size()  # a process in the background gets no SIGWINCH
         return True
+
+    def _on_change(self) -> None:
+        self._look_at_size()
+        self.resume_input()
 
     def _look_at_size(self) -> None:
         before = self.size

@@ -1,44 +1,26 @@
-"""Raw mode of a terminal, and its restoration in every case."""
+"""Raw mode of a terminal, its restoration in every case, and job control (credentials(7), termios(3))."""
 
 from __future__ import annotations
 
 import os
 import signal
-import termios
 import threading
-from contextlib import contextmanager
 
 from pyvmm._native import lib
 from pyvmm.host import leftovers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from types import FrameType
     from typing import Any
 
 
-def make_raw(fd: int) -> list[Any]:
-    """Put the terminal ``fd`` in raw mode, as cfmakeraw(3) does. Returns its settings from before."""
-    before = termios.tcgetattr(fd)
-    iflag, oflag, cflag, lflag, ispeed, ospeed, chars = termios.tcgetattr(fd)
-    iflag &= ~(
-        termios.IGNBRK
-        | termios.BRKINT
-        | termios.PARMRK
-        | termios.ISTRIP
-        | termios.INLCR
-        | termios.IGNCR
-        | termios.ICRNL
-        | termios.IXON
-    )
-    oflag &= ~termios.OPOST
-    lflag &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
-    cflag = cflag & ~(termios.CSIZE | termios.PARENB) | termios.CS8
-    chars[termios.VMIN], chars[termios.VTIME] = 1, 0
-    # Not TCSAFLUSH, which drops keys typed ahead, nor TCSADRAIN, which waits for ever after Ctrl-s.
-    termios.tcsetattr(fd, termios.TCSANOW, [iflag, oflag, cflag, lflag, ispeed, ospeed, chars])
-    return before
+def make_raw(fd: int) -> None:
+    """Put the terminal ``fd`` in raw mode, as cfmakeraw(3) does. Raises :class:`OSError` if it has been closed."""
+    error = lib.pyvmm_terminal_make_raw(fd)
+    if error:
+        raise OSError(error, os.strerror(error))
 
 
 def in_foreground(fd: int) -> bool:
@@ -49,6 +31,24 @@ def in_foreground(fd: int) -> bool:
         return True  # not the controlling terminal: no job control applies
 
 
+class _Handlers:
+    """Handlers of signals, and those that were there before. Only the main thread can set them."""
+
+    def __init__(self) -> None:
+        self._before: dict[int, Any] = {}
+
+    def set(self, number: int, handler: Any) -> None:
+        """Set a handler, unless other code handles the signal. On another thread than the main one, do nothing."""
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(number) is signal.SIG_DFL:
+            self._before[number] = signal.signal(number, handler)
+
+    def restore(self) -> None:
+        """Restore all. On another thread than the main one they stay."""
+        if threading.current_thread() is threading.main_thread():
+            while self._before:
+                signal.signal(*self._before.popitem())
+
+
 class JobControl:
     """Keeps a process in a shell's background from being stopped by the terminal, from :meth:`enter` to :meth:`leave`.
 
@@ -57,20 +57,16 @@ class JobControl:
     """
 
     def __init__(self) -> None:
-        self._handlers: dict[int, Any] = {}
+        self._handlers = _Handlers()
 
     def enter(self) -> None:
         """Ignore both signals, unless other code handles them."""
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTTIN, signal.SIGTTOU):
-                if signal.getsignal(number) is signal.SIG_DFL:
-                    self._handlers[number] = signal.signal(number, signal.SIG_IGN)
+        for number in (signal.SIGTTIN, signal.SIGTTOU):
+            self._handlers.set(number, signal.SIG_IGN)
 
     def leave(self) -> None:
         """Restore both signals. Leaving twice does nothing."""
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers.clear()
+        self._handlers.restore()
 
 
 class RawTerminal:
@@ -81,35 +77,29 @@ class RawTerminal:
     since no other thread can handle that signal.
     """
 
-    def __init__(self, fd: int, on_resize: Callable[[], None] = lambda: None) -> None:
-        """``on_resize`` is called from a signal handler when :attr:`size` may have changed; also only if ``enter`` was
-        called on the main thread."""
+    def __init__(self, fd: int, on_change: Callable[[], None] = lambda: None) -> None:
+        """``on_change`` is called from a signal handler when :attr:`size` may have changed, or the process may have
+        come to the foreground or the background; also only if ``enter`` was called on the main thread."""
         self.fd = fd
-        self._on_resize = on_resize
-        self._saved: list[Any] | None = None
-        self._handlers: dict[int, Any] = {}
+        self._on_change = on_change
+        self._is_raw = False
+        self._handlers = _Handlers()
 
     def enter(self) -> None:
         """Make the terminal raw and keep it raw."""
         leftovers.add(self.leave)
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in (
-                (signal.SIGTSTP, self._on_stop),
-                (signal.SIGCONT, self._on_continue),
-                (signal.SIGWINCH, self._on_window_change),
-            ):
-                if signal.getsignal(number) is signal.SIG_DFL:
-                    self._handlers[number] = signal.signal(number, handler)
+        self._handlers.set(signal.SIGTSTP, self._on_stop)
+        self._handlers.set(signal.SIGCONT, self._on_continue)
+        self._handlers.set(signal.SIGWINCH, self._on_window_change)
         self.make_raw()
 
-    def make_raw(self) -> None:
-        """Make the terminal raw, if it is not raw yet and this process is in its foreground."""
-        if self._saved is None and in_foreground(self.fd):
-            lib.pyvmm_terminal_guard(self.fd)
-            try:
-                self._saved = make_raw(self.fd)
-            except termios.error:
-                lib.pyvmm_terminal_unguard()  # the terminal was closed (hang-up)
+    def make_raw(self) -> bool:
+        """Make the terminal raw, if it is not raw yet and this process is in its foreground. Returns whether it was
+        made raw now."""
+        if self._is_raw or not in_foreground(self.fd):
+            return False
+        self._is_raw = lib.pyvmm_terminal_enter(self.fd) == 0
+        return self._is_raw
 
     @property
     def size(self) -> tuple[int, int]:
@@ -122,38 +112,26 @@ class RawTerminal:
     def leave(self) -> None:
         """Restore the terminal. Leaving twice does nothing."""
         leftovers.discard(self.leave)
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers.clear()
         self._restore()
+        self._handlers.restore()
 
     def _restore(self) -> None:
-        if self._saved is not None:
-            with _sigttou_blocked():
-                try:
-                    termios.tcsetattr(self.fd, termios.TCSANOW, self._saved)
-                except termios.error:
-                    pass
-            self._saved = None
-            lib.pyvmm_terminal_unguard()
+        if self._is_raw:
+            self._is_raw = False
+            lib.pyvmm_terminal_leave()
 
     def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._restore()
+        # The default action of SIGTSTP does not stop an orphaned process group, which a session's leader often has.
         os.kill(os.getpid(), signal.SIGSTOP)
 
     def _on_continue(self, _number: int, _frame: FrameType | None) -> None:
-        self.make_raw()
-        self._on_resize()  # a stopped or background process gets no SIGWINCH
+        """Adopt the terminal as it is now. After a SIGSTOP, which cannot be handled, the shell may have changed it."""
+        if in_foreground(self.fd):
+            self._is_raw = lib.pyvmm_terminal_enter(self.fd) == 0
+        else:
+            self._restore()
+        self._on_change()
 
     def _on_window_change(self, _number: int, _frame: FrameType | None) -> None:
-        self._on_resize()
-
-
-@contextmanager
-def _sigttou_blocked() -> Iterator[None]:
-    """Let a background process restore the terminal. By default, SIGTTOU would stop it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._on_change()
