@@ -43,10 +43,14 @@ _has_run = False
 
 
 def take() -> None:
-    """Handle the signals for the rest of the process's life. A signal that is ignored stays ignored."""
+    """Handle the signals for the rest of the process's life. A signal that is ignored stays ignored.
+
+    SIGTTOU is ignored: after ``stty tostop``, a message on stderr would stop a machine in the background of a shell.
+    """
     for number in NUMBERS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _on_signal)
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
 
 
 class StopSignals:
